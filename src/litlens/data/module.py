@@ -1,0 +1,231 @@
+"""The base of every data module: from the splits that a subclass loads to loaders, statistics and provenance."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+
+from litlens.data.augment import Augmentation
+from litlens.data.cache import cached_array
+from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
+from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
+from litlens.data.progress import progress
+from litlens.data.split import Split
+from litlens.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Pictures with one label each, in three splits, as batches for any LightningModule or a plain `for` loop.
+
+    A loader yields `(images, labels)`: float32 (B, C, H, W), normalised, and int64 (B,). The order and the
+    augmentation follow from the seed and the epoch alone (`litlens.data.order`).
+
+    A subclass sets `class_names`, `in_channels` and `image_size` on construction, without reading the data, and
+    gives `load` and, where it has files, `source_files`.
+
+    Args:
+        batch_size: Samples in a batch, on each device. Training leaves out the tail of an epoch that fills no batch.
+        num_workers: Processes that fetch batches; 0 fetches in the training process, best for pictures in memory.
+        seed: Every split, order and augmentation follows from it. The command sets it to `seed_everything`.
+        normalize: `auto` (a known set's constants, else mean and deviation of the training split), a set's name (`mnist`, `fashion`,
+            `imagenet`, `imagenet_features`, `half`), or `{mean: […], std: […]}` of pixels in [0, 1].
+        augment: Augmentations of the training split, in order: names, or a name with its options
+            (`litlens.data.augment`).
+    """
+
+    class_names: list[str]
+    in_channels: int
+    image_size: tuple[int, int]
+    # What becomes of a picture of another aspect ratio (`Preprocessing.fit`).
+    fit: Fit = "crop"
+    # The known set (`NORMALIZATIONS`) whose constants `normalize: auto` means here, where there is one.
+    known_as: str | None = None
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        normalize: str | dict[str, list[float]] = "auto",
+        augment: list[str | dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size: {batch_size} is less than 1")
+        if isinstance(normalize, str) and normalize not in ("auto", *NORMALIZATIONS):
+            raise UserError(
+                f"data.normalize: no set is called '{normalize}'; give auto, {', '.join(NORMALIZATIONS)}, "
+                "or {mean: [...], std: [...]}"
+            )
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.normalize = normalize
+        self.augment = augment
+        # Names of the files that `load` left out, each with the reason.
+        self.left_out: list[str] = []
+        self._splits: dict[str, Split] = {}
+        self._preprocessing: Preprocessing | None = None
+        self._augmentation: Augmentation | None = None
+
+    @abstractmethod
+    def load(self) -> dict[str, Split]:
+        """Read the data and cut it into `train`, `val` and `test`. Called once a process, by the first rank first."""
+
+    def source_files(self) -> list[Path]:
+        """The files that the data are read from; none for data that come with a package."""
+        return []
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures become what the network takes; after `setup`."""
+        if self._preprocessing is None:
+            raise RuntimeError("preprocessing is known after setup()")
+        return self._preprocessing
+
+    def prepare_data(self) -> None:
+        """Download, decode and fill the caches, on the first rank of a machine; the others then find them."""
+        self._load_once()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits, the same for every stage; a second call does nothing."""
+        self._load_once()
+        trainer = self.trainer
+        # Lightning would replace our batches by a sampler that repeats samples
+        # (https://github.com/Lightning-AI/pytorch-lightning/issues/21859 shows what its averages make of that).
+        if trainer and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError("Trainer(use_distributed_sampler=False) is needed: litlens shares samples out exactly")
+
+    def samples(self, split: str) -> Split:
+        """The labels, names and groups of `train`, `val` or `test`; after `setup`."""
+        if split not in SPLITS:
+            raise UserError(f"no split is called '{split}'; there are {', '.join(SPLITS)}")
+        if not self._splits:
+            raise RuntimeError("samples are known after setup()")
+        return self._splits[split]
+
+    def picture(self, split: str, index: int) -> Pixels:
+        """One picture as the network sees it, before normalisation: uint8 (H, W, C)."""
+        chosen = self.samples(split)
+        return chosen.pictures.batch(chosen.rows[[index]])[0]
+
+    def augmented(self, index: int, *, epoch: int) -> Pixels:
+        """What augmentation makes of a training picture in an epoch: uint8 (H, W, C)."""
+        return self._dataset("train", augmented=True).pixels(np.array([index]), epoch=epoch)[0]
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Full batches in a new order each epoch, augmented; the loader can resume within an epoch."""
+        dataset = self._dataset("train", augmented=True)
+        loader = TrainingLoader(
+            dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer
+        )
+        if len(loader) == 0:
+            devices = self.trainer.world_size if self.trainer else 1
+            raise UserError(
+                f"data.batch_size: {self.batch_size} on {devices} device(s) is more than the {len(dataset)} "
+                f"training pictures; give at most {len(dataset) // devices}"
+            )
+        return loader
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """The validation split, each sample once, in its own order."""
+        return self.evaluation_dataloader("val")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """The test split, each sample once, in its own order."""
+        return self.evaluation_dataloader("test")
+
+    def evaluation_dataloader(self, split: str) -> EvaluationLoader:
+        """Any split as evaluation sees it: not augmented, each sample once over all ranks, in its own order."""
+        dataset = self._dataset(split, augmented=False)
+        return EvaluationLoader(
+            dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer
+        )
+
+    def fingerprint(self) -> dict[str, str | int]:
+        """What the data are: number and bytes of the files, and two digests that tell whether they have changed.
+
+        Equal `stat` (names, sizes, times) means equal files. Where it differs, as in a copy, `content` decides: it
+        is read from the files once and then kept in the cache under `stat`.
+        """
+        files = self.source_files()
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        stat = _digest(stats)
+        content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files), dtype=np.uint8))
+        return {
+            "files": len(files),
+            "bytes": sum(size for _, size, _ in stats),
+            "stat": stat,
+            "content": content.tobytes().hex(),
+        }
+
+    def _dataset(self, split: str, *, augmented: bool) -> SplitDataset:
+        augmentation = self._augmentation if augmented else None
+        return SplitDataset(
+            self.samples(split), preprocessing=self.preprocessing, augmentation=augmentation, seed=self.seed
+        )
+
+    def _load_once(self) -> None:
+        if self._splits:
+            return
+        self._splits = self.load()
+        mean, std = self._statistics()
+        self._preprocessing = Preprocessing(
+            size=self.image_size, channels=self.in_channels, mean=mean, std=std, fit=self.fit
+        )
+        if self.augment:
+            self._augmentation = Augmentation(self.augment, image_size=self.image_size)
+
+    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if isinstance(self.normalize, dict):
+            unknown = set(self.normalize) ^ {"mean", "std"}
+            if unknown:
+                raise UserError(f"data.normalize: needs mean and std and nothing else, not {sorted(self.normalize)}")
+            return tuple(self.normalize["mean"]), tuple(self.normalize["std"])
+        known = self.known_as if self.normalize == "auto" else self.normalize
+        if known is not None:
+            return NORMALIZATIONS[known]
+        key = _digest([self.fingerprint(), self.image_size, self.in_channels, self.fit])
+        mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(self._splits["train"]))
+        return tuple(float(value) for value in mean), tuple(float(value) for value in std)
+
+
+def _mean_and_std(split: Split, *, chunk: int = 1024) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Mean and standard deviation of pixels in [0, 1] per channel, exact, from a histogram: float64 (2, C)."""
+    histogram: Any = 0
+    for start in progress(range(0, len(split), chunk), description="Mean and standard deviation"):
+        pixels = split.pictures.batch(split.rows[start : start + chunk])
+        channels = range(pixels.shape[3])
+        histogram = histogram + np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in channels])
+    values = np.arange(256) / 255
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = share @ values
+    # A channel of one value only (a blank data set) must not divide by zero.
+    std = np.maximum(np.sqrt(share @ values**2 - mean**2), 1 / 255)
+    return np.stack([mean, std])
+
+
+def _content(files: list[Path]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in progress(files, description="Fingerprint of the data"):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.digest()
+
+
+def _digest(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()

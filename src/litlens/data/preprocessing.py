@@ -1,0 +1,113 @@
+"""From a picture of any mode and size to what the network takes, in two steps that a checkpoint can carry.
+
+`geometry` brings a picture to the network's size in uint8, `normalise` a batch of those to float32. Training augments
+between the two; evaluation, prediction and export use them as they are.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from litlens.errors import UserError
+
+Fit = Literal["crop", "squash", "pad"]
+Pixels = NDArray[np.uint8]
+
+# Mean and standard deviation per channel, of pixels in [0, 1].
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    # Of the 60,000 training pictures each; recomputed by tests/data/test_preprocessing.py.
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion": ((0.2860,), (0.3530,)),
+    # torchvision.transforms._presets.ImageClassification: what its ImageNet weights were trained with.
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # VGG16_Weights.IMAGENET1K_FEATURES, converted from Caffe: mean subtracted from pixels in [0, 255], not scaled.
+    "imagenet_features": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+    "half": ((0.5,), (0.5,)),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pictures are prepared: `size` is (H, W), `channels` 1 (grey) or 3 (RGB), mean and std of pixels in [0, 1].
+
+    `fit` says what becomes of another aspect ratio: `crop` the centre, `squash` the whole, or `pad` with black.
+    """
+
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise UserError(
+                    f"normalize: {name} has {len(values)} values for pictures of {self.channels} channels; "
+                    f"give {self.channels}, or a known set's name: auto, {', '.join(NORMALIZATIONS)}"
+                )
+        if min(self.std) <= 0:
+            raise UserError(f"normalize: std {list(self.std)} must be positive")
+
+    def geometry(self, picture: Image.Image | Pixels) -> Pixels:
+        """Bring a decoded picture, or pixels (h, w, 1 or 3), to uint8 (H, W, C) by antialiased bicubic resampling."""
+        image = picture if isinstance(picture, Image.Image) else _image(picture)
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        height, width = self.size
+        if image.size != (width, height):
+            if self.fit == "crop":
+                box = _centre(image.size, aspect=width / height)
+                image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+            elif self.fit == "squash":
+                image = image.resize((width, height), Image.Resampling.BICUBIC)
+            else:
+                image = _padded(image, width=width, height=height)
+        return np.asarray(image).reshape(height, width, self.channels)
+
+    def normalise(self, batch: Pixels | Tensor) -> Tensor:
+        """Turn uint8 (B, H, W, C) into float32 (B, C, H, W), (pixel / 255 - mean) / std, channels last in memory."""
+        pixels = torch.as_tensor(batch)
+        scale = 1 / (255 * torch.tensor(self.std, dtype=torch.float32))
+        shift = torch.tensor(self.mean, dtype=torch.float32) / torch.tensor(self.std, dtype=torch.float32)
+        return pixels.to(torch.float32).mul_(scale.to(pixels.device)).sub_(shift.to(pixels.device)).permute(0, 3, 1, 2)
+
+    def denormalise(self, images: Tensor) -> Pixels:
+        """The inverse of `normalise`, to show what a network was given: float32 (B, C, H, W) to uint8 (B, H, W, C)."""
+        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
+        pixels = images.permute(0, 2, 3, 1).mul(std).add(mean).mul(255).round().clamp(0, 255)
+        return pixels.to(torch.uint8).cpu().numpy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _image(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+
+
+def _centre(size: tuple[int, int], *, aspect: float) -> tuple[float, float, float, float]:
+    """The largest centred box (left, upper, right, lower) of aspect ratio width / height in a picture of `size`."""
+    width, height = size
+    w, h = min(width, height * aspect), min(height, width / aspect)
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+
+def _padded(image: Image.Image, *, width: int, height: int) -> Image.Image:
+    scale = min(width / image.width, height / image.height)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    canvas = Image.new(image.mode, (width, height))
+    canvas.paste(
+        image.resize(inner, Image.Resampling.BICUBIC), ((width - inner[0]) // 2, (height - inner[1]) // 2)
+    )
+    return canvas

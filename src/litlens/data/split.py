@@ -1,0 +1,53 @@
+"""What a data set is made of: pictures that are fetched by row, and splits that say which rows are whose."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litlens.data.preprocessing import Pixels
+
+
+class Pictures(Protocol):
+    """The pictures of a data set, decoded and fetched by row."""
+
+    def batch(self, rows: NDArray[np.int64]) -> Pixels:
+        """Pictures at the network's size: uint8 (B, H, W, C)."""
+
+    def original(self, row: int) -> Pixels:
+        """One picture before the geometry: uint8 (h, w, C)."""
+
+
+@dataclass(frozen=True)
+class ArrayPictures:
+    """Pictures that lie at the network's size in one array, in memory or mapped from a file: uint8 (N, H, W, C)."""
+
+    pixels: Pixels
+
+    def batch(self, rows: NDArray[np.int64]) -> Pixels:
+        """Pictures at the network's size: uint8 (B, H, W, C)."""
+        return np.asarray(self.pixels[rows])
+
+    def original(self, row: int) -> Pixels:
+        """One picture as it lies in the array: uint8 (H, W, C)."""
+        return np.asarray(self.pixels[row])
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: sample i is row `rows[i]` of `pictures`, of class `labels[i]` (int64), called `names[i]`.
+
+    Names are unique in a data set and stay the same from run to run: a file's relative path, or `test/00042`.
+    `groups[i]` names what must not stand in two splits (a font family, a patient), where there is such a thing.
+    """
+
+    pictures: Pictures
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+    groups: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
