@@ -1,0 +1,43 @@
+"""Checkpoints are data: whatever else stands in the file is refused before it runs."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from litlens.errors import UserError
+
+FORMAT = 1
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint of litlens onto the CPU: tensors and plain values only, nothing in the file is executed.
+
+    Raises UserError, in one line, where there is no file, the file is damaged, holds anything but tensors and plain
+    values, or was not written by litlens.
+    """
+    path = Path(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no checkpoint at {path}") from error
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "weights_only" in str(error):
+            raise UserError(
+                f"{path} holds more than tensors and plain values, so it was not loaded and nothing in it has run; "
+                "use a checkpoint that litlens wrote"
+            ) from error
+        raise UserError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
+    if not isinstance(checkpoint, dict) or "litlens" not in checkpoint or "state_dict" not in checkpoint:
+        raise UserError(f"{path} was not written by litlens: it lacks the key 'litlens' or 'state_dict'")
+    found = checkpoint["litlens"].get("format")
+    if found != FORMAT:
+        raise UserError(f"{path} has format {found}, this litlens reads format {FORMAT}: use the version that wrote it")
+    return checkpoint
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,159 @@
+"""The command line of training: Lightning's parser, with litlens' defaults and its links between data and model."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+# Class names in a config resolve once their modules are imported.
+import litlens.callbacks.confusion_matrix
+import litlens.callbacks.finite_loss
+import litlens.callbacks.learning_curves
+import litlens.callbacks.learning_rate
+import litlens.data.arrays
+import litlens.data.catdog
+import litlens.data.fonts
+import litlens.models.scratch  # noqa: F401
+from litlens.cli.run_folder import new_run_folder
+from litlens.data.module import ImageDataModule
+from litlens.models.classifier import ImageClassifier
+
+# What follows from the data module alone; whoever sets one of these by hand is told so.
+LINKS = {
+    "data.class_names": "model.init_args.class_names",
+    "data.num_classes": "model.init_args.network.init_args.num_classes",
+    "data.in_channels": "model.init_args.network.init_args.in_channels",
+    "data.image_size": "model.init_args.network.init_args.image_size",
+}
+SEED_LINK = "data.init_args.seed"
+
+_EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
+_MODEL_CHECKPOINT = {
+    "class_path": "ModelCheckpoint",
+    "init_args": {
+        "monitor": "accuracy/val",
+        "mode": "max",
+        "save_last": True,
+        "filename": "best",
+        "enable_version_counter": False,
+    },
+}
+_TRAINER = {
+    "logger": [{"class_path": "TensorBoardLogger"}, {"class_path": "CSVLogger"}],
+    "callbacks": [
+        {"class_path": "litlens.callbacks.finite_loss.FiniteLoss"},
+        {"class_path": "litlens.callbacks.learning_rate.LearningRate"},
+        {"class_path": "litlens.callbacks.learning_curves.LearningCurves"},
+        {"class_path": "litlens.callbacks.confusion_matrix.ConfusionMatrix"},
+    ],
+    # Ours share samples out themselves; Lightning's repeats some (lightning/pytorch/trainer/connectors).
+    "use_distributed_sampler": False,
+}
+
+
+class TrainingCommand(LightningCLI):
+    """Parses a config, its overlays and the shell, and builds data module, classifier and trainer from them.
+
+    `--inspect` builds the data module alone.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self.run_folder: Path | None = None
+        super().__init__(
+            ImageClassifier,
+            ImageDataModule,
+            run=False,
+            args=args,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            # The checkpoint carries what rebuilds the classifier; Lightning's own way once ran code on loading
+            # (https://github.com/Lightning-AI/pytorch-lightning/issues/21822).
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            seed_everything_default=42,
+            trainer_defaults=_TRAINER,
+            parser_kwargs={"exit_on_error": False},
+        )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is neither data, model nor trainer."""
+        parser.add_argument("--seed_everything", type=int, default=42, help="Every random choice follows from it.")
+        parser.add_argument("--inspect", action="store_true", help="Show the data and train nothing.")
+        parser.add_argument("--resume", type=str | None, default=None, help="A run folder to go on with.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the two groups of callbacks, the links, and litlens' callbacks and loggers as defaults."""
+        parser.add_argument("--early_stopping", type=EarlyStopping | None, default=_EARLY_STOPPING)
+        parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
+        parser.set_defaults({"trainer.callbacks": _TRAINER["callbacks"]})
+        parser.link_arguments("seed_everything", SEED_LINK)
+        for source, target in LINKS.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Make the run folder, and point loggers and checkpoints into it."""
+        if self.config.inspect:
+            return
+        self.run_folder = new_run_folder(run_name(self.config))
+        checkpoint = self.config.model_checkpoint.init_args
+        if checkpoint.dirpath is None:
+            checkpoint.dirpath = str(self.run_folder / "checkpoints")
+        loggers = self.config.trainer.logger
+        for logger in loggers if isinstance(loggers, list) else []:
+            _point_into(logger, self.run_folder)
+        self.config.trainer.default_root_dir = str(self.run_folder)
+
+    def instantiate_classes(self) -> None:
+        """Build data module, classifier and trainer; with `--inspect` the data module alone."""
+        if self.config.inspect:
+            for key in ("model", "trainer", "early_stopping", "model_checkpoint"):
+                self.config.pop(key)
+            self.datamodule = self.parser.instantiate(self.config).data
+            return
+        super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Build the trainer with the callbacks of the two groups among its own."""
+        built = self.config_init
+        groups: list[Callback] = [built.model_checkpoint, *([built.early_stopping] if built.early_stopping else [])]
+        return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, groups)
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Every value of the run as plain ones, those that follow from the data among them."""
+        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
+        config: dict[str, Any] = yaml.safe_load(text)
+        for source, target in LINKS.items():
+            _set(config, target.split("."), _plain(getattr(self.datamodule, source.removeprefix("data."))))
+        for key in ("config", "inspect", "resume"):
+            config.pop(key, None)
+        return config
+
+
+def run_name(config: Any) -> str:
+    """What a run is called: the name of its first config file, overlays aside."""
+    files = [Path(str(path)).stem for path in config.config or [] if path is not None]
+    return files[0] if files else "run"
+
+
+def _point_into(logger: Any, folder: Path) -> None:
+    options = logger.init_args
+    if logger.class_path.endswith("WandbLogger"):
+        # W&B makes a folder of its own inside, and shows the run under its name and time.
+        options.save_dir = str(folder)
+        options.name = options.name or "/".join(folder.parts[-2:])
+    elif "save_dir" in options:
+        options.save_dir, options.name, options.version = str(folder.parent), folder.name, ""
+
+
+def _set(config: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        config = config[key]
+    config[keys[-1]] = value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,40 @@
+"""Where a run is kept: `runs/NAME/VERSION/`, made once, shared by every process of the run."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from litlens.errors import UserError
+
+# Lightning starts the other ranks of a machine with this process's environment, so that they find the folder here.
+_VARIABLE = "LITLENS_RUN_FOLDER"
+
+
+def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
+    """Make `runs/NAME/VERSION`, VERSION a time stamp; two runs that start in the same second get two folders."""
+    if "LOCAL_RANK" in os.environ and _VARIABLE in os.environ:
+        return Path(os.environ[_VARIABLE])
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(1000):
+        folder = runs / name / (stamp if attempt == 0 else f"{stamp}_{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
+        os.environ[_VARIABLE] = str(folder)
+        return folder
+    raise UserError(f"cannot make a new folder in {runs / name}: a thousand runs have started this second")
+
+
+def checkpoint_path(run: Path) -> Path:
+    """The checkpoint that `RUN_DIR` means: a run folder's best one, or the file itself."""
+    if run.is_dir():
+        best = run / "checkpoints" / "best.ckpt"
+        if best.is_file():
+            return best
+        raise UserError(f"{run} holds no checkpoints/best.ckpt: name a run folder or a checkpoint")
+    if run.is_file():
+        return run
+    raise UserError(f"there is no run folder or checkpoint at {run}")

@@ -1,0 +1,295 @@
+"""Augmentation of training pictures, by albumentations: the only module that knows it.
+
+The names below need no knowledge of albumentations; any of its transforms serves by its class name.
+"""
+
+import difflib
+import os
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litlens.data.preprocessing import Pixels
+from litlens.errors import UserError
+
+Matrix = NDArray[np.float64]
+# (options, stream, height, width) → a 3×3 matrix that takes a point (x, y, 1), from the picture's centre, to its new place.
+_Movement = Callable[[dict[str, Any], np.random.Generator, int, int], Matrix]
+
+
+class Augmentation:
+    """A chain of augmentations that depends on the picture and on a random stream alone.
+
+    `steps` is a list as it stands in YAML: `rotation`, `rotation: 10` or `shift: {limit: 0.2, fill: border}`. Names:
+
+    * `rotation`: by up to `limit` degrees (10) to either side
+    * `shift`: by up to `limit` (0.1) of width and height
+    * `scale`: enlarged by a factor in `range` (1.0 to 1.6)
+    * `zoom`: made smaller or larger, by a factor in `range` (0.8 to 1.2)
+    * `shear`: by up to `limit` degrees (20), along either axis
+    * `stretch`: by a factor in `range` (1.0 to 1.3), along one axis
+    * `horizontal_flip`, `vertical_flip`: with probability `p` (0.5)
+    * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio` (0.75 to
+      1.333), brought to `image_size`
+
+    Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside is, by
+    `fill`: `constant` (black), a grey value from 0 to 255, `border` (the nearest pixel), `reflect` or `wrap`. Neighbours
+    of one fill are done as one warp, so that pixels are interpolated once.
+
+    Args:
+        steps: Names, or one name with its options each; or class names of albumentations with their arguments.
+        image_size: Height and width that pictures must have in the end.
+
+    Raises:
+        UserError: No such name or option.
+    """
+
+    def __init__(self, steps: list[str | dict[str, Any]], *, image_size: tuple[int, int]) -> None:
+        self.steps = [_step(step) for step in steps]
+        self.image_size = image_size
+        self._compose: Any = None
+        self._random = random.Random()
+        # A foreign name may be wrong: better told now than in a worker.
+        if any(step.name not in _OPTIONS for step in self.steps):
+            self._compose = _composed(self.steps, image_size=image_size)
+
+    @property
+    def crops(self) -> bool:
+        """Whether it takes the picture before the geometry and brings it to the network's size itself."""
+        return any(step.name == "crop" or step.name in _CROPS for step in self.steps)
+
+    def __call__(self, picture: Pixels, stream: np.random.Generator) -> Pixels:
+        """Augment one picture, uint8 (h, w, C), to uint8 (H, W, C)."""
+        if self._compose is None:
+            self._compose = _composed(self.steps, image_size=self.image_size)
+        # albumentations draws from both kinds of generator. Seeding ours anew costs a fifth of its own set_random_seed.
+        self._random.seed(int(stream.integers(2**63)))
+        self._compose.set_random_state(stream, self._random)
+        augmented: Pixels = self._compose(image=np.ascontiguousarray(picture))["image"]
+        if augmented.ndim == 2:
+            augmented = augmented[..., None]
+        expected = (*self.image_size, picture.shape[2])
+        if augmented.shape != expected or augmented.dtype != np.uint8:
+            raise UserError(
+                f"data.augment: pictures come out as {augmented.dtype} {augmented.shape}, not as uint8 {expected}; "
+                "use crop, or a transform that keeps the size"
+            )
+        return augmented
+
+    def __getstate__(self) -> dict[str, Any]:
+        # albumentations' objects of our own class cannot be pickled; a worker makes them anew.
+        return {**self.__dict__, "_compose": None}
+
+
+@dataclass(frozen=True)
+class _Step:
+    name: str
+    options: dict[str, Any]
+
+
+_FILLS = ("constant", "border", "reflect", "wrap")
+_FLIPS = ("horizontal_flip", "vertical_flip")
+# albumentations' own transforms that crop to a size, which is ours where none is given.
+_CROPS = {"RandomResizedCrop": "size", "RandomSizedCrop": "size", "RandomCrop": "height width", "CenterCrop": "height width"}
+# The options of each name, with defaults. The first is the one that `name: value` sets.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "rotation": {"limit": 10.0, "fill": "constant", "p": 1.0},
+    "shift": {"limit": 0.1, "fill": "constant", "p": 1.0},
+    "scale": {"range": (1.0, 1.6), "fill": "constant", "p": 1.0},
+    "zoom": {"range": (0.8, 1.2), "fill": "constant", "p": 1.0},
+    "shear": {"limit": 20.0, "fill": "constant", "p": 1.0},
+    "stretch": {"range": (1.0, 1.3), "fill": "constant", "p": 1.0},
+    "horizontal_flip": {"p": 0.5},
+    "vertical_flip": {"p": 0.5},
+    "crop": {"range": (0.5, 1.0), "ratio": (3 / 4, 4 / 3), "p": 1.0},
+}
+
+
+def _step(step: str | dict[str, Any]) -> _Step:
+    """Read one entry of the list, and check the options of the names that are ours."""
+    if isinstance(step, str):
+        name, given = step, None
+    elif isinstance(step, dict) and len(step) == 1:
+        ((name, given),) = step.items()
+    else:
+        raise UserError(f"data.augment: an entry is a name, or one name with its options, not {step!r}")
+    if name not in _OPTIONS:
+        if given is not None and not isinstance(given, dict):
+            raise UserError(f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}")
+        return _Step(name, dict(given or {}))
+    defaults = _OPTIONS[name]
+    if given is None:
+        given = {}
+    elif not isinstance(given, dict):
+        given = {next(iter(defaults)): given}
+    if unknown := sorted(set(given) - set(defaults)):
+        raise UserError(f"data.augment: {name} has no option {unknown[0]!r}; it has {', '.join(defaults)}")
+    return _Step(name, {key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()})
+
+
+def _checked(name: str, key: str, value: Any) -> Any:
+    """The value of an option, ranges as pairs; a line says what it must be."""
+    where = f"data.augment: {name}.{key}"
+    if key in ("range", "ratio"):
+        pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+        most = 1.0 if name == "crop" and key == "range" else float("inf")
+        if len(pair) != 2 or not all(_is_number(v) for v in pair) or not 0 < pair[0] <= pair[1] <= most:
+            raise UserError(f"{where}: {value!r} is not a range [low, high] with 0 < low <= high{' <= 1' * (most == 1)}")
+        return float(pair[0]), float(pair[1])
+    if key == "fill":
+        if value not in _FILLS and not (_is_number(value) and 0 <= value <= 255):
+            raise UserError(f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a grey value from 0 to 255")
+        return value
+    most = {"p": 1.0, "rotation": 180.0, "shear": 80.0, "shift": 1.0}["p" if key == "p" else name]
+    if not _is_number(value) or not 0 <= value <= most:
+        raise UserError(f"{where}: {value!r} is not a number from 0 to {most:g}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rotation(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
+    angle = np.deg2rad(stream.uniform(-options["limit"], options["limit"]))
+    return np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+
+
+def _shift(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
+    x, y = stream.uniform(-options["limit"], options["limit"], size=2)
+    return np.array([[1, 0, x * width], [0, 1, y * height], [0, 0, 1]])
+
+
+def _scaling(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
+    factor = stream.uniform(*options["range"])
+    return np.diag([factor, factor, 1.0])
+
+
+def _shear(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
+    slope = np.tan(np.deg2rad(stream.uniform(-options["limit"], options["limit"])))
+    along_x = stream.random() < 0.5
+    return np.array([[1, slope if along_x else 0, 0], [0 if along_x else slope, 1, 0], [0, 0, 1]])
+
+
+def _stretch(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
+    factor = stream.uniform(*options["range"])
+    return np.diag([factor, 1.0, 1.0] if stream.random() < 0.5 else [1.0, factor, 1.0])
+
+
+_MOVEMENTS: dict[str, _Movement] = {
+    "rotation": _rotation,
+    "shift": _shift,
+    "scale": _scaling,
+    "zoom": _scaling,
+    "shear": _shear,
+    "stretch": _stretch,
+}
+
+
+def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
+    """albumentations' chain for the steps, with neighbours of one fill joined to one warp."""
+    albumentations = _albumentations()
+    transforms: list[Any] = []
+    warp: list[_Step] = []
+    for step in [*steps, None]:
+        if warp and (step is None or step.name not in _MOVEMENTS or step.options["fill"] != warp[0].options["fill"]):
+            transforms.append(_warp(warp))
+            warp = []
+        if step is None:
+            break
+        if step.name in _MOVEMENTS:
+            warp.append(step)
+        elif step.name == "crop":
+            transforms.append(
+                albumentations.RandomResizedCrop(
+                    size=image_size,
+                    scale=step.options["range"],
+                    ratio=step.options["ratio"],
+                    p=step.options["p"],
+                    # Shrinking without it would alias, and training would see other pictures than evaluation.
+                    area_for_downscale="image",
+                )
+            )
+        elif step.name in _FLIPS:
+            flip = albumentations.HorizontalFlip if step.name == "horizontal_flip" else albumentations.VerticalFlip
+            transforms.append(flip(p=step.options["p"]))
+        else:
+            transforms.append(_foreign(step, image_size=image_size))
+    return albumentations.Compose(transforms)
+
+
+def _foreign(step: _Step, *, image_size: tuple[int, int]) -> Any:
+    """One of albumentations' own transforms, by its class name."""
+    albumentations = _albumentations()
+    kind = getattr(albumentations, step.name, None)
+    if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
+        names = [*_OPTIONS, *(n for n in dir(albumentations) if isinstance(getattr(albumentations, n), type))]
+        lower = {name.lower(): name for name in reversed(names)}
+        near = difflib.get_close_matches(step.name.lower(), lower, n=1, cutoff=0.0)
+        raise UserError(
+            f"data.augment: no augmentation is called {step.name!r}; nearest is {lower[near[0]]}, "
+            f"own names are {', '.join(_OPTIONS)}"
+        )
+    options = dict(step.options)
+    sizes = {"size": image_size, "height": image_size[0], "width": image_size[1]}
+    for key in _CROPS.get(step.name, "").split():
+        options.setdefault(key, sizes[key])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # an argument that it does not know is but a warning there
+            return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in options.items()})
+    # pydantic's ValidationError is a ValueError; its own checks raise others.
+    except (ValueError, TypeError, UserWarning) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"data.augment: {step.name} does not take {step.options}: {reason}") from error
+
+
+def _warp(steps: list[_Step]) -> Any:
+    """A transform that moves pixels once for all its steps, written as albumentations' guide to own transforms says."""
+    import cv2
+
+    albumentations = _albumentations()
+    fill = steps[0].options["fill"]
+    border = {
+        "border": cv2.BORDER_REPLICATE,
+        "reflect": cv2.BORDER_REFLECT_101,
+        "wrap": cv2.BORDER_WRAP,
+    }.get(fill, cv2.BORDER_CONSTANT)
+    value = [float(fill)] * 4 if _is_number(fill) else [0.0] * 4
+
+    class Warp(albumentations.ImageOnlyTransform):  # type: ignore[misc, name-defined, unused-ignore]
+        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+            height, width = data["image"].shape[:2]
+            return {"matrix": _matrix(steps, self.random_generator, height=height, width=width)}
+
+        def apply(self, img: Pixels, matrix: Matrix, **params: Any) -> Pixels:
+            size = (img.shape[1], img.shape[0])
+            moved = cv2.warpAffine(img, matrix[:2], size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=value)
+            return moved.reshape(img.shape)
+
+    return Warp(p=1.0)
+
+
+def _matrix(steps: list[_Step], stream: np.random.Generator, *, height: int, width: int) -> Matrix:
+    """The product of the steps' matrices, in pixel coordinates: the first step moves first."""
+    centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
+    matrix = np.eye(3)
+    for step in steps:
+        if step.options["p"] >= 1 or stream.random() < step.options["p"]:
+            matrix = _MOVEMENTS[step.name](step.options, stream, height, width) @ matrix
+    back = centre.copy()
+    back[:2, 2] *= -1
+    return np.asarray(centre @ matrix @ back)
+
+
+def _albumentations() -> Any:
+    # On import it asks a server for its newest version, two seconds where there is no network.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations

@@ -1,0 +1,166 @@
+"""Characters drawn from font files, centred and scaled as Chars74K's pictures of computer fonts are."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageChops, ImageDraw, ImageFont
+
+from litlens.errors import UserError
+
+# Chars74K's size, and the box that its ink fills: measured on the archive, where every glyph touches two sides of it.
+_SIZE = 128
+_INK_WIDTH, _INK_HEIGHT = _SIZE * 20 / 28, _SIZE * 22 / 28
+# Pixels per em to draw at before scaling down: well above the size wanted, so that scaling up is rare.
+_EM = 256
+_SUFFIXES = {".ttf", ".otf"}
+
+
+class UnsuitableFont(Exception):
+    """A font that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class RenderedFonts:
+    """The font files below `folder`, or where it is None those on this machine, as a source of pictures.
+
+    The machine's are those in the system's font folders and those that come with matplotlib.
+    """
+
+    characters: Sequence[str]
+    folder: Path | None = None
+
+    def files(self) -> list[Path]:
+        """The font files (.ttf, .otf), in a stable order."""
+        if self.folder is None:
+            return sorted(_installed_fonts(), key=lambda path: (path.name, path))
+        if not self.folder.is_dir():
+            raise UserError(f"data.folder: {self.folder} is not a folder of font files")
+        found = sorted(path for path in self.folder.rglob("*") if _is_font(path))
+        if not found:
+            raise UserError(f"data.folder: no .ttf or .otf file in {self.folder}")
+        return found
+
+    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | UnsuitableFont]]:
+        """Each font's name, and its characters in order (grey, dark on white) or why it cannot be used."""
+        files = self.files()
+        names = _relative_names(files, self.folder) if self.folder else _shortest_names(files)
+        twins = _same_content(files)
+        for path, name in zip(files, names, strict=True):
+            if path in twins:
+                yield name, UnsuitableFont(f"is the same file as {twins[path]}")
+                continue
+            try:
+                yield name, draw_font(path, self.characters)
+            except UnsuitableFont as reason:
+                yield name, reason
+
+    def sample_name(self, font: str, label: int) -> str:
+        """`DejaVuSans.ttf/A`"""
+        return f"{font}/{self.characters[label]}"
+
+
+def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
+    """The characters in order, as grey pictures of 128×128, black on white, each scaled to the same box and centred.
+
+    Raises:
+        UnsuitableFont: The file is no font, lacks a character or draws two of them with the same glyph.
+    """
+    missing = [character for character in characters if character not in _mapped_characters(path)]
+    if missing:
+        raise UnsuitableFont(f"lacks {_listed(missing)}")
+    try:
+        # Basic layout: the complex one joins and replaces glyphs, and is not part of every Pillow.
+        font = ImageFont.truetype(path, size=_EM, layout_engine=ImageFont.Layout.BASIC)
+        glyphs = [_glyph(font, character) for character in characters]
+    except (OSError, ValueError) as error:
+        raise UnsuitableFont(f"cannot be read ({error})") from error
+    blank = [character for character, glyph in zip(characters, glyphs, strict=True) if glyph is None]
+    if blank:
+        raise UnsuitableFont(f"draws nothing for {_listed(blank)}")
+    first_with: dict[bytes, str] = {}
+    drawn = [glyph for glyph in glyphs if glyph is not None]
+    for character, glyph in zip(characters, drawn, strict=True):
+        twin = first_with.setdefault(glyph.tobytes(), character)
+        if twin != character:
+            raise UnsuitableFont(f"draws {twin} and {character} with the same glyph")
+    return drawn
+
+
+def _glyph(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
+    """The character on white, or None if it has no ink."""
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
+    drawn = Image.new("L", (max(1, right - left), max(1, bottom - top)))
+    ImageDraw.Draw(drawn).text((-left, -top), character, fill=255, font=font)
+    box = drawn.getbbox()
+    if box is None:
+        return None
+    ink = drawn.crop(box)
+    scale = min(_INK_WIDTH / ink.width, _INK_HEIGHT / ink.height)
+    size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
+    picture = Image.new("L", (_SIZE, _SIZE))
+    picture.paste(ink.resize(size, Image.Resampling.BICUBIC), ((_SIZE - size[0]) // 2, (_SIZE - size[1]) // 2))
+    return ImageChops.invert(picture)
+
+
+def _mapped_characters(path: Path) -> set[str]:
+    """The characters that the font has a glyph for. FreeType alone draws an empty box for those that it lacks."""
+    from fontTools.ttLib import TTFont
+
+    try:
+        with TTFont(path, lazy=True) as font:
+            mapping = font.getBestCmap() or {}
+    # fontTools raises whatever a damaged table leads to: struct.error, KeyError, AssertionError, its own.
+    except Exception as error:
+        raise UnsuitableFont(f"cannot be read ({str(error) or type(error).__name__})") from error
+    return {chr(code) for code, glyph in mapping.items() if glyph != ".notdef"}
+
+
+def _installed_fonts() -> list[Path]:
+    import matplotlib
+    from matplotlib.font_manager import findSystemFonts
+
+    shipped = Path(matplotlib.get_data_path()) / "fonts"
+    paths = [*map(Path, findSystemFonts()), *shipped.rglob("*")]
+    return [path for path in set(paths) if _is_font(path)]
+
+
+def _is_font(path: Path) -> bool:
+    # A file that begins with a dot is no font but what macOS leaves beside one.
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _relative_names(files: list[Path], folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in files]
+
+
+def _shortest_names(files: list[Path]) -> list[str]:
+    """The end of each path, as long as it must be to be unique: `DejaVuSans.ttf`, or `truetype/DejaVuSans.ttf`."""
+    lengths = dict.fromkeys(files, 1)
+    while True:
+        names = ["/".join(path.parts[-lengths[path] :]) for path in files]
+        shared = {name for name, count in Counter(names).items() if count > 1}
+        if not shared:
+            return names
+        for path, name in zip(files, names, strict=True):
+            lengths[path] += name in shared
+
+
+def _same_content(files: list[Path]) -> dict[Path, Path]:
+    """Files with the content of an earlier one, and that one."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in files:
+        by_size[path.stat().st_size].append(path)
+    twins, first_with = dict[Path, Path](), dict[bytes, Path]()
+    for path in (path for paths in by_size.values() if len(paths) > 1 for path in paths):
+        first = first_with.setdefault(hashlib.blake2b(path.read_bytes()).digest(), path)
+        if first != path:
+            twins[path] = first
+    return twins
+
+
+def _listed(characters: list[str]) -> str:
+    few = ", ".join(characters[:5])
+    return few if len(characters) <= 5 else f"{few} and {len(characters) - 5} more"

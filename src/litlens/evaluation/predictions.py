@@ -1,0 +1,146 @@
+"""What one pass over a split yields, and the file that holds it: all evaluation is a function of this."""
+
+import _csv
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litlens.errors import UserError
+
+_COLUMNS = ["name", "label", "predicted", "probability"]
+_LOGIT = "logit:"  # keeps a class named "label" apart from the column of that name
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The logits `(N, K)` that a network gave to N samples, with their labels `(N,)`, names and class names.
+
+    Names tell the samples apart (a file's relative path, or `test/00042`). Raises ValueError where shapes,
+    label range or class names do not fit together.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    names: Sequence[str]
+    class_names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        logits = np.asarray(self.logits, dtype=np.float32)
+        labels = np.asarray(self.labels, dtype=np.int64)
+        names, class_names = list(self.names), list(self.class_names)
+        if logits.shape != (len(names), len(class_names)) or labels.shape != (len(names),):
+            raise ValueError(
+                f"logits {logits.shape}, labels {labels.shape}, {len(names)} names and {len(class_names)} class names "
+                "do not fit together"
+            )
+        if len(set(class_names)) != len(class_names):
+            raise ValueError("two classes share a name")
+        if labels.size and (labels.min() < 0 or labels.max() >= len(class_names)):
+            raise ValueError(f"labels from {labels.min()} to {labels.max()} with {len(class_names)} classes")
+        for field, value in {
+            "logits": logits,
+            "labels": labels,
+            "names": names,
+            "class_names": class_names,
+        }.items():
+            object.__setattr__(self, field, value)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @cached_property
+    def log_probabilities(self) -> NDArray[np.float64]:
+        """Log-softmax of the logits `(N, K)`, which stays finite where a probability would underflow."""
+        logits = self.logits.astype(np.float64)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """Softmax of the logits `(N, K)`."""
+        return np.asarray(np.exp(self.log_probabilities))
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """The class with the largest logit `(N,)`; of several, the first."""
+        return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """The probability of the predicted class `(N,)`."""
+        return np.asarray(self.probabilities[np.arange(len(self)), self.predicted])
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the predicted class is the label `(N,)`."""
+        return np.asarray(self.predicted == self.labels)
+
+    def save(self, path: str | Path) -> None:
+        """Write a CSV that a spreadsheet opens: name, label, predicted, its probability, one logit per class.
+
+        Logits are written with the fewest digits that read back as the same float32, so `load` is exact, and
+        equal predictions give equal bytes. The file is replaced in one step.
+        """
+        path = Path(path)
+        digits = self.logits.astype(str)
+        partial = path.with_name(path.name + ".part")
+        # A file name that is no valid UTF-8 reaches Python as surrogates; this writes its own bytes again.
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS + [_LOGIT + name for name in self.class_names])
+            for name, label, predicted, confidence, row in zip(
+                self.names, self.labels, self.predicted, self.confidence, digits, strict=True
+            ):
+                words = [name, self.class_names[label], self.class_names[predicted], f"{confidence:.6f}"]
+                writer.writerow(words + list(row))
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictions":
+        """Read what `save` wrote, exactly. Raises UserError where the file is missing or something else."""
+        path = Path(path)
+        try:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                rows = csv.reader(file)
+                header = next(rows, [])
+                class_names = [column.removeprefix(_LOGIT) for column in header[len(_COLUMNS) :]]
+                if header != _COLUMNS + [_LOGIT + name for name in class_names]:
+                    raise UserError(
+                        f"{path}: not a table of predictions (its first line should be name,label,...)"
+                    )
+                return cls._from_rows(path, rows, class_names)
+        except OSError as error:
+            raise UserError(f"{path}: cannot read predictions ({error.strerror})") from error
+        except csv.Error as error:
+            raise UserError(f"{path}: not a table of predictions ({error})") from error
+
+    @classmethod
+    def _from_rows(cls, path: Path, rows: "_csv._reader", class_names: list[str]) -> "Predictions":
+        index = {name: number for number, name in enumerate(class_names)}
+        names, labels, digits = [], [], []
+        for row in rows:
+            try:
+                name, label, _, _, *logits = row
+                labels.append(index[label])
+                digits.append(np.array(logits, dtype=np.float32))
+            except (ValueError, KeyError) as error:
+                raise UserError(f"{path}: line {rows.line_num} is damaged ({error})") from error
+            if len(logits) != len(class_names):
+                raise UserError(
+                    f"{path}: line {rows.line_num} has {len(logits)} logits for {len(class_names)} classes"
+                )
+            names.append(name)
+        table = np.stack(digits) if digits else np.empty((0, len(class_names)), dtype=np.float32)
+        return cls(
+            logits=table, labels=np.array(labels, dtype=np.int64), names=names, class_names=class_names
+        )

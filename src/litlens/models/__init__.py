@@ -1,0 +1,1 @@
+"""Networks (plain `nn.Module`s that give logits) and the LightningModules that train them. This room imports no other."""

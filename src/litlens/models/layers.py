@@ -1,0 +1,133 @@
+"""What the scratch networks are built from: activations and initialisations by name, and their common base class."""
+
+import inspect
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from litlens.errors import UserError
+
+Activation = Literal["sigmoid", "tanh", "relu", "selu", "silu", "mish", "linear"]
+Initialisation = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
+
+
+class Network(nn.Module):
+    """Base of the scratch networks: images (B, C, H, W) in, logits (B, num_classes) out, at the size it was built for.
+
+    Every subclass takes `num_classes`, `in_channels` and `image_size` (H, W) as keywords.
+    `arguments` holds every value that the constructor was given or took by default, so that
+    `type(network)(**network.arguments)` builds the same layers again; a checkpoint stores it.
+    """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Network":
+        network = super().__new__(cls)
+        # bind_partial: deepcopy and pickle call __new__ without arguments and put __dict__ back afterwards.
+        bound = inspect.signature(cls.__init__).bind_partial(network, *args, **kwargs)
+        bound.apply_defaults()
+        recorded = {name: value for name, value in bound.arguments.items() if name != "self"}
+        network.__dict__["arguments"] = (
+            recorded  # past nn.Module.__setattr__, which wants __init__ to have run
+        )
+        return network
+
+    def output_shape(
+        self, layers: nn.Module, *, in_channels: int, image_size: tuple[int, int]
+    ) -> tuple[int, ...]:
+        """The shape, without the batch, that `layers` makes of one image.
+
+        Raises UserError, with the smallest size that works, where nothing is left of an image of this size.
+        """
+        height, width = image_size
+        shape = _shape_on_meta(layers, in_channels, height, width)
+        if shape is None:
+            smallest = next(
+                (side for side in range(1, 1025) if _shape_on_meta(layers, in_channels, side, side)), None
+            )
+            if smallest is None:
+                raise UserError(
+                    f"{type(self).__name__}: no image size up to 1024x1024 with {in_channels} channels works."
+                )
+            raise UserError(
+                f"{type(self).__name__}: images of {height}x{width} are too small, "
+                f"the smallest that work are {smallest}x{smallest}: set a larger image_size on the data."
+            )
+        return shape
+
+
+def activation_layer(name: Activation) -> nn.Module:
+    """The layer of that name; `linear` passes its input on."""
+    return _ACTIVATIONS[name]()
+
+
+def initialise(module: nn.Module, initialisation: Initialisation | None, activation: Activation) -> None:
+    """Draws the weights of every convolution and linear layer in `module` anew, biases zero; None leaves torch's own.
+
+    Normalisation layers stay as they are. Xavier after Glorot and Bengio 2010: variance gain² · 2 / (fan_in + fan_out);
+    He after He et al. 2015: variance gain² / fan_in. The gain is that of the activation between the layers.
+    """
+    if initialisation is None:
+        return
+    draw = _INITIALISATIONS[initialisation]
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            draw(layer.weight, _GAINS[activation])
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _he_uniform(weight: Tensor, gain: float) -> None:
+    fan_in = weight[0].numel()
+    bound = gain * (3.0 / fan_in) ** 0.5
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def _he_normal(weight: Tensor, gain: float) -> None:
+    nn.init.normal_(weight, 0.0, gain / weight[0].numel() ** 0.5)
+
+
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "selu": nn.SELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "linear": nn.Identity,
+}
+
+# torch.nn.init.calculate_gain, with three exceptions. SELU: 1, which its fixed point needs (Klambauer et al. 2017;
+# torch's docs advise it, too). SiLU and Mish, which torch does not know: 1 / sqrt(E[f(z)²]) with z normal, the rule
+# that gives sqrt(2) for ReLU and 1 for SELU.
+_GAINS: dict[Activation, float] = {
+    "sigmoid": 1.0,
+    "tanh": 5 / 3,
+    "relu": 2**0.5,
+    "selu": 1.0,
+    "silu": 1.6765,
+    "mish": 1.4868,
+    "linear": 1.0,
+}
+
+_INITIALISATIONS = {
+    "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_normal": nn.init.xavier_normal_,
+    "he_uniform": _he_uniform,
+    "he_normal": _he_normal,
+}
+
+
+def _shape_on_meta(layers: nn.Module, in_channels: int, height: int, width: int) -> tuple[int, ...] | None:
+    """Runs the layers without data or arithmetic; None where they fail or leave nothing."""
+    weights = {name: torch.empty_like(value, device="meta") for name, value in layers.state_dict().items()}
+    images = torch.empty(2, in_channels, height, width, device="meta")
+    try:
+        output: Tensor = torch.func.functional_call(layers, weights, images)
+    except (
+        RuntimeError,
+        ValueError,
+    ):  # torch: "Output size is too small", "Kernel size can't be greater ..."
+        return None
+    return tuple(output.shape[1:]) if output.numel() else None

@@ -1,0 +1,329 @@
+"""The networks that are trained from scratch, each readable from its constructor. All give logits (B, num_classes)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from litlens.models.layers import Activation, Initialisation, Network, activation_layer, initialise
+
+
+class MnistCNN(Network):
+    """Two blocks of conv-conv-BN-activation-pool and one linear layer: 513,930 parameters at 1x28x28, 10 classes.
+
+    Nothing but `inner_activation` stands between the two convolutions of a block; the original had none there.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+        activation: Activation = "relu",
+        inner_activation: Activation = "linear",
+        initialisation: Initialisation | None = "xavier_uniform",
+        dropout: float = 0.1,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+
+        def block(channels_in: int, channels_inside: int, channels_out: int) -> list[nn.Module]:
+            return [
+                nn.Conv2d(channels_in, channels_inside, 3, padding=1),
+                activation_layer(inner_activation),
+                nn.Conv2d(channels_inside, channels_out, 3, padding=1),
+                *_norm2d(channels_out, batch_norm),
+                activation_layer(activation),
+                nn.MaxPool2d(2),
+            ]
+
+        self.features = nn.Sequential(
+            *block(in_channels, 32, 64),
+            nn.Dropout(dropout),
+            *block(64, 128, 256),
+        )
+        channels, height, width = self.output_shape(
+            self.features, in_channels=in_channels, image_size=image_size
+        )
+        self.head = nn.Linear(channels * height * width, num_classes)
+        initialise(self, initialisation, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images).flatten(1))
+        return logits
+
+
+class FashionCNN(Network):
+    """Conv 32 and conv 64, each BN-activation-pool, then linear 600, 120, K: 1,475,338 parameters at 1x28x28, 10.
+
+    The original had no activation between the linear layers: `head_activation` puts one there. Dropout follows the first.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+        activation: Activation = "relu",
+        head_activation: Activation = "linear",
+        initialisation: Initialisation | None = None,
+        dropout: float = 0.25,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 32, 3, padding=1),
+            *_norm2d(32, batch_norm),
+            activation_layer(activation),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3),
+            *_norm2d(64, batch_norm),
+            activation_layer(activation),
+            nn.MaxPool2d(2),
+        )
+        channels, height, width = self.output_shape(
+            self.features, in_channels=in_channels, image_size=image_size
+        )
+        self.head = nn.Sequential(
+            nn.Linear(channels * height * width, 600),
+            activation_layer(head_activation),
+            nn.Dropout(dropout),
+            nn.Linear(600, 120),
+            activation_layer(head_activation),
+            nn.Linear(120, num_classes),
+        )
+        initialise(self.features, initialisation, activation)
+        initialise(self.head, initialisation, head_activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images).flatten(1))
+        return logits
+
+
+class BottleneckCNN(Network):
+    """A stem and four stages of two 1x1-3x3-1x1 bottlenecks without shortcuts: 2,636,148 parameters at 1x90x90, 52.
+
+    Every convolution has a bias and is followed by BN and the activation. `dropout` is before and after the hidden
+    linear layer.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 52,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (90, 90),
+        activation: Activation = "relu",
+        initialisation: Initialisation | None = "he_uniform",
+        dropout: tuple[float, float] = (0.5, 0.3),
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+
+        def conv(channels_in: int, channels_out: int, kernel: int, padding: int = 0) -> list[nn.Module]:
+            return [
+                nn.Conv2d(channels_in, channels_out, kernel, padding=padding),
+                *_norm2d(channels_out, batch_norm),
+                activation_layer(activation),
+            ]
+
+        def bottleneck(channels_in: int, channels_inside: int, channels_out: int) -> list[nn.Module]:
+            return [
+                *conv(channels_in, channels_inside, 1),
+                *conv(channels_inside, channels_inside, 3, padding=1),
+                *conv(channels_inside, channels_out, 1),
+            ]
+
+        def stage(
+            channels_in: int, channels_inside: int, channels_out: int, pool: nn.Module
+        ) -> nn.Sequential:
+            return nn.Sequential(
+                *bottleneck(channels_in, channels_inside, channels_out),
+                *bottleneck(channels_out, channels_inside, channels_out),
+                pool,
+            )
+
+        self.features = nn.Sequential(
+            nn.Sequential(*conv(in_channels, 16, 7), nn.MaxPool2d(3, stride=2)),
+            stage(16, 16, 32, nn.MaxPool2d(2)),
+            stage(32, 32, 128, nn.MaxPool2d(2)),
+            stage(128, 128, 256, nn.MaxPool2d(2)),
+            stage(256, 256, 512, nn.AvgPool2d(2)),
+        )
+        channels, height, width = self.output_shape(
+            self.features, in_channels=in_channels, image_size=image_size
+        )
+        self.head = nn.Sequential(
+            nn.Dropout(dropout[0]),
+            nn.Linear(channels * height * width, 256),
+            *_norm1d(256, batch_norm),
+            activation_layer(activation),
+            nn.Dropout(dropout[1]),
+            nn.Linear(256, num_classes),
+        )
+        initialise(self, initialisation, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images).flatten(1))
+        return logits
+
+
+class CatDogCNN(Network):
+    """VGG-like, 13 convolutions in five blocks, global average pooling: 14,983,106 parameters, 2 classes, any size.
+
+    `features` is one flat sequence (52 layers by default). `dropout` is (after the first convolution, after every other
+    that no pool follows, around the hidden linear layer). Convolutions and the hidden layer have a bias only where no
+    BN follows.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 2,
+        in_channels: int = 3,
+        image_size: tuple[int, int] = (100, 100),
+        activation: Activation = "relu",
+        initialisation: Initialisation | None = None,
+        dropout: tuple[float, float, float] = (0.3, 0.4, 0.5),
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        first_dropout, conv_dropout, head_dropout = dropout
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for widths in ([64, 64], [128, 128], [256] * 3, [512] * 3, [512] * 3):
+            for position, width in enumerate(widths):
+                is_first = not layers
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=0 if is_first else 1, bias=not batch_norm),
+                    *_norm2d(width, batch_norm),
+                    activation_layer(activation),
+                ]
+                if position < len(widths) - 1:
+                    layers.append(nn.Dropout(first_dropout if is_first else conv_dropout))
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.output_shape(self.features, in_channels=in_channels, image_size=image_size)
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(512, 512, bias=not batch_norm),
+            nn.Dropout(head_dropout),
+            *_norm1d(512, batch_norm),
+            activation_layer(activation),
+            nn.Dropout(head_dropout),
+            nn.Linear(512, num_classes),
+        )
+        initialise(self, initialisation, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+class LeNet5(Network):
+    """LeCun et al. 1998, in its usual modern form (plain average pools, full second convolution): 61,706 at 1x28x28, 10.
+
+    The first convolution is padded by 2, as the original padded MNIST from 28 to 32.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+        activation: Activation = "tanh",
+        initialisation: Initialisation | None = "xavier_uniform",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 6, 5, padding=2),
+            *_norm2d(6, batch_norm),
+            activation_layer(activation),
+            nn.AvgPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            *_norm2d(16, batch_norm),
+            activation_layer(activation),
+            nn.AvgPool2d(2),
+        )
+        channels, height, width = self.output_shape(
+            self.features, in_channels=in_channels, image_size=image_size
+        )
+        self.head = nn.Sequential(
+            *_dense(channels * height * width, 120, activation, batch_norm),
+            nn.Dropout(dropout),
+            *_dense(120, 84, activation, batch_norm),
+            nn.Linear(84, num_classes),
+        )
+        initialise(self, initialisation, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(images).flatten(1))
+        return logits
+
+
+class FashionMLP(Network):
+    """Pixels-256-128-K with dropout after the first hidden layer: 235,146 parameters at 1x28x28, 10 classes."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+        activation: Activation = "relu",
+        initialisation: Initialisation | None = None,
+        dropout: float = 0.25,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_dense(in_channels * image_size[0] * image_size[1], 256, activation, batch_norm),
+            nn.Dropout(dropout),
+            *_dense(256, 128, activation, batch_norm),
+            nn.Linear(128, num_classes),
+        )
+        initialise(self, initialisation, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images.flatten(1))
+        return logits
+
+
+class MLP(Network):
+    """Pixels, then hidden layers of any widths, each followed by dropout, then K; no widths at all is a linear model."""
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 1,
+        image_size: tuple[int, int] = (28, 28),
+        widths: Sequence[int] = (128,),
+        activation: Activation = "relu",
+        initialisation: Initialisation | None = None,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        incoming = in_channels * image_size[0] * image_size[1]
+        for width in widths:
+            layers += [*_dense(incoming, width, activation, batch_norm), nn.Dropout(dropout)]
+            incoming = width
+        self.layers = nn.Sequential(*layers, nn.Linear(incoming, num_classes))
+        initialise(self, initialisation, activation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images.flatten(1))
+        return logits
+
+
+def _norm2d(channels: int, batch_norm: bool) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels)] if batch_norm else []
+
+
+def _norm1d(channels: int, batch_norm: bool) -> list[nn.Module]:
+    return [nn.BatchNorm1d(channels)] if batch_norm else []
+
+
+def _dense(incoming: int, width: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:
+    return [nn.Linear(incoming, width), *_norm1d(width, batch_norm), activation_layer(activation)]
