@@ -1,6 +1,7 @@
-"""What the scratch networks are built from: activations and initialisations by name, and their common base class."""
+"""What scratch networks are built from: a base class, activations and initialisations by name."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -13,7 +14,7 @@ Initialisation = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_no
 
 
 class Network(nn.Module):
-    """Base of the scratch networks: images (B, C, H, W) in, logits (B, num_classes) out, at the size it was built for.
+    """Base of the scratch networks: images (B, C, H, W) in, logits (B, num_classes) out.
 
     Every subclass takes `num_classes`, `in_channels` and `image_size` (H, W) as keywords.
     `arguments` holds every value that the constructor was given or took by default, so that
@@ -22,39 +23,35 @@ class Network(nn.Module):
 
     arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Network":
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Network":  # noqa: D102
         network = super().__new__(cls)
         # bind_partial: deepcopy and pickle call __new__ without arguments and put __dict__ back afterwards.
         bound = inspect.signature(cls.__init__).bind_partial(network, *args, **kwargs)
         bound.apply_defaults()
-        recorded = {name: value for name, value in bound.arguments.items() if name != "self"}
-        network.__dict__["arguments"] = (
-            recorded  # past nn.Module.__setattr__, which wants __init__ to have run
-        )
+        del bound.arguments["self"]
+        # Past nn.Module.__setattr__, which wants __init__ to have run.
+        network.__dict__["arguments"] = dict(bound.arguments)
         return network
 
-    def output_shape(
-        self, layers: nn.Module, *, in_channels: int, image_size: tuple[int, int]
-    ) -> tuple[int, ...]:
-        """The shape, without the batch, that `layers` makes of one image.
+    def flat_size(self, layers: nn.Module, in_channels: int, image_size: tuple[int, int]) -> int:
+        """How many values `layers` makes of one image.
 
         Raises UserError, with the smallest size that works, where nothing is left of an image of this size.
         """
-        height, width = image_size
-        shape = _shape_on_meta(layers, in_channels, height, width)
-        if shape is None:
-            smallest = next(
-                (side for side in range(1, 1025) if _shape_on_meta(layers, in_channels, side, side)), None
-            )
-            if smallest is None:
-                raise UserError(
-                    f"{type(self).__name__}: no image size up to 1024x1024 with {in_channels} channels works."
-                )
+        size = _flat_size_on_meta(layers, in_channels, *image_size)
+        if size:
+            return size
+        sides = (side for side in range(1, 1025) if _flat_size_on_meta(layers, in_channels, side, side))
+        smallest = next(sides, None)
+        if smallest is None:
             raise UserError(
-                f"{type(self).__name__}: images of {height}x{width} are too small, "
-                f"the smallest that work are {smallest}x{smallest}: set a larger image_size on the data."
+                f"{type(self).__name__}: no size up to 1024x1024 works with {in_channels} channels."
             )
-        return shape
+        height, width = image_size
+        raise UserError(
+            f"{type(self).__name__}: images of {height}x{width} are too small, the smallest that work are "
+            f"{smallest}x{smallest}: set a larger image_size on the data."
+        )
 
 
 def activation_layer(name: Activation) -> nn.Module:
@@ -62,11 +59,26 @@ def activation_layer(name: Activation) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
-def initialise(module: nn.Module, initialisation: Initialisation | None, activation: Activation) -> None:
-    """Draws the weights of every convolution and linear layer in `module` anew, biases zero; None leaves torch's own.
+def norm_2d(channels: int, batch_norm: bool) -> list[nn.Module]:
+    """Batch norm after a convolution, or nothing."""
+    return [nn.BatchNorm2d(channels)] if batch_norm else []
 
-    Normalisation layers stay as they are. Xavier after Glorot and Bengio 2010: variance gain² · 2 / (fan_in + fan_out);
-    He after He et al. 2015: variance gain² / fan_in. The gain is that of the activation between the layers.
+
+def norm_1d(channels: int, batch_norm: bool) -> list[nn.Module]:
+    """Batch norm after a linear layer, or nothing."""
+    return [nn.BatchNorm1d(channels)] if batch_norm else []
+
+
+def dense(incoming: int, width: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:
+    """A hidden linear layer with what follows it."""
+    return [nn.Linear(incoming, width), *norm_1d(width, batch_norm), activation_layer(activation)]
+
+
+def initialise(module: nn.Module, initialisation: Initialisation | None, activation: Activation) -> None:
+    """Draws the weights of every convolution and linear layer anew, biases zero; None leaves torch's own.
+
+    Normalisation layers stay as they are. Variance by Xavier (Glorot and Bengio 2010): gain² · 2 / (fan_in +
+    fan_out), by He (He et al. 2015): gain² / fan_in. The gain is that of the activation between the layers.
     """
     if initialisation is None:
         return
@@ -98,9 +110,9 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "linear": nn.Identity,
 }
 
-# torch.nn.init.calculate_gain, with three exceptions. SELU: 1, which its fixed point needs (Klambauer et al. 2017;
-# torch's docs advise it, too). SiLU and Mish, which torch does not know: 1 / sqrt(E[f(z)²]) with z normal, the rule
-# that gives sqrt(2) for ReLU and 1 for SELU.
+# torch.nn.init.calculate_gain, with three exceptions. SELU: 1, which its fixed point needs (Klambauer et al.
+# 2017; torch's docs advise it, too). SiLU and Mish, which torch does not know: 1 / sqrt(E[f(z)²]) with z
+# normal, the rule that gives sqrt(2) for ReLU and 1 for SELU.
 _GAINS: dict[Activation, float] = {
     "sigmoid": 1.0,
     "tanh": 5 / 3,
@@ -111,7 +123,7 @@ _GAINS: dict[Activation, float] = {
     "linear": 1.0,
 }
 
-_INITIALISATIONS = {
+_INITIALISATIONS: dict[Initialisation, Callable[[Tensor, float], object]] = {
     "xavier_uniform": nn.init.xavier_uniform_,
     "xavier_normal": nn.init.xavier_normal_,
     "he_uniform": _he_uniform,
@@ -119,9 +131,10 @@ _INITIALISATIONS = {
 }
 
 
-def _shape_on_meta(layers: nn.Module, in_channels: int, height: int, width: int) -> tuple[int, ...] | None:
-    """Runs the layers without data or arithmetic; None where they fail or leave nothing."""
+def _flat_size_on_meta(layers: nn.Module, in_channels: int, height: int, width: int) -> int:
+    """Runs the layers on shapes alone, without data or arithmetic; 0 where they fail or leave nothing."""
     weights = {name: torch.empty_like(value, device="meta") for name, value in layers.state_dict().items()}
+    # Two images, as BN in training mode refuses a single value per channel.
     images = torch.empty(2, in_channels, height, width, device="meta")
     try:
         output: Tensor = torch.func.functional_call(layers, weights, images)
@@ -129,5 +142,5 @@ def _shape_on_meta(layers: nn.Module, in_channels: int, height: int, width: int)
         RuntimeError,
         ValueError,
     ):  # torch: "Output size is too small", "Kernel size can't be greater ..."
-        return None
-    return tuple(output.shape[1:]) if output.numel() else None
+        return 0
+    return output.numel() // 2

@@ -1,16 +1,23 @@
-"""The networks that are trained from scratch, each readable from its constructor. All give logits (B, num_classes)."""
-
-from collections.abc import Sequence
+"""The convolutional networks that are trained from scratch, each readable from its constructor."""
 
 from torch import Tensor, nn
 
-from litlens.models.layers import Activation, Initialisation, Network, activation_layer, initialise
+from litlens.models.layers import (
+    Activation,
+    Initialisation,
+    Network,
+    activation_layer,
+    dense,
+    initialise,
+    norm_1d,
+    norm_2d,
+)
 
 
 class MnistCNN(Network):
-    """Two blocks of conv-conv-BN-activation-pool and one linear layer: 513,930 parameters at 1x28x28, 10 classes.
+    """Two blocks of conv-conv-BN-activation-pool, one linear layer: 513,930 parameters at 1×28×28, K=10.
 
-    Nothing but `inner_activation` stands between the two convolutions of a block; the original had none there.
+    Only `inner_activation` stands between the two convolutions of a block; the original had none there.
     """
 
     def __init__(
@@ -31,7 +38,7 @@ class MnistCNN(Network):
                 nn.Conv2d(channels_in, channels_inside, 3, padding=1),
                 activation_layer(inner_activation),
                 nn.Conv2d(channels_inside, channels_out, 3, padding=1),
-                *_norm2d(channels_out, batch_norm),
+                *norm_2d(channels_out, batch_norm),
                 activation_layer(activation),
                 nn.MaxPool2d(2),
             ]
@@ -41,21 +48,21 @@ class MnistCNN(Network):
             nn.Dropout(dropout),
             *block(64, 128, 256),
         )
-        channels, height, width = self.output_shape(
-            self.features, in_channels=in_channels, image_size=image_size
-        )
-        self.head = nn.Linear(channels * height * width, num_classes)
+        flat = self.flat_size(self.features, in_channels, image_size)
+        self.head = nn.Linear(flat, num_classes)
         initialise(self, initialisation, activation)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.head(self.features(images).flatten(1))
         return logits
 
 
 class FashionCNN(Network):
-    """Conv 32 and conv 64, each BN-activation-pool, then linear 600, 120, K: 1,475,338 parameters at 1x28x28, 10.
+    """Conv 32, conv 64, each BN-activation-pool; linear 600, 120, K: 1,475,338 parameters at 1×28×28, K=10.
 
-    The original had no activation between the linear layers: `head_activation` puts one there. Dropout follows the first.
+    The original had no activation between the linear layers: `head_activation` puts one there.
+    `dropout` follows the first of them.
     """
 
     def __init__(
@@ -72,19 +79,17 @@ class FashionCNN(Network):
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 32, 3, padding=1),
-            *_norm2d(32, batch_norm),
+            *norm_2d(32, batch_norm),
             activation_layer(activation),
             nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3),
-            *_norm2d(64, batch_norm),
+            *norm_2d(64, batch_norm),
             activation_layer(activation),
             nn.MaxPool2d(2),
         )
-        channels, height, width = self.output_shape(
-            self.features, in_channels=in_channels, image_size=image_size
-        )
+        flat = self.flat_size(self.features, in_channels, image_size)
         self.head = nn.Sequential(
-            nn.Linear(channels * height * width, 600),
+            nn.Linear(flat, 600),
             activation_layer(head_activation),
             nn.Dropout(dropout),
             nn.Linear(600, 120),
@@ -95,15 +100,16 @@ class FashionCNN(Network):
         initialise(self.head, initialisation, head_activation)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.head(self.features(images).flatten(1))
         return logits
 
 
 class BottleneckCNN(Network):
-    """A stem and four stages of two 1x1-3x3-1x1 bottlenecks without shortcuts: 2,636,148 parameters at 1x90x90, 52.
+    """A stem, four stages of 1×1-3×3-1×1 bottlenecks, no shortcuts: 2,636,148 parameters at 1×90×90, K=52.
 
-    Every convolution has a bias and is followed by BN and the activation. `dropout` is before and after the hidden
-    linear layer.
+    Every convolution has a bias and is followed by BN and the activation. `dropout` acts before and after
+    the hidden linear layer.
     """
 
     def __init__(
@@ -121,7 +127,7 @@ class BottleneckCNN(Network):
         def conv(channels_in: int, channels_out: int, kernel: int, padding: int = 0) -> list[nn.Module]:
             return [
                 nn.Conv2d(channels_in, channels_out, kernel, padding=padding),
-                *_norm2d(channels_out, batch_norm),
+                *norm_2d(channels_out, batch_norm),
                 activation_layer(activation),
             ]
 
@@ -148,13 +154,11 @@ class BottleneckCNN(Network):
             stage(128, 128, 256, nn.MaxPool2d(2)),
             stage(256, 256, 512, nn.AvgPool2d(2)),
         )
-        channels, height, width = self.output_shape(
-            self.features, in_channels=in_channels, image_size=image_size
-        )
+        flat = self.flat_size(self.features, in_channels, image_size)
         self.head = nn.Sequential(
             nn.Dropout(dropout[0]),
-            nn.Linear(channels * height * width, 256),
-            *_norm1d(256, batch_norm),
+            nn.Linear(flat, 256),
+            *norm_1d(256, batch_norm),
             activation_layer(activation),
             nn.Dropout(dropout[1]),
             nn.Linear(256, num_classes),
@@ -162,16 +166,16 @@ class BottleneckCNN(Network):
         initialise(self, initialisation, activation)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.head(self.features(images).flatten(1))
         return logits
 
 
 class CatDogCNN(Network):
-    """VGG-like, 13 convolutions in five blocks, global average pooling: 14,983,106 parameters, 2 classes, any size.
+    """VGG-like, 13 convolutions in five blocks, global average pooling: 14,983,106 parameters with 2 classes.
 
-    `features` is one flat sequence (52 layers by default). `dropout` is (after the first convolution, after every other
-    that no pool follows, around the hidden linear layer). Convolutions and the hidden layer have a bias only where no
-    BN follows.
+    `features` is one flat sequence, 52 layers with BN. `dropout` acts after the first convolution, after all
+    others that no pool follows, and around the hidden linear layer. Layers that BN follows have no bias.
     """
 
     def __init__(
@@ -193,7 +197,7 @@ class CatDogCNN(Network):
                 is_first = not layers
                 layers += [
                     nn.Conv2d(channels, width, 3, padding=0 if is_first else 1, bias=not batch_norm),
-                    *_norm2d(width, batch_norm),
+                    *norm_2d(width, batch_norm),
                     activation_layer(activation),
                 ]
                 if position < len(widths) - 1:
@@ -201,13 +205,13 @@ class CatDogCNN(Network):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.output_shape(self.features, in_channels=in_channels, image_size=image_size)
+        self.flat_size(self.features, in_channels, image_size)  # as a check: the pooling takes any size
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
             nn.Linear(512, 512, bias=not batch_norm),
             nn.Dropout(head_dropout),
-            *_norm1d(512, batch_norm),
+            *norm_1d(512, batch_norm),
             activation_layer(activation),
             nn.Dropout(head_dropout),
             nn.Linear(512, num_classes),
@@ -215,12 +219,13 @@ class CatDogCNN(Network):
         initialise(self, initialisation, activation)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
 
 class LeNet5(Network):
-    """LeCun et al. 1998, in its usual modern form (plain average pools, full second convolution): 61,706 at 1x28x28, 10.
+    """LeCun et al. 1998 in its usual modern form, with plain pools: 61,706 parameters at 1×28×28, 10 classes.
 
     The first convolution is padded by 2, as the original padded MNIST from 28 to 32.
     """
@@ -238,92 +243,24 @@ class LeNet5(Network):
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 6, 5, padding=2),
-            *_norm2d(6, batch_norm),
+            *norm_2d(6, batch_norm),
             activation_layer(activation),
             nn.AvgPool2d(2),
             nn.Conv2d(6, 16, 5),
-            *_norm2d(16, batch_norm),
+            *norm_2d(16, batch_norm),
             activation_layer(activation),
             nn.AvgPool2d(2),
         )
-        channels, height, width = self.output_shape(
-            self.features, in_channels=in_channels, image_size=image_size
-        )
+        flat = self.flat_size(self.features, in_channels, image_size)
         self.head = nn.Sequential(
-            *_dense(channels * height * width, 120, activation, batch_norm),
+            *dense(flat, 120, activation, batch_norm),
             nn.Dropout(dropout),
-            *_dense(120, 84, activation, batch_norm),
+            *dense(120, 84, activation, batch_norm),
             nn.Linear(84, num_classes),
         )
         initialise(self, initialisation, activation)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.head(self.features(images).flatten(1))
         return logits
-
-
-class FashionMLP(Network):
-    """Pixels-256-128-K with dropout after the first hidden layer: 235,146 parameters at 1x28x28, 10 classes."""
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 1,
-        image_size: tuple[int, int] = (28, 28),
-        activation: Activation = "relu",
-        initialisation: Initialisation | None = None,
-        dropout: float = 0.25,
-        batch_norm: bool = False,
-    ) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            *_dense(in_channels * image_size[0] * image_size[1], 256, activation, batch_norm),
-            nn.Dropout(dropout),
-            *_dense(256, 128, activation, batch_norm),
-            nn.Linear(128, num_classes),
-        )
-        initialise(self, initialisation, activation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images.flatten(1))
-        return logits
-
-
-class MLP(Network):
-    """Pixels, then hidden layers of any widths, each followed by dropout, then K; no widths at all is a linear model."""
-
-    def __init__(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 1,
-        image_size: tuple[int, int] = (28, 28),
-        widths: Sequence[int] = (128,),
-        activation: Activation = "relu",
-        initialisation: Initialisation | None = None,
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-    ) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        incoming = in_channels * image_size[0] * image_size[1]
-        for width in widths:
-            layers += [*_dense(incoming, width, activation, batch_norm), nn.Dropout(dropout)]
-            incoming = width
-        self.layers = nn.Sequential(*layers, nn.Linear(incoming, num_classes))
-        initialise(self, initialisation, activation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.layers(images.flatten(1))
-        return logits
-
-
-def _norm2d(channels: int, batch_norm: bool) -> list[nn.Module]:
-    return [nn.BatchNorm2d(channels)] if batch_norm else []
-
-
-def _norm1d(channels: int, batch_norm: bool) -> list[nn.Module]:
-    return [nn.BatchNorm1d(channels)] if batch_norm else []
-
-
-def _dense(incoming: int, width: int, activation: Activation, batch_norm: bool) -> list[nn.Module]:
-    return [nn.Linear(incoming, width), *_norm1d(width, batch_norm), activation_layer(activation)]
