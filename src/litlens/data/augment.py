@@ -4,6 +4,7 @@ The names below need no knowledge of albumentations; any of its transforms serve
 """
 
 import difflib
+import math
 import os
 import random
 import warnings
@@ -17,15 +18,18 @@ from numpy.typing import NDArray
 from litlens.data.preprocessing import Pixels
 from litlens.errors import UserError
 
-Matrix = NDArray[np.float64]
-# (options, stream, height, width) → a 3×3 matrix that takes a point (x, y, 1), from the picture's centre, to its new place.
-_Movement = Callable[[dict[str, Any], np.random.Generator, int, int], Matrix]
+# The first two rows of the matrix that takes a point (x, y, 1), seen from the picture's centre, to its new
+# place. In plain numbers: numpy's overhead on 3×3 matrices would cost more than the warp of a small picture.
+_Matrix = tuple[float, float, float, float, float, float]
+# (options, stream, height, width) → matrix
+_Movement = Callable[[dict[str, Any], np.random.Generator, int, int], _Matrix]
 
 
 class Augmentation:
     """A chain of augmentations that depends on the picture and on a random stream alone.
 
-    `steps` is a list as it stands in YAML: `rotation`, `rotation: 10` or `shift: {limit: 0.2, fill: border}`. Names:
+    `steps` is a list as it stands in YAML: `rotation`, `rotation: 10` or `shift: {limit: 0.2, fill: border}`.
+    Names:
 
     * `rotation`: by up to `limit` degrees (10) to either side
     * `shift`: by up to `limit` (0.1) of width and height
@@ -34,15 +38,15 @@ class Augmentation:
     * `shear`: by up to `limit` degrees (20), along either axis
     * `stretch`: by a factor in `range` (1.0 to 1.3), along one axis
     * `horizontal_flip`, `vertical_flip`: with probability `p` (0.5)
-    * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio` (0.75 to
-      1.333), brought to `image_size`
+    * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio`
+      (0.75 to 1.333), brought to `image_size`
 
-    Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside is, by
-    `fill`: `constant` (black), a grey value from 0 to 255, `border` (the nearest pixel), `reflect` or `wrap`. Neighbours
-    of one fill are done as one warp, so that pixels are interpolated once.
+    Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside is,
+    by `fill`: `constant` (black), a grey value from 0 to 255, `border` (the nearest pixel), `reflect` or `wrap`.
+    Neighbours of one fill are done as one warp, so that pixels are interpolated once.
 
     Args:
-        steps: Names, or one name with its options each; or class names of albumentations with their arguments.
+        steps: Names, or one name with its options each; or classes of albumentations with their arguments.
         image_size: Height and width that pictures must have in the end.
 
     Raises:
@@ -67,7 +71,8 @@ class Augmentation:
         """Augment one picture, uint8 (h, w, C), to uint8 (H, W, C)."""
         if self._compose is None:
             self._compose = _composed(self.steps, image_size=self.image_size)
-        # albumentations draws from both kinds of generator. Seeding ours anew costs a fifth of its own set_random_seed.
+        # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its own
+        # set_random_seed does, which makes two new ones for each transform.
         self._random.seed(int(stream.integers(2**63)))
         self._compose.set_random_state(stream, self._random)
         augmented: Pixels = self._compose(image=np.ascontiguousarray(picture))["image"]
@@ -76,7 +81,7 @@ class Augmentation:
         expected = (*self.image_size, picture.shape[2])
         if augmented.shape != expected or augmented.dtype != np.uint8:
             raise UserError(
-                f"data.augment: pictures come out as {augmented.dtype} {augmented.shape}, not as uint8 {expected}; "
+                f"data.augment: pictures come out as {augmented.dtype} {augmented.shape}, not uint8 {expected}; "
                 "use crop, or a transform that keeps the size"
             )
         return augmented
@@ -95,7 +100,12 @@ class _Step:
 _FILLS = ("constant", "border", "reflect", "wrap")
 _FLIPS = ("horizontal_flip", "vertical_flip")
 # albumentations' own transforms that crop to a size, which is ours where none is given.
-_CROPS = {"RandomResizedCrop": "size", "RandomSizedCrop": "size", "RandomCrop": "height width", "CenterCrop": "height width"}
+_CROPS = {
+    "RandomResizedCrop": ("size",),
+    "RandomSizedCrop": ("size",),
+    "RandomCrop": ("height", "width"),
+    "CenterCrop": ("height", "width"),
+}
 # The options of each name, with defaults. The first is the one that `name: value` sets.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "rotation": {"limit": 10.0, "fill": "constant", "p": 1.0},
@@ -120,7 +130,9 @@ def _step(step: str | dict[str, Any]) -> _Step:
         raise UserError(f"data.augment: an entry is a name, or one name with its options, not {step!r}")
     if name not in _OPTIONS:
         if given is not None and not isinstance(given, dict):
-            raise UserError(f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}")
+            raise UserError(
+                f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}"
+            )
         return _Step(name, dict(given or {}))
     defaults = _OPTIONS[name]
     if given is None:
@@ -129,7 +141,9 @@ def _step(step: str | dict[str, Any]) -> _Step:
         given = {next(iter(defaults)): given}
     if unknown := sorted(set(given) - set(defaults)):
         raise UserError(f"data.augment: {name} has no option {unknown[0]!r}; it has {', '.join(defaults)}")
-    return _Step(name, {key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()})
+    return _Step(
+        name, {key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()}
+    )
 
 
 def _checked(name: str, key: str, value: Any) -> Any:
@@ -139,11 +153,15 @@ def _checked(name: str, key: str, value: Any) -> Any:
         pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
         most = 1.0 if name == "crop" and key == "range" else float("inf")
         if len(pair) != 2 or not all(_is_number(v) for v in pair) or not 0 < pair[0] <= pair[1] <= most:
-            raise UserError(f"{where}: {value!r} is not a range [low, high] with 0 < low <= high{' <= 1' * (most == 1)}")
+            raise UserError(
+                f"{where}: {value!r} is not a range [low, high] with 0 < low <= high{' <= 1' * (most == 1)}"
+            )
         return float(pair[0]), float(pair[1])
     if key == "fill":
         if value not in _FILLS and not (_is_number(value) and 0 <= value <= 255):
-            raise UserError(f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a grey value from 0 to 255")
+            raise UserError(
+                f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a grey value from 0 to 255"
+            )
         return value
     most = {"p": 1.0, "rotation": 180.0, "shear": 80.0, "shift": 1.0}["p" if key == "p" else name]
     if not _is_number(value) or not 0 <= value <= most:
@@ -155,30 +173,32 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _rotation(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
-    angle = np.deg2rad(stream.uniform(-options["limit"], options["limit"]))
-    return np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+def _rotation(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
+    angle = math.radians(stream.uniform(-options["limit"], options["limit"]))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return cosine, sine, 0.0, -sine, cosine, 0.0
 
 
-def _shift(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
-    x, y = stream.uniform(-options["limit"], options["limit"], size=2)
-    return np.array([[1, 0, x * width], [0, 1, y * height], [0, 0, 1]])
+def _shift(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
+    limit = options["limit"]
+    return 1.0, 0.0, stream.uniform(-limit, limit) * width, 0.0, 1.0, stream.uniform(-limit, limit) * height
 
 
-def _scaling(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
+def _scaling(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
     factor = stream.uniform(*options["range"])
-    return np.diag([factor, factor, 1.0])
+    return factor, 0.0, 0.0, 0.0, factor, 0.0
 
 
-def _shear(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
-    slope = np.tan(np.deg2rad(stream.uniform(-options["limit"], options["limit"])))
-    along_x = stream.random() < 0.5
-    return np.array([[1, slope if along_x else 0, 0], [0 if along_x else slope, 1, 0], [0, 0, 1]])
+def _shear(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
+    slope = math.tan(math.radians(stream.uniform(-options["limit"], options["limit"])))
+    x, y = (slope, 0.0) if stream.random() < 0.5 else (0.0, slope)
+    return 1.0, x, 0.0, y, 1.0, 0.0
 
 
-def _stretch(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> Matrix:
+def _stretch(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
     factor = stream.uniform(*options["range"])
-    return np.diag([factor, 1.0, 1.0] if stream.random() < 0.5 else [1.0, factor, 1.0])
+    x, y = (factor, 1.0) if stream.random() < 0.5 else (1.0, factor)
+    return x, 0.0, 0.0, 0.0, y, 0.0
 
 
 _MOVEMENTS: dict[str, _Movement] = {
@@ -197,7 +217,9 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
     transforms: list[Any] = []
     warp: list[_Step] = []
     for step in [*steps, None]:
-        if warp and (step is None or step.name not in _MOVEMENTS or step.options["fill"] != warp[0].options["fill"]):
+        if warp and (
+            step is None or step.name not in _MOVEMENTS or step.options["fill"] != warp[0].options["fill"]
+        ):
             transforms.append(_warp(warp))
             warp = []
         if step is None:
@@ -216,7 +238,11 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
                 )
             )
         elif step.name in _FLIPS:
-            flip = albumentations.HorizontalFlip if step.name == "horizontal_flip" else albumentations.VerticalFlip
+            flip = (
+                albumentations.HorizontalFlip
+                if step.name == "horizontal_flip"
+                else albumentations.VerticalFlip
+            )
             transforms.append(flip(p=step.options["p"]))
         else:
             transforms.append(_foreign(step, image_size=image_size))
@@ -228,16 +254,13 @@ def _foreign(step: _Step, *, image_size: tuple[int, int]) -> Any:
     albumentations = _albumentations()
     kind = getattr(albumentations, step.name, None)
     if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
-        names = [*_OPTIONS, *(n for n in dir(albumentations) if isinstance(getattr(albumentations, n), type))]
-        lower = {name.lower(): name for name in reversed(names)}
-        near = difflib.get_close_matches(step.name.lower(), lower, n=1, cutoff=0.0)
         raise UserError(
-            f"data.augment: no augmentation is called {step.name!r}; nearest is {lower[near[0]]}, "
+            f"data.augment: no augmentation is called {step.name!r}; nearest is {_nearest(step.name)}, "
             f"own names are {', '.join(_OPTIONS)}"
         )
     options = dict(step.options)
     sizes = {"size": image_size, "height": image_size[0], "width": image_size[1]}
-    for key in _CROPS.get(step.name, "").split():
+    for key in _CROPS.get(step.name, ()):
         options.setdefault(key, sizes[key])
     try:
         with warnings.catch_warnings():
@@ -249,8 +272,19 @@ def _foreign(step: _Step, *, image_size: tuple[int, int]) -> Any:
         raise UserError(f"data.augment: {step.name} does not take {step.options}: {reason}") from error
 
 
+def _nearest(name: str) -> str:
+    """The name that was probably meant: one of ours if it comes near, else any class of albumentations."""
+    albumentations = _albumentations()
+    classes = [n for n in dir(albumentations) if isinstance(getattr(albumentations, n), type)]
+    for candidates, cutoff in ((list(_OPTIONS), 0.6), ([*_OPTIONS, *classes], 0.0)):
+        lower = {candidate.lower(): candidate for candidate in reversed(candidates)}
+        if near := difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff):
+            return lower[near[0]]
+    return "rotation"
+
+
 def _warp(steps: list[_Step]) -> Any:
-    """A transform that moves pixels once for all its steps, written as albumentations' guide to own transforms says."""
+    """A transform of our own, as albumentations' guide says: it moves pixels once for all its steps."""
     import cv2
 
     albumentations = _albumentations()
@@ -263,28 +297,34 @@ def _warp(steps: list[_Step]) -> Any:
     value = [float(fill)] * 4 if _is_number(fill) else [0.0] * 4
 
     class Warp(albumentations.ImageOnlyTransform):  # type: ignore[misc, name-defined, unused-ignore]
-        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        def get_params_dependent_on_data(
+            self, params: dict[str, Any], data: dict[str, Any]
+        ) -> dict[str, Any]:
             height, width = data["image"].shape[:2]
             return {"matrix": _matrix(steps, self.random_generator, height=height, width=width)}
 
-        def apply(self, img: Pixels, matrix: Matrix, **params: Any) -> Pixels:
+        def apply(self, img: Pixels, matrix: NDArray[np.float64], **params: Any) -> Pixels:
             size = (img.shape[1], img.shape[0])
-            moved = cv2.warpAffine(img, matrix[:2], size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=value)
+            moved = cv2.warpAffine(
+                img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=value
+            )
             return moved.reshape(img.shape)
 
     return Warp(p=1.0)
 
 
-def _matrix(steps: list[_Step], stream: np.random.Generator, *, height: int, width: int) -> Matrix:
-    """The product of the steps' matrices, in pixel coordinates: the first step moves first."""
-    centre = np.array([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
-    matrix = np.eye(3)
+def _matrix(
+    steps: list[_Step], stream: np.random.Generator, *, height: int, width: int
+) -> NDArray[np.float64]:
+    """The product of the steps' matrices, the first done first, in pixel coordinates: (2, 3) as OpenCV has it."""
+    a, b, x, c, d, y = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
     for step in steps:
         if step.options["p"] >= 1 or stream.random() < step.options["p"]:
-            matrix = _MOVEMENTS[step.name](step.options, stream, height, width) @ matrix
-    back = centre.copy()
-    back[:2, 2] *= -1
-    return np.asarray(centre @ matrix @ back)
+            e, f, u, g, h, v = _MOVEMENTS[step.name](step.options, stream, height, width)
+            a, b, c, d = e * a + f * c, e * b + f * d, g * a + h * c, g * b + h * d
+            x, y = e * x + f * y + u, g * x + h * y + v
+    right, down = (width - 1) / 2, (height - 1) / 2
+    return np.array([[a, b, x + right - a * right - b * down], [c, d, y + down - c * right - d * down]])
 
 
 def _albumentations() -> Any:

@@ -1,11 +1,12 @@
-"""Arrays that are worth keeping between runs: npy files in one folder, mapped into memory and never pickled."""
+"""Arrays worth keeping between runs: npy files in one folder, mapped into memory and never pickled."""
 
+import contextlib
 import errno
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,16 @@ def cache_folder() -> Path:
     return base / "litlens"
 
 
-def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None) -> "np.memmap[Any, Any]":
-    """The array that `build` makes, from the cache where it was made before; read-only and shared between processes.
+def cached_array(
+    key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None
+) -> "np.memmap[Any, Any]":
+    """The array that `build` makes, or made in an earlier run: read-only, and shared between processes.
 
     Args:
         key: Says what the array was made of: a digest of the files and of all settings that it depends on.
         build: Called where there is no cache under this key, or only a damaged one. Any dtype but object.
-        owner: The data set and the settings that stay when its files change. Writing a cache removes the others of
-            its owner, which nobody will ask for again.
+        owner: The data set and the settings that stay when its files change. Writing a cache removes the others
+            of its owner, which nobody will ask for again.
 
     Raises:
         UserError: The cache folder cannot be written, or its disk is full. Nothing half written is left.
@@ -60,7 +63,7 @@ def filled_array(
     dtype: DTypeLike,
     owner: str | None = None,
 ) -> "np.memmap[Any, Any]":
-    """As `cached_array`, for what need not fit into memory: `fill` writes into an array of zeros on the disk."""
+    """As `cached_array`, for what need not fit into memory: `fill` is given an array of zeros on the disk."""
 
     def write(path: Path) -> None:
         with _disk_errors():
@@ -83,12 +86,12 @@ def _cached(key: str, *, owner: str | None, write: Callable[[Path], None]) -> "n
         return array
     with _disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Each process writes a file of its own and renames it: two at once do the work twice, and both get a whole file.
+    # Each process writes a file of its own and renames it: two at once do the work twice and both get it whole.
     unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         write(unfinished)
         with _disk_errors():
-            os.replace(unfinished, path)
+            unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     _clear(path.parent, owner=owner, keep=path)
@@ -114,10 +117,9 @@ def _clear(folder: Path, *, owner: str | None, keep: Path) -> None:
     # What a killed process left; nobody writes for a day.
     stale += [path for path in folder.glob(".*.tmp") if _age(path) > _SECONDS_A_DAY]
     for path in stale:
-        try:
+        # In use on Windows, or not ours: the next writer tries again.
+        with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-        except OSError:  # in use on Windows, or not ours: the next writer tries again
-            pass
 
 
 def _age(path: Path) -> float:
@@ -128,7 +130,7 @@ def _age(path: Path) -> float:
 
 
 def _reserve(path: Path) -> None:
-    """Take the disk space of a sparse file now: a full disk would else kill the process at some write to the map."""
+    """Take the disk space of a sparse file now: on a full disk, a write to the map would kill the process."""
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -139,16 +141,13 @@ def _to_disk(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-class _disk_errors:
-    """Turns what the user can mend (a full disk, a folder that cannot be written) into one line."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Turn what the user can mend (a full disk, a folder that cannot be written) into one line."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "no space is left for" if full else f"cannot write ({error.strerror or error})"
         raise UserError(
             f"{what} the cache in {cache_folder()}; make room, or set LITLENS_CACHE to another folder"
