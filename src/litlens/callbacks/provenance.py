@@ -45,4 +45,6 @@ class Provenance(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Lightning's hook: add to the file that is about to be written."""
-        checkpoint.setdefault("litlens", {}).update(self._known)
+        # The figures at this moment, so that a checkpoint says how good it was on validation.
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        checkpoint.setdefault("litlens", {}).update(self._known, metrics=metrics, epoch=trainer.current_epoch)

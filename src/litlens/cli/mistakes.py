@@ -1,0 +1,135 @@
+"""A user's mistake on the command line or in a config, told in one line: where, what, and the nearest right name.
+
+jsonargparse reports a mistake as a tree of 10 to 80 lines; its last leaf says what is wrong, the keys above it where.
+"""
+
+import difflib
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.callbacks
+import lightning.pytorch.loggers
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+import litlens
+from litlens.errors import UserError
+
+_CLASS_HOMES = (
+    litlens,
+    torch.optim,
+    torch.optim.lr_scheduler,
+    lightning.pytorch.callbacks,
+    lightning.pytorch.loggers,
+)
+
+
+def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
+    """Parse, and raise UserError with one line where that fails."""
+    try:
+        return parser.parse_args(args)
+    except ArgumentError as error:
+        raise UserError(one_line(str(error), parser=parser, args=args)) from error
+
+
+def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
+    """What jsonargparse's message says, as `where: key: what, the nearest right name`."""
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    key = re.sub(r"(^|\.)config\.?$", "", key)
+    if match := re.search(r"unrecognized arguments: (\S+)", message):
+        option = match[1].partition("=")[0].removeprefix("--")
+        return f"command line: there is no option --{option}{_nearest(option, _options(parser))}"
+    if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        group, option = match.groups()
+        return f"{_where(option, args)}{group} has no '{option}'{_nearest(option, _options(parser, group))}"
+    if match := re.search(r"Option '([^']+)' is not accepted", message):
+        owner = re.findall(r"given class_path '([^']+)'", message)[-1]
+        nearest = _nearest(match[1], _parameters(owner))
+        return f"{_where(match[1], args)}{key}: {owner.rpartition('.')[2]} has no '{match[1]}'{nearest}"
+    if match := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{_nearest(match[1], _classes())}"
+    if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):
+        return f"{_where(match[1], args)}{key}: {match[1]} is no {match[2]}"
+    if match := re.search(r"Expected key (\S+) to be in data", message):
+        name = match[1].rpartition(".")[2]
+        return f"{key}: the network takes no '{name}', which follows from the data: add it to its __init__"
+    if match := re.search(r"File does not exist: '([^']+)'", message):
+        return f"--config: there is no file {_short(match[1])}{_nearest(match[1], _configs(), by_name=True)}"
+    if "is required" in message:
+        return f"{message.strip()}: name it in the config"
+    return f"{_where_value(message, args)}{key}: {_type_mistake(message)}"
+
+
+def _type_mistake(message: str) -> str:
+    expected = [word for word in re.findall(r"Expected a <class '([^']+)'>", message) if word != "NoneType"]
+    value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
+    if expected and value:
+        return f"expected {' or '.join(dict.fromkeys(expected))}, not '{value[1].strip()}'"
+    return " ".join(message.split())[:200]
+
+
+def _where(word: str, args: list[str]) -> str:
+    """The config file and line that name a word last, else that it stands on the command line."""
+    if any(re.search(rf"\b{re.escape(word)}\b", arg.partition("=")[0]) for arg in args if arg.startswith("--")):
+        return "command line: "
+    for file in reversed(config_files(args)):
+        lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            if re.search(rf"(?<![\w.]){re.escape(word)}\b", line.partition("#")[0]):
+                return f"{file}, line {number}: "
+    return ""
+
+
+def _where_value(message: str, args: list[str]) -> str:
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    return _where(keys[-1].rpartition(".")[2], args) if keys else ""
+
+
+def config_files(args: list[str]) -> list[Path]:
+    """The files that `--config` names; its value may also be YAML itself."""
+    values = [after for arg, after in zip(args, args[1:], strict=False) if arg in ("--config", "-c")]
+    values += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    return [Path(value) for value in values if len(value) < 4096 and "\n" not in value]
+
+
+def _nearest(word: str, candidates: Iterable[str], *, by_name: bool = False) -> str:
+    known = sorted(set(candidates))
+    shortened = {Path(name).name if by_name else name: name for name in known}
+    close = difflib.get_close_matches(Path(word).name if by_name else word, shortened, n=1, cutoff=0.6)
+    return f"; did you mean '{shortened[close[0]]}'?" if close else f"; there are {', '.join(known[:12])}"
+
+
+def _options(parser: ArgumentParser, group: str = "") -> list[str]:
+    names = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
+    if not group:
+        return [name for name in names if not name.startswith("-")]
+    return [name.removeprefix(f"{group}.") for name in names if name.startswith(f"{group}.")]
+
+
+def _parameters(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    found: Any = getattr(__import__(module, fromlist=[name]), name)
+    parameters: set[str] = set()
+    for base in inspect.getmro(found):
+        if "__init__" in vars(base):
+            parameters.update(inspect.signature(base.__init__).parameters)
+    return sorted(parameters - {"self", "args", "kwargs"})
+
+
+def _classes() -> list[str]:
+    return [name for home in _CLASS_HOMES for name in dir(home) if name[0].isupper()]
+
+
+def _configs() -> list[str]:
+    return [str(path) for path in sorted(Path("configs").rglob("*.yaml"))]
+
+
+def _short(path: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path

@@ -1,5 +1,6 @@
 """The command line of training: Lightning's parser, with litlens' defaults and its links between data and model."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,13 @@ import litlens.data.arrays
 import litlens.data.catdog
 import litlens.data.fonts
 import litlens.models.scratch  # noqa: F401
+from litlens.callbacks.collect_predictions import CollectPredictions
+from litlens.callbacks.provenance import Provenance
+from litlens.cli.links import LINKS, linked_values, refuse_others
+from litlens.cli.mistakes import config_files, parse
 from litlens.cli.run_folder import new_run_folder
 from litlens.data.module import ImageDataModule
 from litlens.models.classifier import ImageClassifier
-
-# What follows from the data module alone; whoever sets one of these by hand is told so.
-LINKS = {
-    "data.class_names": "model.init_args.class_names",
-    "data.num_classes": "model.init_args.network.init_args.num_classes",
-    "data.in_channels": "model.init_args.network.init_args.in_channels",
-    "data.image_size": "model.init_args.network.init_args.image_size",
-}
-SEED_LINK = "data.init_args.seed"
 
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
 _MODEL_CHECKPOINT = {
@@ -61,7 +57,8 @@ class TrainingCommand(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
-        self.run_folder: Path | None = None
+        self.run_folder = Path()
+        self.collect = CollectPredictions()
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -90,15 +87,20 @@ class TrainingCommand(LightningCLI):
         parser.add_argument("--early_stopping", type=EarlyStopping | None, default=_EARLY_STOPPING)
         parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
         parser.set_defaults({"trainer.callbacks": _TRAINER["callbacks"]})
-        parser.link_arguments("seed_everything", SEED_LINK)
+        parser.link_arguments("seed_everything", "data.init_args.seed")
         for source, target in LINKS.items():
-            parser.link_arguments(source, target, apply_on="instantiate")
+            parser.link_arguments(f"data.{source}", target, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, with one line for whatever the user got wrong."""
+        self.args = expand_shortcuts(args)
+        self.config = parse(parser, self.args)
 
     def before_instantiate_classes(self) -> None:
         """Make the run folder, and point loggers and checkpoints into it."""
         if self.config.inspect:
             return
-        self.run_folder = new_run_folder(run_name(self.config))
+        self.run_folder = new_run_folder(self.run_name)
         checkpoint = self.config.model_checkpoint.init_args
         if checkpoint.dirpath is None:
             checkpoint.dirpath = str(self.run_folder / "checkpoints")
@@ -115,28 +117,35 @@ class TrainingCommand(LightningCLI):
             self.datamodule = self.parser.instantiate(self.config).data
             return
         super().instantiate_classes()
+        refuse_others(self.datamodule, files=config_files(self.args), args=self.args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the callbacks of the two groups among its own."""
         built = self.config_init
-        groups: list[Callback] = [built.model_checkpoint, *([built.early_stopping] if built.early_stopping else [])]
-        return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, groups)
+        callbacks: list[Callback] = [built.model_checkpoint, Provenance(self.resolved_config()), self.collect]
+        if built.early_stopping is not None:
+            callbacks.append(built.early_stopping)
+        return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, callbacks)
+
+    @property
+    def run_name(self) -> str:
+        """What the run is called: the name of the first config file; overlays come later."""
+        files = [Path(str(path)).stem for path in self.config.config or [] if path is not None]
+        return files[0] if files else "run"
 
     def resolved_config(self) -> dict[str, Any]:
         """Every value of the run as plain ones, those that follow from the data among them."""
         text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
         config: dict[str, Any] = yaml.safe_load(text)
-        for source, target in LINKS.items():
-            _set(config, target.split("."), _plain(getattr(self.datamodule, source.removeprefix("data."))))
-        for key in ("config", "inspect", "resume"):
-            config.pop(key, None)
-        return config
+        for target, value in linked_values(self.datamodule).items():
+            _set(config, target.split("."), value)
+        # These belong to the call, not to the experiment.
+        return {key: value for key, value in config.items() if key not in ("config", "inspect", "resume")}
 
 
-def run_name(config: Any) -> str:
-    """What a run is called: the name of its first config file, overlays aside."""
-    files = [Path(str(path)).stem for path in config.config or [] if path is not None]
-    return files[0] if files else "run"
+def expand_shortcuts(args: list[str]) -> list[str]:
+    """`--devices N` stands for `--trainer.devices N`."""
+    return [re.sub(r"^--devices(?==|$)", "--trainer.devices", arg) for arg in args]
 
 
 def _point_into(logger: Any, folder: Path) -> None:
@@ -153,7 +162,3 @@ def _set(config: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         config = config[key]
     config[keys[-1]] = value
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

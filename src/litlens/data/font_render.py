@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from litlens.data.progress import progress
 from litlens.errors import UserError
 
 # Chars74K's size, and the box that its ink fills: measured on the archive, where every glyph touches two sides of it.
@@ -19,7 +20,12 @@ _SUFFIXES = {".ttf", ".otf"}
 
 
 class UnsuitableFont(Exception):
-    """A font that cannot be used; the message says why."""
+    """A font that cannot be used: `reason` for short, to be counted, and `detail`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason} ({detail})")
+        self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,13 @@ class RenderedFonts:
         files = self.files()
         names = _relative_names(files, self.folder) if self.folder else _shortest_names(files)
         twins = _same_content(files)
-        for path, name in zip(files, names, strict=True):
-            if path in twins:
-                yield name, UnsuitableFont(f"is the same file as {twins[path]}")
-                continue
+        for path, name in progress(list(zip(files, names, strict=True)), description="Drawing fonts"):
             try:
+                if path in twins:
+                    raise UnsuitableFont("is a copy of another", str(twins[path]))
                 yield name, draw_font(path, self.characters)
-            except UnsuitableFont as reason:
-                yield name, reason
+            except UnsuitableFont as unsuitable:
+                yield name, unsuitable
 
     def sample_name(self, font: str, label: int) -> str:
         """`DejaVuSans.ttf/A`"""
@@ -66,37 +71,30 @@ def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
     """The characters in order, as grey pictures of 128×128, black on white, each scaled to the same box and centred.
 
     Raises:
-        UnsuitableFont: The file is no font, lacks a character or draws two of them with the same glyph.
+        UnsuitableFont: The file is no font, lacks a character, draws symbols, or two characters alike.
     """
-    missing = [character for character in characters if character not in _mapped_characters(path)]
-    if missing:
-        raise UnsuitableFont(f"lacks {_listed(missing)}")
+    _check_glyphs(path, characters)
     try:
         # Basic layout: the complex one joins and replaces glyphs, and is not part of every Pillow.
         font = ImageFont.truetype(path, size=_EM, layout_engine=ImageFont.Layout.BASIC)
-        glyphs = [_glyph(font, character) for character in characters]
+        drawn = [_drawn(font, character) for character in characters]
     except (OSError, ValueError) as error:
-        raise UnsuitableFont(f"cannot be read ({error})") from error
-    blank = [character for character, glyph in zip(characters, glyphs, strict=True) if glyph is None]
-    if blank:
-        raise UnsuitableFont(f"draws nothing for {_listed(blank)}")
+        raise UnsuitableFont("cannot be read", str(error)) from error
     first_with: dict[bytes, str] = {}
-    drawn = [glyph for glyph in glyphs if glyph is not None]
-    for character, glyph in zip(characters, drawn, strict=True):
-        twin = first_with.setdefault(glyph.tobytes(), character)
+    for character, picture in zip(characters, drawn, strict=True):
+        twin = first_with.setdefault(picture.tobytes(), character)
         if twin != character:
-            raise UnsuitableFont(f"draws {twin} and {character} with the same glyph")
+            raise UnsuitableFont("draws two characters alike", f"{twin} and {character}")
     return drawn
 
 
-def _glyph(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
-    """The character on white, or None if it has no ink."""
+def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
     left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
     drawn = Image.new("L", (max(1, right - left), max(1, bottom - top)))
     ImageDraw.Draw(drawn).text((-left, -top), character, fill=255, font=font)
     box = drawn.getbbox()
     if box is None:
-        return None
+        raise UnsuitableFont("lacks a character", f"draws nothing for {character}")
     ink = drawn.crop(box)
     scale = min(_INK_WIDTH / ink.width, _INK_HEIGHT / ink.height)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
@@ -105,8 +103,8 @@ def _glyph(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
     return ImageChops.invert(picture)
 
 
-def _mapped_characters(path: Path) -> set[str]:
-    """The characters that the font has a glyph for. FreeType alone draws an empty box for those that it lacks."""
+def _check_glyphs(path: Path, characters: Sequence[str]) -> None:
+    """Refuse a font without a glyph for each character. FreeType alone draws an empty box for those that it lacks."""
     from fontTools.ttLib import TTFont
 
     try:
@@ -114,8 +112,23 @@ def _mapped_characters(path: Path) -> set[str]:
             mapping = font.getBestCmap() or {}
     # fontTools raises whatever a damaged table leads to: struct.error, KeyError, AssertionError, its own.
     except Exception as error:
-        raise UnsuitableFont(f"cannot be read ({str(error) or type(error).__name__})") from error
-    return {chr(code) for code, glyph in mapping.items() if glyph != ".notdef"}
+        raise UnsuitableFont("cannot be read", str(error) or type(error).__name__) from error
+    glyphs = {character: mapping.get(ord(character), ".notdef") for character in characters}
+    lacking = [character for character, glyph in glyphs.items() if glyph == ".notdef"]
+    if lacking:
+        raise UnsuitableFont("lacks a character", _listed(lacking))
+    others = [f"{glyph} for {character}" for character, glyph in glyphs.items() if _is_other(glyph, character)]
+    if others:
+        raise UnsuitableFont("draws symbols for characters", _listed(others))
+
+
+def _is_other(glyph: str, character: str) -> bool:
+    """Whether a glyph's name is known to be another character's, as in symbol fonts: `infinity` in the place of 1."""
+    from fontTools.agl import toUnicode
+
+    meaning = toUnicode(glyph)
+    # U+F6xx and U+F7xx are Adobe's own codes for variants: small capitals, old-style figures.
+    return len(meaning) == 1 and meaning.casefold() != character.casefold() and not "\uf600" <= meaning <= "\uf7ff"
 
 
 def _installed_fonts() -> list[Path]:
@@ -161,6 +174,6 @@ def _same_content(files: list[Path]) -> dict[Path, Path]:
     return twins
 
 
-def _listed(characters: list[str]) -> str:
-    few = ", ".join(characters[:5])
-    return few if len(characters) <= 5 else f"{few} and {len(characters) - 5} more"
+def _listed(items: list[str]) -> str:
+    few = ", ".join(items[:5])
+    return few if len(items) <= 5 else f"{few} and {len(items) - 5} more"

@@ -1,8 +1,7 @@
 """What one pass over a split yields, and the file that holds it: all evaluation is a function of this."""
 
-import _csv
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,19 +34,15 @@ class Predictions:
         names, class_names = list(self.names), list(self.class_names)
         if logits.shape != (len(names), len(class_names)) or labels.shape != (len(names),):
             raise ValueError(
-                f"logits {logits.shape}, labels {labels.shape}, {len(names)} names and {len(class_names)} class names "
-                "do not fit together"
+                f"logits {logits.shape}, labels {labels.shape}, {len(names)} names and "
+                f"{len(class_names)} class names do not fit together"
             )
         if len(set(class_names)) != len(class_names):
             raise ValueError("two classes share a name")
         if labels.size and (labels.min() < 0 or labels.max() >= len(class_names)):
             raise ValueError(f"labels from {labels.min()} to {labels.max()} with {len(class_names)} classes")
-        for field, value in {
-            "logits": logits,
-            "labels": labels,
-            "names": names,
-            "class_names": class_names,
-        }.items():
+        fields = {"logits": logits, "labels": labels, "names": names, "class_names": class_names}
+        for field, value in fields.items():
             object.__setattr__(self, field, value)
 
     def __len__(self) -> int:
@@ -125,19 +120,19 @@ class Predictions:
             raise UserError(f"{path}: not a table of predictions ({error})") from error
 
     @classmethod
-    def _from_rows(cls, path: Path, rows: "_csv._reader", class_names: list[str]) -> "Predictions":
-        index = {name: number for number, name in enumerate(class_names)}
+    def _from_rows(cls, path: Path, rows: Iterator[list[str]], class_names: list[str]) -> "Predictions":
+        index = {name: k for k, name in enumerate(class_names)}
         names, labels, digits = [], [], []
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
             try:
                 name, label, _, _, *logits = row
                 labels.append(index[label])
                 digits.append(np.array(logits, dtype=np.float32))
             except (ValueError, KeyError) as error:
-                raise UserError(f"{path}: line {rows.line_num} is damaged ({error})") from error
+                raise UserError(f"{path}: row {number} is damaged ({error})") from error
             if len(logits) != len(class_names):
                 raise UserError(
-                    f"{path}: line {rows.line_num} has {len(logits)} logits for {len(class_names)} classes"
+                    f"{path}: row {number} has {len(logits)} logits for {len(class_names)} classes"
                 )
             names.append(name)
         table = np.stack(digits) if digits else np.empty((0, len(class_names)), dtype=np.float32)

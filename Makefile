@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Made once, and again when a requirement changes.
+READY := $(VENV)/ready
+
+.PHONY: help quickstart test lint unit clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+quickstart: $(READY) ## install, train a classifier of digits, show what it is worth
+	$(BIN)/python train.py --config configs/digits_cnn.yaml
+
+test: lint unit ## everything that must hold: ruff, mypy, pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest
+
+clean: ## remove the environment and the caches of the tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
+
+$(READY): requirements.txt setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,wandb]"
+	touch $(READY)

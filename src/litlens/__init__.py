@@ -1,0 +1,40 @@
+"""litlens: image classification with PyTorch Lightning, trained, tested and explained from one config.
+
+Nothing heavy is imported until a name below is asked for.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "DigitsDataModule": "litlens.data.arrays",
+    "MNISTDataModule": "litlens.data.arrays",
+    "FashionMNISTDataModule": "litlens.data.arrays",
+    "FontsDataModule": "litlens.data.fonts",
+    "FolderDataModule": "litlens.data.folder",
+    "CatDogDataModule": "litlens.data.catdog",
+    "ImageDataModule": "litlens.data.module",
+    "Preprocessing": "litlens.data.preprocessing",
+    "ImageClassifier": "litlens.models.classifier",
+    "MnistCNN": "litlens.models.scratch",
+    "FashionMLP": "litlens.models.scratch",
+    "FashionCNN": "litlens.models.scratch",
+    "BottleneckCNN": "litlens.models.scratch",
+    "CatDogCNN": "litlens.models.scratch",
+    "LeNet5": "litlens.models.scratch",
+    "MLP": "litlens.models.scratch",
+    "load_classifier": "litlens.checkpoints.classifier",
+    "Predictions": "litlens.evaluation.predictions",
+    "UserError": "litlens.errors",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'litlens' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,48 @@
+"""The confusion matrix as a picture, after every validation and test."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from litlens.callbacks.drawing import show_figure, shows_pictures
+from litlens.evaluation.figures import confusion_matrix_figure
+
+
+class ConfusionMatrix(Callback):
+    """Shows the confusion matrices that the module counts in `confusion["val"]` and `confusion["test"]`.
+
+    These are torchmetrics' `MulticlassConfusionMatrix`, one per split; `class_names` of the module names the
+    classes. A module without them is left alone. Drawn every `every_n_epochs` epochs and after the last, as
+    `confusion_matrix/val` and `confusion_matrix/test`.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        self.every_n_epochs = every_n_epochs
+
+    # Lightning calls these before the module's own hooks of the same name, in which the counts are reset at the
+    # earliest.
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the validation's matrix, if this epoch is due."""
+        if trainer.sanity_checking:
+            return
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs or trainer.state.fn != "fit":
+            _show(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the test's matrix."""
+        _show(trainer, pl_module, "test")
+
+
+def _show(trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+    confusion = getattr(pl_module, "confusion", None)
+    if confusion is None or split not in confusion or not shows_pictures(trainer):
+        return
+    counts = (
+        confusion[split].compute().cpu().numpy()
+    )  # adds up over the ranks, so every rank has to take part
+    names = getattr(pl_module, "class_names", None) or [str(label) for label in range(len(counts))]
+    title = {"val": "Validation", "test": "Test"}[split]
+    if split == "val" and trainer.state.fn == "fit":
+        title += f", epoch {trainer.current_epoch}"
+    show_figure(
+        trainer, f"confusion_matrix/{split}", lambda: confusion_matrix_figure(counts, names, title=title)
+    )

@@ -1,0 +1,37 @@
+"""The learning rates, logged as `lr/NAME` as often as the other figures and no more."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+
+class LearningRate(Callback):
+    """Logs the learning rate of every parameter group that the next step uses.
+
+    NAME is the group's `name` where it has one, otherwise the optimiser's class; where names meet, `-1`, `-2`
+    and so on tell them apart. Values go straight to the loggers, which costs nothing in the steps between.
+    """
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Log at the same steps as Lightning logs `self.log` values, once where gradients are accumulated."""
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (step + 1) % every or batch_idx % trainer.accumulate_grad_batches:
+            return
+        rates = learning_rates(trainer.optimizers)
+        for logger in trainer.loggers:
+            logger.log_metrics(rates, step=step)
+
+
+def learning_rates(optimizers: list[Optimizer]) -> dict[str, float]:
+    """The current learning rate of every parameter group, as `lr/NAME`."""
+    rates: dict[str, float] = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            plain = f"lr/{group.get('name') or type(optimizer).__name__}"
+            name, number = plain, 0
+            while name in rates:
+                number += 1
+                name = f"{plain}-{number}"
+            rates[name] = float(group["lr"])
+    return rates

@@ -1,0 +1,73 @@
+"""What `--inspect` does: look at the data before anything is trained on them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from litlens.data.duplicates import shared_between_splits
+from litlens.data.module import SPLITS, ImageDataModule
+from litlens.data.preprocessing import Pixels
+
+_SHOWN = 4  # samples of each class on the sheet, each raw and augmented
+_NAMED = 10  # files or pairs that are named before the rest is only counted
+
+
+def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
+    """Print statistics, counts, left-out files and pictures in two splits, and write a sheet of samples."""
+    data.prepare_data()
+    data.setup()
+    prepared = data.preprocessing
+    height, width = prepared.size
+    console.print(f"pictures  {height}×{width}, {prepared.channels} channel(s), {prepared.fit}")
+    console.print(f"mean      {_numbers(prepared.mean)}\nstd       {_numbers(prepared.std)}")
+    console.print(_counts(data))
+    _list("left out", data.left_out, console=console)
+    _list(
+        "in two splits", [f"{first} = {second}" for first, second in shared_between_splits(data)], console=console
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sample_sheet(data)).save(folder / "inspect.png")
+    console.print(f"samples   {folder / 'inspect.png'}: a row for each class, raw and beside it augmented")
+
+
+def sample_sheet(data: ImageDataModule, *, shown: int = _SHOWN) -> Pixels:
+    """The first training samples of each class, a row each, raw and augmented side by side: uint8 (H, W, 3)."""
+    split = data.samples("train")
+    rows = []
+    for label in range(data.num_classes):
+        pair = []
+        for index in np.flatnonzero(split.labels == label)[:shown]:
+            pair += [data.picture("train", int(index)), data.augmented(int(index), epoch=0)]
+        cells = [_framed(pixels) for pixels in pair]
+        blank = np.full_like(_framed(data.picture("train", 0)), 255)
+        rows.append(np.concatenate(cells + [blank] * (2 * shown - len(cells)), axis=1))
+    return np.concatenate(rows)
+
+
+def _framed(pixels: Pixels) -> Pixels:
+    coloured = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return np.pad(coloured, ((2, 2), (2, 2), (0, 0)), constant_values=255)
+
+
+def _counts(data: ImageDataModule) -> Table:
+    table = Table("class", *SPLITS, box=None)
+    counts = [np.bincount(data.samples(split).labels, minlength=data.num_classes) for split in SPLITS]
+    for label, name in enumerate(data.class_names):
+        table.add_row(name, *(f"{count[label]:,}" for count in counts))
+    table.add_row("all", *(f"{count.sum():,}" for count in counts), style="bold")
+    return table
+
+
+def _list(title: str, lines: list[str], *, console: Console) -> None:
+    console.print(f"{title}: {len(lines):,}")
+    for line in lines[:_NAMED]:
+        console.print(f"  {line}", markup=False)
+    if len(lines) > _NAMED:
+        console.print(f"  and {len(lines) - _NAMED:,} more")
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4f}" for value in values)

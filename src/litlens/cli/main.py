@@ -1,0 +1,66 @@
+"""The two commands. Help comes at once, before Lightning is imported; a user's mistake is one line, without a traceback."""
+
+import os
+import sys
+from importlib import import_module
+
+from litlens.errors import UserError
+
+_TRAIN_HELP = """\
+Train, test and measure a classifier of pictures.
+
+  python train.py --config configs/mnist_cnn.yaml
+
+  --config FILE           an experiment; again for overlays (configs/with/…), the later one wins
+  --any.value VALUE       any value of the config, such as --data.batch_size 128
+  --devices N             how many GPUs (or processes) to train on
+  --inspect               show the data (counts, statistics, samples) and train nothing
+  --resume RUN_DIR        go on with a run that was interrupted
+  --data.help NAME        the options of a data module, such as MNISTDataModule
+  --model.help NAME       the options of a classifier, such as ImageClassifier
+  --trainer.help          the options of Lightning's Trainer
+
+A run keeps everything in runs/NAME/VERSION/: config.yaml, checkpoints/best.ckpt,
+metrics.csv, predictions-test.csv, results.json, and what TensorBoard shows:
+
+  tensorboard --logdir runs
+"""
+
+_EVALUATE_HELP = """\
+Score checkpoints on the test split, as training did.
+
+  python evaluate.py --ckpt_path runs/mnist_cnn/VERSION
+
+  --ckpt_path RUN_DIR …   run folders, or checkpoint files
+  --data.any VALUE        another value for the data module, such as --data.root
+  --accelerator NAME      cpu, gpu, … (auto)
+  --devices N             how many (1)
+"""
+
+
+def train(args: list[str] | None = None) -> None:
+    """`python train.py …`: the exit status is 0, or 1 after a user's mistake, or 130 after Ctrl-C."""
+    _run("litlens.cli.training", _TRAIN_HELP, sys.argv[1:] if args is None else args)
+
+
+def evaluate(args: list[str] | None = None) -> None:
+    """`python evaluate.py …`: exit statuses as for `train`."""
+    _run("litlens.cli.evaluation", _EVALUATE_HELP, sys.argv[1:] if args is None else args)
+
+
+def _run(module: str, help_text: str, args: list[str]) -> None:
+    if not args or "--help" in args or "-h" in args:
+        sys.stdout.write(help_text)
+        return
+
+    from rich.console import Console
+
+    console = Console(quiet="LOCAL_RANK" in os.environ, highlight=False)
+    try:
+        import_module(module).run(args, console=console)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)

@@ -1,0 +1,75 @@
+"""What a run is worth: from test predictions to results.json and the last lines on the terminal."""
+
+import json
+import os
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from litlens.checkpoints.provenance import hardware, versions
+from litlens.evaluation.intervals import noise_difference, wilson_interval
+from litlens.evaluation.predictions import Predictions
+
+PREDICTIONS_FILE = "predictions-test.csv"
+RESULTS_FILE = "results.json"
+
+
+def test_results(predictions: Predictions, metrics: dict[str, float]) -> dict[str, Any]:
+    """The figures of the test split: from the predictions, and from what the trainer's test logged."""
+    accuracy = wilson_interval(int(predictions.correct.sum()), len(predictions))
+    return {
+        "accuracy_test": accuracy.value,
+        "interval_test": [accuracy.low, accuracy.high],
+        "n_test": len(predictions),
+        "loss_test": metrics["loss/test"],
+        "f1_test": metrics["f1/test"],
+        "noise": noise_difference(int(predictions.correct.sum()), len(predictions)),
+    }
+
+
+def run_results(
+    test: dict[str, Any], *, about: dict[str, Any], parameters: int, epochs: int, seconds: float
+) -> dict[str, Any]:
+    """Everything that results.json holds; `about` is the best checkpoint's key `litlens`."""
+    return {
+        "parameters": parameters,
+        "epochs": epochs,
+        "seconds": round(seconds, 1),
+        "accuracy_val": about["metrics"]["accuracy/val"],
+        **test,
+        "seed": about["seed"],
+        "versions": versions(),
+        "hardware": hardware(),
+        "date": date.today().isoformat(),
+    }
+
+
+def write_results(folder: Path, predictions: Predictions, results: dict[str, Any]) -> None:
+    """Write predictions-test.csv and results.json into a run folder, each in one step."""
+    predictions.save(folder / PREDICTIONS_FILE)
+    partial = folder / f"{RESULTS_FILE}.part"
+    partial.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(partial, folder / RESULTS_FILE)
+
+
+def print_results(results: dict[str, Any], *, console: Console, shared: int | None = None) -> None:
+    """Say what the run is worth: accuracy with its interval, the gap to validation, and what would be noise."""
+    low, high = results["interval_test"]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row(
+        "test accuracy",
+        f"[bold]{results['accuracy_test']:.4f}[/bold]",
+        f"95 % interval {low:.4f} to {high:.4f}, {results['n_test']:,} pictures",
+    )
+    table.add_row("test loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
+    if "accuracy_val" in results:
+        gap = results["accuracy_val"] - results["accuracy_test"]
+        table.add_row("validation", f"{results['accuracy_val']:.4f}", f"{gap:+.4f} against test; chosen on it")
+    if shared is not None:
+        word = "none" if shared == 0 else f"{shared:,}"
+        table.add_row("in two splits", word, "pictures whose pixels are equal" if shared else "")
+    table.add_row("noise", f"±{results['noise']:.4f}", "a smaller difference between two models says nothing")
+    console.print(table)

@@ -1,0 +1,67 @@
+"""What `train.py` does: fit, test the best checkpoint once, and say what the run is worth."""
+
+import time
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from litlens.checkpoints.reading import read_checkpoint
+from litlens.checkpoints.warm_start import initialise_from
+from litlens.cli.inspection import inspect
+from litlens.cli.parser import TrainingCommand
+from litlens.cli.results import print_results, run_results, test_results, write_results
+from litlens.cli.run_folder import checkpoint_path
+from litlens.data.duplicates import shared_between_splits
+
+
+def run(args: list[str], *, console: Console) -> None:
+    """Parse and build, then train, or with `--inspect` show the data."""
+    command = TrainingCommand(args)
+    if command.config.inspect:
+        inspect(command.datamodule, folder=Path("runs") / command.run_name, console=console)
+    else:
+        train(command, console=console)
+
+
+def train(command: TrainingCommand, *, console: Console) -> None:
+    """Fit, test the best checkpoint once, and keep in the run folder what came out."""
+    trainer, classifier, data, folder = command.trainer, command.model, command.datamodule, command.run_folder
+    if trainer.is_global_zero:
+        (folder / "config.yaml").write_text(yaml.safe_dump(command.resolved_config(), sort_keys=False))
+    if classifier.init_from is not None:
+        source = checkpoint_path(Path(classifier.init_from))
+        fresh = initialise_from(classifier.network, classifier.class_names, source)
+        console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+    total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    console.print(
+        f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} a step in total, "
+        f"precision {trainer.precision}, seed {command.config.seed_everything}\n"
+        f"run folder {folder}\nlive page  tensorboard --logdir {folder.parent.parent}"
+    )
+
+    start = time.monotonic()
+    trainer.fit(classifier, datamodule=data)
+    seconds = time.monotonic() - start
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.fast_dev_run:
+        trainer.test(classifier, datamodule=data, verbose=False)
+        console.print("fast_dev_run: every step works; nothing was kept")
+        return
+
+    best = Path(trainer.checkpoint_callback.best_model_path)
+    trainer.test(classifier, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    predictions = command.collect.predictions
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if trainer.is_global_zero:
+        results = run_results(
+            test_results(predictions, metrics),
+            about=read_checkpoint(best)["litlens"],
+            parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
+            epochs=trainer.current_epoch,
+            seconds=seconds,
+        )
+        write_results(folder, predictions, results)
+        print_results(results, console=console, shared=len(shared_between_splits(data)))
+        console.print(f"run folder     {folder}\nlive page      tensorboard --logdir {folder.parent.parent}")

@@ -1,0 +1,128 @@
+"""From the bytes of any picture file to pixels. What a file is follows from its content, never from its name."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from litlens.data.preprocessing import Pixels
+from litlens.errors import UserError
+
+# Formats that say by their first bytes what they are. Left out are those that are none of a picture's business (PDF),
+# that start another program (EPS: Ghostscript), or that have no such bytes (TGA).
+_FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
+)  # fmt: skip
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadPicture(UserError):
+    """A file that is not a whole picture: `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def decode(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
+    """Decode a whole picture to uint8 (h, w, 3) RGB, or (h, w, 1) where it is grey.
+
+    Turned as its EXIF data say; what is transparent stands on white; 16-bit grey keeps its range; of an animation, the
+    first frame. Floating-point pixels, whose range nobody knows, are refused.
+
+    Args:
+        source: A file, or its bytes.
+        name: What to call it in an error; by default its path.
+        channels: Convert to 1 (grey) or 3 (RGB) channels.
+
+    Raises:
+        BadPicture: It cannot be read, or is no picture, a damaged one, or one of more than `Image.MAX_IMAGE_PIXELS`.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "picture")
+    try:
+        # Not by its path: Pillow maps some uncompressed files, and a file that shrinks later would kill the process.
+        data = source if isinstance(source, bytes) else _content(source)
+        with Image.open(BytesIO(data), formats=_known_formats()) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise BadPicture(
+                    name, f"{image.width}x{image.height} pixels are more than a picture should have"
+                )
+            image.load()
+            pixels = _pixels(image, name=name)
+    except (BadPicture, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise BadPicture(name, "not a picture" if data else "an empty file") from error
+    # Pillow's decoders tell damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError and more.
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise BadPicture(name, " ".join(str(reason).split()) or type(error).__name__) from error
+    if channels is None or pixels.shape[2] == channels:
+        return pixels
+    converted = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+    return np.asarray(converted.convert("L" if channels == 1 else "RGB")).reshape(*pixels.shape[:2], channels)
+
+
+def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise OSError("not a regular file")
+    return path.read_bytes()
+
+
+def _known_formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _pixels(image: Image.Image, *, name: str) -> Pixels:
+    """RGB or grey pixels of a loaded image, turned upright."""
+    turn = _TURNS.get(_orientation(image))
+    if image.mode.startswith("I"):
+        picture = _from_integers(image, name=name)
+    elif image.mode == "F":
+        raise BadPicture(name, "floating-point pixels, whose range is not known; save it with 8 or 16 bits")
+    elif image.has_transparency_data:
+        grey = image.mode in ("L", "LA", "La", "1")
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        picture = Image.alpha_composite(white, layer).convert("L" if grey else "RGB")
+    else:
+        picture = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    if turn is not None:
+        picture = picture.transpose(turn)
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _from_integers(image: Image.Image, *, name: str) -> Image.Image:
+    """16-bit grey (modes I;16 and I) to 8 bits by its range: Pillow's own conversion clips at 255."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise BadPicture(name, "integer pixels beyond 16 bits; save it with 8 or 16 bits")
+    grey = np.round(values / 257).astype(np.uint8)
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    # Damaged EXIF data make no damaged picture; it is then taken as it lies.
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:
+        return None

@@ -1,0 +1,29 @@
+"""Pictures that stand in two splits: whoever trains on them has seen a part of the answer."""
+
+import hashlib
+
+import numpy as np
+
+from litlens.data.module import SPLITS, ImageDataModule
+from litlens.data.progress import progress
+
+
+def shared_between_splits(data: ImageDataModule, *, chunk: int = 1024) -> list[tuple[str, str]]:
+    """Pairs of names of pictures in two different splits whose pixels at the network's size are all equal.
+
+    A picture of a later split is paired with the first equal one of an earlier split (train, val, test).
+    """
+    seen: dict[bytes, tuple[str, str]] = {}
+    pairs = []
+    for split_name in SPLITS:
+        split = data.samples(split_name)
+        for start in progress(range(0, len(split), chunk), description=f"Looking for {split_name} pictures seen before"):
+            rows = split.rows[start : start + chunk]
+            for offset, pixels in enumerate(np.ascontiguousarray(split.pictures.batch(rows))):
+                name = split.names[start + offset]
+                first_split, first = seen.setdefault(
+                    hashlib.blake2b(pixels.data, digest_size=16).digest(), (split_name, name)
+                )
+                if first_split != split_name:
+                    pairs.append((first, name))
+    return pairs

@@ -1,0 +1,305 @@
+"""The 52 characters of computer fonts that can be told apart when scaled alike, from Chars74K or drawn from font files.
+
+Split by family of fonts (`litlens.data.font_families`): a score by random fonts is a higher one, and another thing.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from litlens.data.cache import cached_array
+from litlens.data.download import fetch
+from litlens.data.font_families import font_families, split_fonts
+from litlens.data.font_render import RenderedFonts, UnsuitableFont
+from litlens.data.module import ImageDataModule
+from litlens.data.preprocessing import Fit, Pixels, Preprocessing
+from litlens.data.progress import progress
+from litlens.data.split import ArrayPictures, Split
+from litlens.errors import UserError
+
+# Capital O is left out for the digit and the small letter, small letters for capitals of the same shape.
+CHARACTERS = "0123456789ABCDEFGHIJKLMNPQRSTUVWXYZabdefghijmnoqrtuy"
+
+_URL = "http://www.ee.surrey.ac.uk/CVSSP/demos/chars74k/EnglishFnt.tgz"
+# Chars74K's classes: Sample001 is 0, Sample062 is z.
+_ALL_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_MEMBER = re.compile(r"(?:^|/)Sample(\d{3})/img\d+-(\d+)\.png$")
+# Goes into the keys of the caches: raise it when the same files come to give other pictures or families.
+_VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+
+class FontSource(Protocol):
+    """Fonts as pictures of characters."""
+
+    def files(self) -> list[Path]:
+        """What the pictures come from."""
+
+    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | UnsuitableFont]]:
+        """Each font's name, and a picture of each character, dark on white, or why the font cannot be used."""
+
+    def sample_name(self, font: str, label: int) -> str:
+        """A stable, unique name of one picture."""
+
+
+class FontsDataModule(ImageDataModule):
+    """Characters of computer fonts in 52 classes, grey, balanced, and split 716:150:150 by family of fonts.
+
+    Source: T. de Campos, B. Babu and M. Varma, "Character recognition in natural images", VISAPP 2009: 1,016 fonts,
+    37,232 / 7,800 / 7,800 pictures.
+
+    Args:
+        root: Where data sets live; the archive is `root/chars74k/EnglishFnt.tgz`, and fetched where it is missing.
+        source: `chars74k`, or `render`: draw the characters from the font files (.ttf, .otf) of this machine.
+            Fonts that lack a character or draw two alike are left out and counted.
+        folder: Read from here instead: for `chars74k` an archive or an extracted folder, for `render` a folder of
+            font files.
+        image_size: (height, width) that the pictures are brought to, whatever size they have.
+    """
+
+    # The characters have a margin that is part of the picture: nothing is cut off.
+    fit: Fit = "squash"
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        *,
+        source: Literal["chars74k", "render"] = "chars74k",
+        folder: str | Path | None = None,
+        image_size: tuple[int, int] = (90, 90),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if source not in ("chars74k", "render"):
+            raise UserError(f"data.source: '{source}' is not chars74k or render")
+        self.root = Path(root)
+        self.source = source
+        self.folder = None if folder is None else Path(folder)
+        self.class_names = list(CHARACTERS)
+        self.in_channels = 1
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+
+    def source_files(self) -> list[Path]:
+        """The archive, the pictures of an extracted one, or the font files."""
+        return self._source.files()
+
+    def load(self) -> dict[str, Split]:
+        """Read or draw the pictures, find the families of fonts, and split by them."""
+        source = self._source
+        if isinstance(source, Chars74K):
+            source.find(fetch_missing=self.folder is None)
+        fonts = _cached_fonts(source, image_size=self.image_size)
+        self.left_out = [f"{name}: {reason} ({detail})" for name, reason, detail in fonts.left_out]
+        if fonts.left_out:
+            counts = Counter(reason for _, reason, _ in fonts.left_out).most_common()
+            total = len(fonts.names) + len(fonts.left_out)
+            reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+            _log.warning("%d of %d fonts left out: %s", len(fonts.left_out), total, reasons)
+        families = np.array(fonts.families, dtype=np.int64)
+        split = split_fonts(families, seed=self.seed)
+        pictures = ArrayPictures(fonts.pixels)
+        return {
+            name: self._split(pictures, fonts=fonts, chosen=chosen, source=source)
+            for name, chosen in (("train", split.train), ("val", split.val), ("test", split.test))
+        }
+
+    @property
+    def _source(self) -> "Chars74K | RenderedFonts":
+        if self.source == "render":
+            return RenderedFonts(self.class_names, folder=self.folder and self.folder.absolute())
+        return Chars74K(self.class_names, place=(self.folder or self.root / "chars74k" / _URL.rpartition("/")[2]).absolute())
+
+    def _split(
+        self, pictures: ArrayPictures, *, fonts: "_Fonts", chosen: NDArray[np.int64], source: FontSource
+    ) -> Split:
+        classes = len(self.class_names)
+        return Split(
+            pictures,
+            rows=(chosen[:, None] * classes + np.arange(classes)).ravel(),
+            labels=np.tile(np.arange(classes, dtype=np.int64), len(chosen)),
+            names=[source.sample_name(fonts.names[font], label) for font in chosen for label in range(classes)],
+            groups=[str(fonts.families[font]) for font in chosen for _ in range(classes)],
+        )
+
+
+@dataclass(frozen=True)
+class Chars74K:
+    """Chars74K's `EnglishFnt.tgz`, or a folder that it was extracted to, with pictures of any size."""
+
+    characters: Sequence[str]
+    place: Path
+
+    def find(self, *, fetch_missing: bool) -> None:
+        """Make sure that there is an archive, or what was extracted from one; get it where it may be fetched.
+
+        Raises:
+            UserError: There is none, and it is not to be fetched or cannot be.
+        """
+        if self.place.exists() or self._extracted is not None:
+            return
+        if not fetch_missing:
+            raise UserError(f"data.folder: there is no archive or folder {self.place}")
+        fetch([_URL], self.place)
+
+    def files(self) -> list[Path]:
+        """The archive alone, or the pictures of the classes in use."""
+        extracted = self._extracted
+        return [self.place] if extracted is None else sorted(self._in_folder(extracted).values())
+
+    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | UnsuitableFont]]:
+        """Each font's number, as its files have it, and its pictures."""
+        extracted = self._extracted
+        pictures = self._in_archive() if extracted is None else self._in_folder(extracted)
+        fonts = self._checked(pictures)
+        for font in progress(fonts, description="Reading fonts"):
+            yield font, [self._decoded(pictures[number, font], number, font) for number in self._numbers]
+
+    def sample_name(self, font: str, label: int) -> str:
+        """`Fnt/Sample011/img011-00042.png`: the file's path in the archive, below `English`."""
+        number = self._numbers[label]
+        return f"Fnt/Sample{number:03}/img{number:03}-{font}.png"
+
+    @property
+    def _numbers(self) -> list[int]:
+        return [_ALL_CHARACTERS.index(character) + 1 for character in self.characters]
+
+    @property
+    def _extracted(self) -> Path | None:
+        """The folder of the classes' folders; None for an archive. One extracted beside a missing archive will do."""
+        if self.place.is_file():
+            return None
+        top = self.place if self.place.is_dir() else self.place.parent
+        inner = (path for path in (top / "English" / "Fnt", top / "Fnt") if path.is_dir())
+        return next(inner, top if self.place.is_dir() else None)
+
+    def _in_folder(self, folder: Path) -> dict[tuple[int, str], Path]:
+        numbers = set(self._numbers)
+        paths = [path for number in numbers for path in (folder / f"Sample{number:03}").glob("img*-*.png")]
+        return {key: path for path in paths if (key := _key(path.as_posix())) is not None}
+
+    def _in_archive(self) -> dict[tuple[int, str], bytes]:
+        """The files' contents, some fifty megabytes: the archive can only be read in its own order, by class."""
+        pictures, numbers = dict[tuple[int, str], bytes](), set(self._numbers)
+        try:
+            with tarfile.open(self.place) as archive:
+                for member in progress(archive, description="Reading the archive"):
+                    key = _key(member.name)
+                    if key is not None and key[0] in numbers and (file := archive.extractfile(member)):
+                        pictures[key] = file.read()
+        # A cut file ends too early; a damaged one fails in tar's headers, gzip's checksums or zlib's codes.
+        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            # tarfile tells each compression that it tried, in a line of its own.
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+            raise UserError(f"{self.place} is damaged ({reason}): remove it, and get it from {_URL}") from error
+        return pictures
+
+    def _checked(self, pictures: "dict[tuple[int, str], Any]") -> list[str]:
+        """The fonts, after a check that every class has every one of them."""
+        fonts = sorted({font for _, font in pictures})
+        for number, character in zip(self._numbers, self.characters, strict=True):
+            missing = [font for font in fonts if (number, font) not in pictures]
+            where = f"{self.place}: class '{character}' (English/Fnt/Sample{number:03})"
+            if len(missing) == len(fonts):
+                raise UserError(f"{where} has no pictures; Chars74K's EnglishFnt.tgz has some of every class")
+            if missing:
+                raise UserError(
+                    f"{where} has {len(fonts) - len(missing)} pictures where there are {len(fonts)} fonts: "
+                    f"img{number:03}-{missing[0]}.png is missing"
+                )
+        return fonts
+
+    def _decoded(self, picture: Path | bytes, number: int, font: str) -> Image.Image:
+        try:
+            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+                return image.convert("L")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            name = f"Sample{number:03}/img{number:03}-{font}.png"
+            raise UserError(f"{self.place}: {name} cannot be decoded ({error}); get the archive anew") from error
+
+
+@dataclass(frozen=True)
+class _Fonts:
+    """All fonts of a source: picture of font f and class c is row f * classes + c of `pixels`, uint8 (N, H, W, 1)."""
+
+    pixels: Pixels
+    names: list[str]
+    families: list[int]
+    # Name, reason and detail of each.
+    left_out: list[tuple[str, str, str]]
+
+
+def _cached_fonts(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
+    settings = _digest([_VERSION, repr(source), image_size])
+    key = _digest([settings, _content(source.files())])
+    read: list[_Fonts] = []
+
+    def fonts() -> _Fonts:
+        if not read:
+            read.append(_read(source, image_size=image_size))
+        return read[0]
+
+    def facts() -> NDArray[np.uint8]:
+        values = {"names": fonts().names, "families": fonts().families, "left_out": fonts().left_out}
+        return np.frombuffer(json.dumps(values).encode(), dtype=np.uint8)
+
+    known = json.loads(cached_array(key, facts, owner=f"fonts-facts-{settings}").tobytes())
+    pixels = cached_array(key, lambda: fonts().pixels, owner=f"fonts-pixels-{settings}")
+    return _Fonts(pixels, **known)
+
+
+def _read(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
+    geometry = Preprocessing(size=image_size, channels=1, mean=(0,), std=(1,), fit=FontsDataModule.fit).geometry
+    names, pixels, digests, left_out = list[str](), list[Pixels](), list[Any](), list[tuple[str, str, str]]()
+    for name, pictures in source.fonts():
+        if isinstance(pictures, UnsuitableFont):
+            left_out.append((name, pictures.reason, pictures.detail))
+            continue
+        names.append(name)
+        digests.append([_glyph_digest(picture) for picture in pictures])
+        pixels.append(np.stack([geometry(picture) for picture in pictures]))
+    if not names:
+        examples = "; ".join(f"{name} {reason} ({detail})" for name, reason, detail in left_out[:3])
+        raise UserError(f"fonts: none of {len(left_out)} font files can be used: {examples}")
+    families = font_families(np.array(digests, dtype=np.uint8)).tolist()
+    joined = np.empty((len(pixels), *pixels[0].shape), dtype=np.uint8)
+    # Taken out one by one, since the whole is half a gigabyte, and np.stack would hold it twice.
+    for row in joined[::-1]:
+        row[:] = pixels.pop()
+    joined = joined.reshape(-1, *joined.shape[2:])
+    return _Fonts(joined, names=names, families=families, left_out=left_out)
+
+
+def _glyph_digest(picture: Image.Image) -> list[int]:
+    # Of the picture as it came: bringing it down to another size could make twins of two that are not.
+    return list(hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest())
+
+
+def _content(files: list[Path]) -> list[Any]:
+    """What tells whether files have changed: the content of a single one, else names, sizes and times."""
+    if len(files) == 1:
+        return [hashlib.blake2b(files[0].read_bytes()).hexdigest()]
+    return [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+
+
+def _key(path: str) -> tuple[int, str] | None:
+    """The class's number and the font's, of `…/Sample011/img011-00042.png`."""
+    match = _MEMBER.search(path)
+    return (int(match[1]), match[2]) if match else None
+
+
+def _digest(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,214 @@
+"""Pictures of the evaluation: each function draws numbers into a matplotlib Figure, touching nothing global.
+
+Figures are made without pyplot, on the Agg canvas and under matplotlib's own defaults, so neither a person's
+rcParams nor a notebook's backend changes a pixel. Colours are Okabe and Ito's, which colour-blind readers can
+tell apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+
+from litlens.evaluation.calibration import ReliabilityBin
+
+BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#9A9A9A", "#2B2B2B"
+
+_NUMBERED = 20  # classes up to which a confusion matrix has a number in every cell
+_TICKS = 32  # class names that an axis has room for
+_STYLE = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#B5B5B5",
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": "#B5B5B5",
+    "ytick.color": "#B5B5B5",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.parse_math": False,  # a class named $x$ is a class name
+}
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def _in_house_style(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+    """Run a drawing function under matplotlib's defaults and `_STYLE`, whatever the rcParams are outside."""
+
+    @wraps(draw)
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
+        style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
+        style.pop("backend")  # setting it would load pyplot
+        with matplotlib.rc_context(style):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@_in_house_style
+def confusion_matrix_figure(
+    counts: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix"
+) -> Figure:
+    """Counts `(K, K)`, rows labels and columns predictions, coloured by the share of each row.
+
+    Up to 20 classes every cell tells its count; with more only the colours stay, on a scale that lets single
+    mistakes be seen, and the axes name as many classes as fit.
+    """
+    table = np.asarray(counts, dtype=np.int64)
+    classes = len(class_names)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    numbered = classes <= _NUMBERED
+    side = float(np.clip(2.2 + 0.42 * classes, 4.2, 8.5))
+    figure = _figure(side + 0.8, side)
+    axes = figure.add_subplot()
+    # The square root lifts the few per cent that mistakes are; linear, they would all look like nothing.
+    image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
+    accuracy = np.trace(table) / max(table.sum(), 1)
+    axes.set_title(f"{title}: {100 * accuracy:.2f} % of {table.sum():,} right", pad=10)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label")
+    _name_classes(axes, class_names)
+    if numbered:
+        _write_counts(axes, table, shares)
+    bar = figure.colorbar(
+        image, ax=axes, fraction=0.045, pad=0.03, ticks=np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1])
+    )
+    bar.ax.set_yticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])
+    bar.set_label("share of the label's samples")
+    bar.outline.set_visible(False)
+    return figure
+
+
+@_in_house_style
+def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Loss and accuracy over the epochs, for training and validation, the best validation epoch marked.
+
+    Each row of `history` holds `epoch` and any of `loss/train`, `loss/val`, `accuracy/train` and
+    `accuracy/val`; what is missing or not finite leaves a gap.
+    """
+    figure = _figure(8.4, 3.4)
+    loss, accuracy = figure.subplots(1, 2)
+    _curves(loss, history, "loss", best=min)
+    _curves(accuracy, history, "accuracy", best=max)
+    loss.set_ylabel("cross-entropy")
+    accuracy.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    return figure
+
+
+@_in_house_style
+def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figure:
+    """A reliability diagram: accuracy against confidence by bin, and below how many samples each bin holds.
+
+    `error` is the expected calibration error, told in the title.
+    """
+    figure = _figure(4.6, 5.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+    left = np.array([bin.low for bin in bins])
+    width = np.array([bin.high - bin.low for bin in bins])
+    accuracy = np.array([bin.accuracy for bin in bins])
+    confidence = np.array([bin.confidence for bin in bins])
+    count = np.array([bin.count for bin in bins])
+    _plain(upper)
+    _plain(lower)
+    upper.bar(left, accuracy, width, align="edge", color="#9CC9E3", edgecolor="white", label="accuracy")
+    upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
+    upper.plot(confidence, accuracy, "o", color=ORANGE, markersize=4, label="at the bin's mean confidence")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
+    upper.set_title(f"Calibration: expected error {100 * error:.2f} %", pad=10)
+    upper.legend(loc="upper left", frameon=False, handlelength=1.6)
+    lower.bar(left, count / max(count.sum(), 1), width, align="edge", color=GREY, edgecolor="white")
+    lower.set(xlabel="confidence", ylabel="share of\nsamples", ylim=(0, None))
+    return figure
+
+
+def pixels(figure: Figure) -> NDArray[np.uint8]:
+    """The figure as a picture `(H, W, 3)`."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    picture: NDArray[np.uint8] = np.array(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
+    return picture
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+
+
+def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
+    classes = len(class_names)
+    places = range(0, classes, -(-classes // _TICKS))
+    names = [_shortened(class_names[place]) for place in places]
+    upright = max(map(len, names)) * classes <= 60
+    axes.set_xticks(places, names, rotation=0 if upright else 90)
+    axes.set_yticks(places, names)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if classes <= _NUMBERED:
+        axes.set_xticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(classes + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5)
+        axes.tick_params(which="minor", length=0)
+
+
+def _write_counts(axes: Axes, table: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    size = float(np.clip(12 - 0.25 * len(table) - 0.3 * len(str(table.max())), 6, 11))
+    for (row, column), count in np.ndenumerate(table):
+        if count:
+            colour = "white" if shares[row, column] > 0.3 else INK
+            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
+
+
+def _shortened(name: str, limit: int = 18) -> str:
+    half = limit // 2  # names that begin alike often differ at the end, so the middle goes
+    return name if len(name) <= limit else name[: half - 1] + "…" + name[-half:]
+
+
+def _curves(
+    axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, best: Callable[..., Any]
+) -> None:
+    _plain(axes)
+    epochs = np.array([row["epoch"] for row in history], dtype=float)
+    few = len(history) <= 40
+    title = what.capitalize()
+    for split, colour, name in (("train", BLUE, "training"), ("val", ORANGE, "validation")):
+        values = np.array([row.get(f"{what}/{split}", np.nan) for row in history], dtype=float)
+        values[~np.isfinite(values)] = np.nan
+        axes.plot(
+            epochs, values, "o-" if few else "-", color=colour, linewidth=1.6, markersize=3.2, label=name
+        )
+        if split == "val" and np.isfinite(values).any():
+            place = int(np.nanargmin(values) if best is min else np.nanargmax(values))
+            axes.plot(
+                epochs[place],
+                values[place],
+                "o",
+                color="none",
+                markeredgecolor=colour,
+                markersize=9,
+                zorder=3,
+            )
+            value = f"{100 * values[place]:.2f} %" if what == "accuracy" else f"{values[place]:.4f}"
+            title += f": best validation {value}, epoch {epochs[place]:.0f}"
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(history) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+    axes.legend(frameon=False)

@@ -1,0 +1,60 @@
+"""Losses by name, each against classes or against probabilities, with label smoothing and class weights."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae"]
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """float32 (B, K) targets of int64 (B,) classes."""
+    return functional.one_hot(labels, num_classes).float()
+
+
+def loss_and_weight(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    loss: Loss = "cross_entropy",
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor | int]:
+    """The weighted mean of the samples' losses, and the sum of their weights, which the mean over batches needs.
+
+    Logits (B, K), targets int64 (B,) or probabilities (B, K); class weights (K,). Per sample and target t: cross-entropy
+    sums over the classes; binary cross-entropy on the logits, and MSE and MAE on their softmax, average over them, as
+    torch and Keras do. Smoothing mixes t with 1/K. A sample weighs what its class weighs (a mixed one, the mean of its
+    classes' weights), as torch's cross-entropy counts classes.
+    """
+    if loss == "cross_entropy" and class_weights is None:
+        mean = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        return mean, len(logits)
+    num_classes = logits.shape[1]
+    sharp = one_hot(targets, num_classes) if targets.ndim == 1 else targets
+    smooth = sharp * (1 - label_smoothing) + label_smoothing / num_classes if label_smoothing else sharp
+    if loss == "cross_entropy":
+        assert class_weights is not None  # else done above
+        # The weight stands inside the sum: with smoothing torch weighs every class's share by that class.
+        per_sample = -(class_weights * smooth * functional.log_softmax(logits, dim=1)).sum(dim=1)
+        total = (sharp @ class_weights).sum()
+        return per_sample.sum() / total, total
+    if loss == "binary_cross_entropy":
+        elements = functional.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+    elif loss == "mse":
+        elements = (logits.softmax(dim=1) - smooth).square()
+    else:
+        elements = (logits.softmax(dim=1) - smooth).abs()
+    per_sample = elements.mean(dim=1)
+    if class_weights is None:
+        return per_sample.mean(), len(logits)
+    weights = sharp @ class_weights
+    return (weights * per_sample).sum() / weights.sum(), weights.sum()
+
+
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """float32 (K,): N / (K · count), so that every class weighs the same in total (as scikit-learn's "balanced")."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    return len(labels) / (num_classes * counts).float()

@@ -1,0 +1,41 @@
+"""MixUp and CutMix on a batch, as torchvision.transforms.v2 defines them, from a stream that the caller gives."""
+
+import numpy as np
+from torch import Tensor
+
+
+def mix_batch(
+    images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, stream: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Mixes each image (B, C, H, W) and its target (B, K) with its predecessor's in the batch.
+
+    `mixup` and `cutmix` are the alpha of Beta(alpha, alpha), 0 for off; where both are on, a fair coin decides.
+    """
+    cuts = cutmix > 0 and (mixup == 0 or stream.random() < 0.5)
+    if cuts:
+        return cut_mix(images, targets, share=stream.beta(cutmix, cutmix), centre=stream.random(2))
+    return mix_up(images, targets, share=stream.beta(mixup, mixup))
+
+
+def mix_up(images: Tensor, targets: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
+    """`share` of the image and of its target, the rest from the predecessor (Zhang et al. 2018)."""
+    return images.roll(1, 0).lerp(images, share), targets.roll(1, 0).lerp(targets, share)
+
+
+def cut_mix(
+    images: Tensor, targets: Tensor, *, share: float, centre: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    """A box of 1 - `share` of the area, cut off at the border, comes from the predecessor (Yun et al. 2019).
+
+    `centre` is in [0, 1)². The target's share is that of the pixels.
+    """
+    height, width = images.shape[-2:]
+    half = 0.5 * (1 - share) ** 0.5
+    row, column = int(centre[0] * height), int(centre[1] * width)
+    half_height, half_width = int(half * height), int(half * width)
+    top, bottom = max(row - half_height, 0), min(row + half_height, height)
+    left, right = max(column - half_width, 0), min(column + half_width, width)
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images.roll(1, 0)[..., top:bottom, left:right]
+    kept = 1 - (bottom - top) * (right - left) / (height * width)
+    return mixed, targets.roll(1, 0).lerp(targets, kept)

@@ -1,0 +1,69 @@
+"""Learning-rate schedules: what Lightning has to know of each, and the lengths that follow from the trainer."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CyclicLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
+
+from litlens.errors import UserError
+
+# These count steps; every other schedule of torch counts epochs.
+_PER_STEP = (OneCycleLR, CyclicLR)
+
+
+class CosineLR(CosineAnnealingLR):
+    """torch's CosineAnnealingLR whose `T_max`, in epochs, is by default the trainer's max_epochs."""
+
+    def __init__(
+        self, optimizer: Optimizer, T_max: int | None = None, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        if T_max is None:
+            raise UserError("CosineLR: T_max, the number of epochs, is missing and no trainer gives it.")
+        super().__init__(optimizer, T_max, eta_min, last_epoch)
+
+
+def schedule(
+    make: Callable[[Optimizer], LRScheduler], optimizer: Optimizer, trainer: Trainer
+) -> LRSchedulerConfigType:
+    """The schedule as `configure_optimizers` returns it: with its interval and what it watches.
+
+    Where `make` is a partial, as the command line gives it, a missing total_steps (OneCycleLR) or T_max (the cosines)
+    comes from the trainer.
+    """
+    kind, given = _parts(make)
+    if issubclass(kind, OneCycleLR) and not (given.get("total_steps") or given.get("epochs")):
+        steps = trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError("OneCycleLR: give total_steps, or trainer.max_epochs or max_steps.")
+        make = partial(make, total_steps=int(steps))
+    elif issubclass(kind, CosineAnnealingLR) and not given.get("T_max"):
+        if not trainer.max_epochs or trainer.max_epochs < 0:
+            raise UserError(f"{kind.__name__}: give T_max (epochs), or trainer.max_epochs.")
+        make = partial(make, T_max=trainer.max_epochs)
+    made = make(optimizer)
+    config: LRSchedulerConfigType = {
+        "scheduler": made,
+        "interval": "step" if isinstance(made, _PER_STEP) else "epoch",
+    }
+    if isinstance(made, ReduceLROnPlateau):
+        config["monitor"] = getattr(made, "monitor", "loss/val")  # Lightning's subclass names its own
+    return config
+
+
+def _parts(make: Callable[..., Any]) -> tuple[type, dict[str, Any]]:
+    """The class that a partial makes and its keywords; jsonargparse's has the class among its arguments."""
+    if isinstance(make, partial):
+        for candidate in (make.func, *make.args):
+            if isinstance(candidate, type) and issubclass(candidate, LRScheduler):
+                return candidate, make.keywords
+    return (make, {}) if isinstance(make, type) else (object, {})

@@ -1,0 +1,78 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from litlens.data import order
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    epoch=st.integers(0, 1000),
+    size=st.integers(0, 200),
+    batch_size=st.integers(1, 9),
+    world_size=st.integers(1, 4),
+)
+def test_ranks_share_one_permutation_in_equal_full_batches(
+    seed: int, epoch: int, size: int, batch_size: int, world_size: int
+) -> None:
+    shares = [
+        order.training_indices(
+            seed=seed, epoch=epoch, size=size, batch_size=batch_size, rank=rank, world_size=world_size
+        )
+        for rank in range(world_size)
+    ]
+    batches = order.training_batches(size=size, batch_size=batch_size, world_size=world_size)
+    assert {len(share) for share in shares} == {batches * batch_size}
+    seen = np.concatenate(shares)
+    assert len(np.unique(seen)) == len(seen)
+    assert size - len(seen) < batch_size * world_size
+    assert set(seen) <= set(range(size))
+
+
+@given(size=st.integers(0, 100), world_size=st.integers(1, 5))
+def test_evaluation_takes_each_sample_once_over_all_ranks(size: int, world_size: int) -> None:
+    shares = [
+        order.evaluation_indices(size=size, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    assert sorted(np.concatenate(shares)) == list(range(size))
+
+
+def test_two_ranks_interleave_what_one_rank_sees() -> None:
+    alone = order.training_indices(seed=7, epoch=3, size=100, batch_size=10)
+    first, second = (
+        order.training_indices(seed=7, epoch=3, size=100, batch_size=5, rank=rank, world_size=2) for rank in (0, 1)
+    )
+    assert np.array_equal(np.stack([first, second], axis=1).ravel(), alone)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    orders = {
+        tuple(order.training_indices(seed=seed, epoch=epoch, size=50, batch_size=50))
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_the_order_is_what_it_was() -> None:
+    """Saved with numpy 2.4: a change here means that no earlier run can be repeated."""
+    assert order.training_indices(seed=42, epoch=1, size=10, batch_size=5).tolist() == [5, 6, 3, 0, 1, 7, 8, 2, 4, 9]
+    stream = order.augmentation_stream(seed=42, epoch=1, index=3)
+    assert stream.integers(1000, size=3).tolist() == [651, 926, 414]
+
+
+def test_augmentation_streams_differ_by_sample_epoch_and_seed() -> None:
+    draws = {
+        order.augmentation_stream(seed=seed, epoch=epoch, index=index).random()
+        for seed in range(3)
+        for epoch in range(3)
+        for index in range(3)
+    }
+    assert len(draws) == 27
+
+
+def test_augmenting_shifts_no_order() -> None:
+    """Shuffling has a stream of its own: it does not start as the augmentation of sample 0 does."""
+    shuffled = order.training_indices(seed=1, epoch=1, size=50, batch_size=50)
+    augmented = order.augmentation_stream(seed=1, epoch=1, index=0).permutation(50)
+    assert not np.array_equal(shuffled, augmented)

@@ -1,0 +1,89 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from litlens.data.preprocessing import NORMALIZATIONS, Fit, Preprocessing
+from litlens.errors import UserError
+
+
+def make(fit: Fit = "crop", channels: int = 3, size: tuple[int, int] = (6, 8)) -> Preprocessing:
+    return Preprocessing(size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels, fit=fit)
+
+
+@given(
+    width=st.integers(1, 40),
+    height=st.integers(1, 40),
+    mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"]),
+    fit=st.sampled_from(["crop", "squash", "pad"]),
+    channels=st.sampled_from([1, 3]),
+)
+def test_any_picture_comes_out_at_the_network_size(
+    width: int, height: int, mode: str, fit: Fit, channels: int
+) -> None:
+    pixels = make(fit, channels).geometry(Image.new(mode, (width, height)))
+    assert pixels.shape == (6, 8, channels)
+    assert pixels.dtype == np.uint8
+
+
+def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
+    pixels = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    for fit in ("crop", "squash", "pad"):
+        assert np.array_equal(make(fit).geometry(pixels), pixels)
+
+
+def test_crop_keeps_the_centre_squash_the_whole_and_pad_adds_black() -> None:
+    """A 2:1 picture, left half black, right half white, brought to a square."""
+    halves = np.zeros((10, 20, 1), dtype=np.uint8)
+    halves[:, 10:] = 255
+    square = {fit: make(fit, channels=1, size=(10, 10)).geometry(halves)[..., 0] for fit in ("crop", "squash", "pad")}
+    assert square["crop"][:, :4].max() == 0
+    assert square["crop"][:, 6:].min() == 255
+    assert square["squash"].mean() == pytest.approx(127.5, abs=3)
+    assert square["pad"][:2].max() == 0
+    assert square["pad"][-2:].max() == 0
+    assert square["pad"][4:6, 7:].min() == 255
+
+
+def test_normalise_agrees_with_torchvision() -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(2, 5, 7, 3), dtype=np.uint8)
+    mean, std = NORMALIZATIONS["imagenet"]
+    ours = Preprocessing(size=(5, 7), channels=3, mean=mean, std=std).normalise(pixels)
+    theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(
+        torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_denormalise_undoes_normalise() -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    prepared = Preprocessing(size=(16, 16), channels=1, mean=(0.1307,), std=(0.3081,))
+    assert np.array_equal(prepared.denormalise(prepared.normalise(pixels)), pixels)
+
+
+def test_plain_values_and_back() -> None:
+    prepared = make("pad")
+    assert Preprocessing.from_dict(prepared.to_dict()) == prepared
+    assert prepared.to_dict()["size"] == [6, 8]
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.5,)), ((0.5,) * 3, (0.5, 0.5, 0.0))])
+def test_statistics_that_cannot_be_are_one_line(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match="normalize"):
+        Preprocessing(size=(2, 2), channels=3, mean=mean, std=std)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("MNIST", "mnist"), ("FashionMNIST", "fashion")])
+def test_known_constants_are_those_of_the_training_pictures(shared_data: Path, folder: str, name: str) -> None:
+    content = gzip.decompress((shared_data / folder / "raw" / "train-images-idx3-ubyte.gz").read_bytes())
+    pixels = np.frombuffer(content, dtype=np.uint8, offset=16) / 255
+    mean, std = NORMALIZATIONS[name]
+    assert mean[0] == pytest.approx(pixels.mean(), abs=1e-4)
+    assert std[0] == pytest.approx(pixels.std(), abs=1e-4)

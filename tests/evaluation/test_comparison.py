@@ -1,0 +1,65 @@
+"""Comparing two classifiers: hand counts, brute force, and mistakes told in one line."""
+
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from litlens.errors import UserError
+from litlens.evaluation.comparison import compare, mcnemar
+from litlens.evaluation.predictions import Predictions
+
+
+def test_mcnemar_by_hand() -> None:
+    assert mcnemar(0, 6) == pytest.approx(2 * 0.5**6)
+    assert mcnemar(1, 9) == pytest.approx(2 * (1 + 10) * 0.5**10)
+    assert mcnemar(5, 5) == pytest.approx(1)
+    assert mcnemar(0, 0) == 1
+
+
+def test_differences_and_disagreements(made_up) -> None:
+    first, second = made_up(400, 4, strength=1.0), made_up(400, 4, strength=1.6, seed=1)
+    result = compare(first, second)
+    right_one, right_two = first.predicted == first.labels, second.predicted == second.labels
+    assert result.only_first.tolist() == np.flatnonzero(right_one & ~right_two).tolist()
+    assert result.only_second.tolist() == np.flatnonzero(~right_one & right_two).tolist()
+    assert result.accuracy.value == pytest.approx(right_two.mean() - right_one.mean())
+
+    def f1(some: Predictions, rows: np.ndarray) -> float:
+        return float(sklearn.metrics.f1_score(some.labels[rows], some.predicted[rows], average="macro"))
+
+    everything = np.arange(400)
+    assert result.f1.value == pytest.approx(f1(second, everything) - f1(first, everything))
+    generator = np.random.default_rng(5)
+    drawn = [generator.integers(400, size=400) for _ in range(2000)]
+    accuracy = [(right_two[rows].astype(int) - right_one[rows]).mean() for rows in drawn]
+    by_hand = np.quantile(accuracy, [0.025, 0.975])
+    np.testing.assert_allclose([result.accuracy.low, result.accuracy.high], by_hand, atol=0.008)
+    by_hand = np.quantile([f1(second, rows) - f1(first, rows) for rows in drawn], [0.025, 0.975])
+    np.testing.assert_allclose([result.f1.low, result.f1.high], by_hand, atol=0.008)
+
+
+def test_samples_are_matched_by_name(made_up) -> None:
+    first, second = made_up(200, 4, strength=1.0), made_up(200, 4, strength=1.6, seed=1)
+    rows = np.random.default_rng(0).permutation(200)
+    names = [second.names[row] for row in rows]
+    shuffled = Predictions(second.logits[rows], second.labels[rows], names, second.class_names)
+    one, other = compare(first, second), compare(first, shuffled)
+    assert one.accuracy == other.accuracy
+    assert one.only_second.tolist() == other.only_second.tolist()
+
+
+def test_a_classifier_against_itself(made_up) -> None:
+    some = made_up(200, 4, strength=1.0)
+    result = compare(some, some, resamples=100)
+    assert (result.accuracy.low, result.accuracy.high, result.p_value) == (0, 0, 1)
+
+
+def test_what_cannot_be_compared_is_told_in_one_line(made_up) -> None:
+    some = made_up(20, 4, strength=1.0)
+    fewer = Predictions(some.logits[:15], some.labels[:15], some.names[:15], some.class_names)
+    with pytest.raises(UserError, match="tested on 20 and 15 samples, of which 15 are the same"):
+        compare(some, fewer)
+    with pytest.raises(UserError, match="classes differ"):
+        compare(some, Predictions(some.logits, some.labels, some.names, list("abcd")))
+    with pytest.raises(UserError, match="labels of some samples differ"):
+        compare(some, Predictions(some.logits, (some.labels + 1) % 4, some.names, some.class_names))
