@@ -41,9 +41,9 @@ class Augmentation:
     * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio`
       (0.75 to 1.333), brought to `image_size`
 
-    Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside is,
-    by `fill`: `constant` (black), a grey value from 0 to 255, `border` (the nearest pixel), `reflect` or `wrap`.
-    Neighbours of one fill are done as one warp, so that pixels are interpolated once.
+    Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside
+    is, by `fill`: `constant` (black), a grey value from 0 to 255, `border` (the nearest pixel), `reflect` or
+    `wrap`. Neighbours of one fill are done as one warp, so that pixels are interpolated once.
 
     Args:
         steps: Names, or one name with its options each; or classes of albumentations with their arguments.
@@ -71,8 +71,8 @@ class Augmentation:
         """Augment one picture, uint8 (h, w, C), to uint8 (H, W, C)."""
         if self._compose is None:
             self._compose = _composed(self.steps, image_size=self.image_size)
-        # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its own
-        # set_random_seed does, which makes two new ones for each transform.
+        # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its
+        # own set_random_seed does, which makes two new ones for each transform.
         self._random.seed(int(stream.integers(2**63)))
         self._compose.set_random_state(stream, self._random)
         augmented: Pixels = self._compose(image=np.ascontiguousarray(picture))["image"]
@@ -81,7 +81,7 @@ class Augmentation:
         expected = (*self.image_size, picture.shape[2])
         if augmented.shape != expected or augmented.dtype != np.uint8:
             raise UserError(
-                f"data.augment: pictures come out as {augmented.dtype} {augmented.shape}, not uint8 {expected}; "
+                f"data.augment: pictures become {augmented.dtype} {augmented.shape}, not uint8 {expected}: "
                 "use crop, or a transform that keeps the size"
             )
         return augmented
@@ -305,10 +305,10 @@ def _warp(steps: list[_Step]) -> Any:
 
         def apply(self, img: Pixels, matrix: NDArray[np.float64], **params: Any) -> Pixels:
             size = (img.shape[1], img.shape[0])
-            moved = cv2.warpAffine(
+            moved: Any = cv2.warpAffine(
                 img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=value
             )
-            return moved.reshape(img.shape)
+            return moved.reshape(img.shape)  # type: ignore[no-any-return]
 
     return Warp(p=1.0)
 
@@ -316,7 +316,7 @@ def _warp(steps: list[_Step]) -> Any:
 def _matrix(
     steps: list[_Step], stream: np.random.Generator, *, height: int, width: int
 ) -> NDArray[np.float64]:
-    """The product of the steps' matrices, the first done first, in pixel coordinates: (2, 3) as OpenCV has it."""
+    """The product of the matrices, the first step first, in pixel coordinates: (2, 3), as for OpenCV."""
     a, b, x, c, d, y = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
     for step in steps:
         if step.options["p"] >= 1 or stream.random() < step.options["p"]:

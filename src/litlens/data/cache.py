@@ -39,8 +39,8 @@ def cached_array(
     Args:
         key: Says what the array was made of: a digest of the files and of all settings that it depends on.
         build: Called where there is no cache under this key, or only a damaged one. Any dtype but object.
-        owner: The data set and the settings that stay when its files change. Writing a cache removes the others
-            of its owner, which nobody will ask for again.
+        owner: The data set and the settings that stay when its files change. Writing a cache removes the
+            others of its owner, which nobody will ask for again.
 
     Raises:
         UserError: The cache folder cannot be written, or its disk is full. Nothing half written is left.
@@ -86,7 +86,8 @@ def _cached(key: str, *, owner: str | None, write: Callable[[Path], None]) -> "n
         return array
     with _disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Each process writes a file of its own and renames it: two at once do the work twice and both get it whole.
+    # Each process writes a file of its own and renames it: two at once do the work twice and both get it
+    # whole.
     unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         write(unfinished)

@@ -1,16 +1,16 @@
-"""From the bytes of any picture file to pixels. What a file is follows from its content, never from its name."""
+"""From any picture file to pixels. What a file is follows from its content, never from its name."""
 
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from litlens.data.preprocessing import Pixels
 from litlens.errors import UserError
 
-# Formats that say by their first bytes what they are. Left out are those that are none of a picture's business (PDF),
-# that start another program (EPS: Ghostscript), or that have no such bytes (TGA).
+# Formats that say by their first bytes what they are. Left out are those that are none of a picture's
+# business (PDF), that start another program (EPS: Ghostscript), or that have no such bytes (TGA).
 _FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
 )  # fmt: skip
@@ -26,7 +26,7 @@ _TURNS = {
 }
 
 
-class BadPicture(UserError):
+class BadPicture(UserError):  # noqa: N818
     """A file that is not a whole picture: `name` says which, `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -41,8 +41,8 @@ class BadPicture(UserError):
 def decode(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
     """Decode a whole picture to uint8 (h, w, 3) RGB, or (h, w, 1) where it is grey.
 
-    Turned as its EXIF data say; what is transparent stands on white; 16-bit grey keeps its range; of an animation, the
-    first frame. Floating-point pixels, whose range nobody knows, are refused.
+    Turned as its EXIF data say; what is transparent stands on white; 16-bit grey keeps its range; of an
+    animation, the first frame. Floating-point pixels, whose range nobody knows, are refused.
 
     Args:
         source: A file, or its bytes.
@@ -50,11 +50,13 @@ def decode(source: Path | bytes, *, name: str | None = None, channels: int | Non
         channels: Convert to 1 (grey) or 3 (RGB) channels.
 
     Raises:
-        BadPicture: It cannot be read, or is no picture, a damaged one, or one of more than `Image.MAX_IMAGE_PIXELS`.
+        BadPicture: It cannot be read, or is no picture, a damaged one, or one of more than
+        `Image.MAX_IMAGE_PIXELS`.
     """
     name = name or (str(source) if isinstance(source, Path) else "picture")
     try:
-        # Not by its path: Pillow maps some uncompressed files, and a file that shrinks later would kill the process.
+        # Not by its path: Pillow maps some uncompressed files, and a file that shrinks later would kill the
+        # process.
         data = source if isinstance(source, bytes) else _content(source)
         with Image.open(BytesIO(data), formats=_known_formats()) as image:
             limit = Image.MAX_IMAGE_PIXELS
@@ -66,9 +68,10 @@ def decode(source: Path | bytes, *, name: str | None = None, channels: int | Non
             pixels = _pixels(image, name=name)
     except (BadPicture, MemoryError):
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise BadPicture(name, "not a picture" if data else "an empty file") from error
-    # Pillow's decoders tell damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError and more.
+    # Pillow's decoders tell damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError
+    # and more.
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise BadPicture(name, " ".join(str(reason).split()) or type(error).__name__) from error
@@ -120,9 +123,9 @@ def _from_integers(image: Image.Image, *, name: str) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image) -> int:
     # Damaged EXIF data make no damaged picture; it is then taken as it lies.
     try:
-        return image.getexif().get(_ORIENTATION)
+        return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:
-        return None
+        return 1

@@ -1,4 +1,4 @@
-"""Cutting a data set into parts that are alike: stratified by class, seeded, and by group where there are groups."""
+"""Cutting a data set into parts that are alike: by class, seeded, and by group where there are groups."""
 
 from collections.abc import Hashable, Sequence
 
@@ -20,8 +20,8 @@ def stratified_split(
 ) -> list[Indices]:
     """Cut samples into parts, each class in the same proportions; sorted int64 indices of each part.
 
-    The parts are disjoint and cover everything. Sizes are exact: in each class and in total, the fraction's share
-    rounded down or up. A class's only sample goes to the first part (training). K equal fractions give K folds.
+    The parts are disjoint and cover everything. Sizes are exact: in each class and in total, the fraction's
+    share rounded down or up. A class's only sample goes to the largest part. K equal fractions give K folds.
 
     Args:
         labels: The class of each sample, integers (N,).
@@ -54,12 +54,13 @@ def _parts_of_samples(
 
 
 def _sizes(counts: NDArray[np.intp], shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Samples of each class in each part: (classes, parts), by largest remainder in each class and in total."""
+    """Samples of each class in each part: (classes, parts), by largest remainder in each and in all."""
     exact = counts[:, None] * shares
     sizes = np.stack([_largest_remainder(row, int(count)) for row, count in zip(exact, counts, strict=True)])
     wanted = _largest_remainder(counts.sum() * shares, int(counts.sum()))
-    # Rounded class by class, the totals may be off by a few. Move one sample at a time, where it costs least, and
-    # never further than to the other neighbour of a class's exact share, nor a class's last one out of training.
+    # Rounded class by class, the totals may be off by a few. Move one sample at a time, where it costs least,
+    # and never further than to the other neighbour of a class's exact share, nor a class's last one out of
+    # the first part, training.
     while True:
         surplus = sizes.sum(axis=0) - wanted
         moves = [
@@ -93,7 +94,7 @@ def _parts_of_groups(
     groups: Sequence[Hashable],
     stream: np.random.Generator,
 ) -> NDArray[np.intp]:
-    """Place whole groups, large ones first, each where it brings the parts nearest to their exact sizes by class."""
+    """Place whole groups, large ones first, each where parts come nearest to their exact sizes by class."""
     numbers: dict[Hashable, int] = {}
     member_of = np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.intp)
     counts = np.zeros((len(numbers), int(classes.max(initial=-1)) + 1))
