@@ -1,7 +1,8 @@
 """Families of fonts that share a glyph, and a split by font that keeps each family on one side.
 
-Collections of fonts are full of relatives: one design under two names, a bold whose digits are the regular's. Split by
-font at random, 27 % of Chars74K's validation glyphs have a pixel-identical twin in training, and the score flatters.
+Collections of fonts are full of relatives: one design under two names, a bold whose digits are the regular's.
+Split by font at random, 27 % of Chars74K's validation glyphs have a pixel-identical twin in training, and the
+score flatters.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from litlens.errors import UserError
 
 # Fonts of the reference split, of 1016 in all. The rest, 716, is for training.
 _SHARE = 150 / 1016
-# A family above this size goes to training: one that fills a tenth of a held-out split would make it unlike the other.
+# A family above this size goes to training: else it would fill much of one held-out split, unlike the other.
 LARGEST_HELD_OUT = 10
 
 
@@ -27,7 +28,7 @@ class FontSplit:
 
 
 def font_families(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The family of each font: fonts belong together if they share a glyph of one class, or have a common relative.
+    """The family of each font: sharing a glyph of one class makes two fonts relatives, and so on from each.
 
     Args:
         digests: uint8 (fonts, classes, bytes). Two glyphs are the same if their digests are equal.
@@ -52,7 +53,7 @@ def font_families(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def split_sizes(fonts: int) -> tuple[int, int, int]:
-    """Fonts for training, validation and test: 716, 150 and 150 of 1016, and the same proportions of other numbers."""
+    """Fonts for training, validation and test: 716, 150, 150 of 1016, the same shares of other numbers."""
     held_out = max(1, round(fonts * _SHARE))
     return fonts - 2 * held_out, held_out, held_out
 
@@ -60,9 +61,9 @@ def split_sizes(fonts: int) -> tuple[int, int, int]:
 def split_fonts(families: NDArray[np.int64], *, seed: int) -> FontSplit:
     """Cut fonts into training, validation and test by whole families, in the sizes of `split_sizes`.
 
-    Families of more than `LARGEST_HELD_OUT` fonts go to training. The others are shuffled by the seed and fill
-    validation and test up. Where that leaves a gap, families are chosen anew so that the sizes are hit exactly, or
-    as nearly as whole families allow.
+    Families of more than `LARGEST_HELD_OUT` fonts go to training. The others, shuffled by the seed, fill
+    validation and test. Where that leaves a gap, families are chosen anew, so that the sizes are hit exactly
+    or as nearly as whole families allow.
 
     Raises:
         UserError: There are too few families for three splits.
@@ -75,12 +76,15 @@ def split_fonts(families: NDArray[np.int64], *, seed: int) -> FontSplit:
     sides = _filled_in_turn(sizes, held_out)
     if _gap(sizes, sides, held_out):
         sides = _filled_exactly(sizes, held_out)
-    chosen = [np.isin(families, [name for name, side in zip(small, sides, strict=True) if side == s]) for s in (0, 1)]
-    split = FontSplit(*(np.flatnonzero(mask) for mask in (~(chosen[0] | chosen[1]), *chosen)))
+    in_val, in_test = (
+        np.isin(families, [name for name, side in zip(small, sides, strict=True) if side == wanted])
+        for wanted in (0, 1)
+    )
+    split = FontSplit(*(np.flatnonzero(chosen) for chosen in (~(in_val | in_test), in_val, in_test)))
     if min(len(split.train), len(split.val), len(split.test)) == 0:
         raise UserError(
-            f"fonts: {len(families)} fonts in {len(names)} families are too few for training, validation and test "
-            f"(a family stays on one side, one of more than {LARGEST_HELD_OUT} fonts in training); add other fonts"
+            f"fonts: {len(families)} fonts in {len(names)} families are too few for three splits "
+            f"(a family stays on one side, one of more than {LARGEST_HELD_OUT} fonts in training): add fonts"
         )
     return split
 

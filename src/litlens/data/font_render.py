@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from litlens.data.progress import progress
 from litlens.errors import UserError
 
-# Chars74K's size, and the box that its ink fills: measured on the archive, where every glyph touches two sides of it.
+# Chars74K's size, and the box that its ink is scaled to, as measured on the archive.
 _SIZE = 128
 _INK_WIDTH, _INK_HEIGHT = _SIZE * 20 / 28, _SIZE * 22 / 28
 # Pixels per em to draw at before scaling down: well above the size wanted, so that scaling up is rare.
@@ -19,7 +19,7 @@ _EM = 256
 _SUFFIXES = {".ttf", ".otf"}
 
 
-class UnsuitableFont(Exception):
+class FontError(Exception):
     """A font that cannot be used: `reason` for short, to be counted, and `detail`."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -49,7 +49,7 @@ class RenderedFonts:
             raise UserError(f"data.folder: no .ttf or .otf file in {self.folder}")
         return found
 
-    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | UnsuitableFont]]:
+    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | FontError]]:
         """Each font's name, and its characters in order (grey, dark on white) or why it cannot be used."""
         files = self.files()
         names = _relative_names(files, self.folder) if self.folder else _shortest_names(files)
@@ -57,9 +57,9 @@ class RenderedFonts:
         for path, name in progress(list(zip(files, names, strict=True)), description="Drawing fonts"):
             try:
                 if path in twins:
-                    raise UnsuitableFont("is a copy of another", str(twins[path]))
+                    raise FontError("is a copy of another", str(twins[path]))
                 yield name, draw_font(path, self.characters)
-            except UnsuitableFont as unsuitable:
+            except FontError as unsuitable:
                 yield name, unsuitable
 
     def sample_name(self, font: str, label: int) -> str:
@@ -68,10 +68,10 @@ class RenderedFonts:
 
 
 def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
-    """The characters in order, as grey pictures of 128×128, black on white, each scaled to the same box and centred.
+    """The characters in order: grey, 128×128, black on white, each centred and scaled to the same box.
 
     Raises:
-        UnsuitableFont: The file is no font, lacks a character, draws symbols, or two characters alike.
+        FontError: The file is no font, lacks a character, draws symbols, or two characters alike.
     """
     _check_glyphs(path, characters)
     try:
@@ -79,12 +79,12 @@ def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
         font = ImageFont.truetype(path, size=_EM, layout_engine=ImageFont.Layout.BASIC)
         drawn = [_drawn(font, character) for character in characters]
     except (OSError, ValueError) as error:
-        raise UnsuitableFont("cannot be read", str(error)) from error
+        raise FontError("cannot be read", str(error)) from error
     first_with: dict[bytes, str] = {}
     for character, picture in zip(characters, drawn, strict=True):
         twin = first_with.setdefault(picture.tobytes(), character)
         if twin != character:
-            raise UnsuitableFont("draws two characters alike", f"{twin} and {character}")
+            raise FontError("draws two characters alike", f"{twin} and {character}")
     return drawn
 
 
@@ -94,41 +94,46 @@ def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
     ImageDraw.Draw(drawn).text((-left, -top), character, fill=255, font=font)
     box = drawn.getbbox()
     if box is None:
-        raise UnsuitableFont("lacks a character", f"draws nothing for {character}")
+        raise FontError("lacks a character", f"draws nothing for {character}")
     ink = drawn.crop(box)
     scale = min(_INK_WIDTH / ink.width, _INK_HEIGHT / ink.height)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
     picture = Image.new("L", (_SIZE, _SIZE))
-    picture.paste(ink.resize(size, Image.Resampling.BICUBIC), ((_SIZE - size[0]) // 2, (_SIZE - size[1]) // 2))
+    corner = ((_SIZE - size[0]) // 2, (_SIZE - size[1]) // 2)
+    picture.paste(ink.resize(size, Image.Resampling.BICUBIC), corner)
     return ImageChops.invert(picture)
 
 
 def _check_glyphs(path: Path, characters: Sequence[str]) -> None:
-    """Refuse a font without a glyph for each character. FreeType alone draws an empty box for those that it lacks."""
-    from fontTools.ttLib import TTFont
+    """Refuse a font with symbols for characters, or without one: FreeType would draw an empty box."""
+    from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 
     try:
         with TTFont(path, lazy=True) as font:
             mapping = font.getBestCmap() or {}
     # fontTools raises whatever a damaged table leads to: struct.error, KeyError, AssertionError, its own.
     except Exception as error:
-        raise UnsuitableFont("cannot be read", str(error) or type(error).__name__) from error
+        raise FontError("cannot be read", str(error) or type(error).__name__) from error
     glyphs = {character: mapping.get(ord(character), ".notdef") for character in characters}
     lacking = [character for character, glyph in glyphs.items() if glyph == ".notdef"]
     if lacking:
-        raise UnsuitableFont("lacks a character", _listed(lacking))
-    others = [f"{glyph} for {character}" for character, glyph in glyphs.items() if _is_other(glyph, character)]
-    if others:
-        raise UnsuitableFont("draws symbols for characters", _listed(others))
+        raise FontError("lacks a character", _listed(lacking))
+    symbols = [
+        f"{glyph} for {character}" for character, glyph in glyphs.items() if _is_other(glyph, character)
+    ]
+    if symbols:
+        raise FontError("draws symbols for characters", _listed(symbols))
 
 
 def _is_other(glyph: str, character: str) -> bool:
-    """Whether a glyph's name is known to be another character's, as in symbol fonts: `infinity` in the place of 1."""
-    from fontTools.agl import toUnicode
+    """Whether a glyph's name is another character's, as in symbol fonts: `infinity` in place of 1."""
+    from fontTools.agl import toUnicode  # type: ignore[import-untyped]
 
-    meaning = toUnicode(glyph)
+    meaning: str = toUnicode(glyph)
     # U+F6xx and U+F7xx are Adobe's own codes for variants: small capitals, old-style figures.
-    return len(meaning) == 1 and meaning.casefold() != character.casefold() and not "\uf600" <= meaning <= "\uf7ff"
+    if len(meaning) != 1 or "\uf600" <= meaning <= "\uf7ff":
+        return False
+    return meaning.casefold() != character.casefold()
 
 
 def _installed_fonts() -> list[Path]:
@@ -150,7 +155,7 @@ def _relative_names(files: list[Path], folder: Path) -> list[str]:
 
 
 def _shortest_names(files: list[Path]) -> list[str]:
-    """The end of each path, as long as it must be to be unique: `DejaVuSans.ttf`, or `truetype/DejaVuSans.ttf`."""
+    """The end of each path, long enough to be unique: `DejaVuSans.ttf`, or `truetype/DejaVuSans.ttf`."""
     lengths = dict.fromkeys(files, 1)
     while True:
         names = ["/".join(path.parts[-lengths[path] :]) for path in files]

@@ -1,6 +1,6 @@
-"""The 52 characters of computer fonts that can be told apart when scaled alike, from Chars74K or drawn from font files.
+"""Characters of computer fonts, from Chars74K or drawn from font files: the 52 whose shapes differ.
 
-Split by family of fonts (`litlens.data.font_families`): a score by random fonts is a higher one, and another thing.
+Split by family of fonts (`litlens.data.font_families`). A score on random fonts is another thing.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from PIL import Image
 from litlens.data.cache import cached_array
 from litlens.data.download import fetch
 from litlens.data.font_families import font_families, split_fonts
-from litlens.data.font_render import RenderedFonts, UnsuitableFont
+from litlens.data.font_render import FontError, RenderedFonts
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
@@ -49,8 +49,8 @@ class FontSource(Protocol):
     def files(self) -> list[Path]:
         """What the pictures come from."""
 
-    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | UnsuitableFont]]:
-        """Each font's name, and a picture of each character, dark on white, or why the font cannot be used."""
+    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | FontError]]:
+        """Each font's name, and its characters in order, dark on white, or why it cannot be used."""
 
     def sample_name(self, font: str, label: int) -> str:
         """A stable, unique name of one picture."""
@@ -59,15 +59,15 @@ class FontSource(Protocol):
 class FontsDataModule(ImageDataModule):
     """Characters of computer fonts in 52 classes, grey, balanced, and split 716:150:150 by family of fonts.
 
-    Source: T. de Campos, B. Babu and M. Varma, "Character recognition in natural images", VISAPP 2009: 1,016 fonts,
-    37,232 / 7,800 / 7,800 pictures.
+    Source: T. de Campos, B. Babu and M. Varma, "Character recognition in natural images", VISAPP 2009: of its
+    1,016 fonts come 37,232 / 7,800 / 7,800 pictures.
 
     Args:
-        root: Where data sets live; the archive is `root/chars74k/EnglishFnt.tgz`, and fetched where it is missing.
+        root: Where data sets live; the archive is `root/chars74k/EnglishFnt.tgz`, fetched if it is missing.
         source: `chars74k`, or `render`: draw the characters from the font files (.ttf, .otf) of this machine.
             Fonts that lack a character or draw two alike are left out and counted.
-        folder: Read from here instead: for `chars74k` an archive or an extracted folder, for `render` a folder of
-            font files.
+        folder: Read from here instead: for `chars74k` an archive or an extracted folder, for `render` a
+            folder of font files.
         image_size: (height, width) that the pictures are brought to, whatever size they have.
     """
 
@@ -121,7 +121,8 @@ class FontsDataModule(ImageDataModule):
     def _source(self) -> "Chars74K | RenderedFonts":
         if self.source == "render":
             return RenderedFonts(self.class_names, folder=self.folder and self.folder.absolute())
-        return Chars74K(self.class_names, place=(self.folder or self.root / "chars74k" / _URL.rpartition("/")[2]).absolute())
+        place = self.folder or self.root / "chars74k" / "EnglishFnt.tgz"
+        return Chars74K(self.class_names, place=place.absolute())
 
     def _split(
         self, pictures: ArrayPictures, *, fonts: "_Fonts", chosen: NDArray[np.int64], source: FontSource
@@ -131,7 +132,7 @@ class FontsDataModule(ImageDataModule):
             pictures,
             rows=(chosen[:, None] * classes + np.arange(classes)).ravel(),
             labels=np.tile(np.arange(classes, dtype=np.int64), len(chosen)),
-            names=[source.sample_name(fonts.names[font], label) for font in chosen for label in range(classes)],
+            names=[source.sample_name(fonts.names[font], c) for font in chosen for c in range(classes)],
             groups=[str(fonts.families[font]) for font in chosen for _ in range(classes)],
         )
 
@@ -160,7 +161,7 @@ class Chars74K:
         extracted = self._extracted
         return [self.place] if extracted is None else sorted(self._in_folder(extracted).values())
 
-    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | UnsuitableFont]]:
+    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | FontError]]:
         """Each font's number, as its files have it, and its pictures."""
         extracted = self._extracted
         pictures = self._in_archive() if extracted is None else self._in_folder(extracted)
@@ -179,7 +180,7 @@ class Chars74K:
 
     @property
     def _extracted(self) -> Path | None:
-        """The folder of the classes' folders; None for an archive. One extracted beside a missing archive will do."""
+        """The folder of the classes' folders, in `place` or beside a missing archive; None for an archive."""
         if self.place.is_file():
             return None
         top = self.place if self.place.is_dir() else self.place.parent
@@ -192,7 +193,7 @@ class Chars74K:
         return {key: path for path in paths if (key := _key(path.as_posix())) is not None}
 
     def _in_archive(self) -> dict[tuple[int, str], bytes]:
-        """The files' contents, some fifty megabytes: the archive can only be read in its own order, by class."""
+        """The files' contents, some 50 megabytes: an archive can only be read in its own order, by class."""
         pictures, numbers = dict[tuple[int, str], bytes](), set(self._numbers)
         try:
             with tarfile.open(self.place) as archive:
@@ -204,7 +205,7 @@ class Chars74K:
         except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
             # tarfile tells each compression that it tried, in a line of its own.
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
-            raise UserError(f"{self.place} is damaged ({reason}): remove it, and get it from {_URL}") from error
+            raise UserError(f"{self.place} is damaged ({reason}): get it anew from {_URL}") from error
         return pictures
 
     def _checked(self, pictures: "dict[tuple[int, str], Any]") -> list[str]:
@@ -224,16 +225,17 @@ class Chars74K:
 
     def _decoded(self, picture: Path | bytes, number: int, font: str) -> Image.Image:
         try:
-            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+            image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
+            with image:
                 return image.convert("L")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             name = f"Sample{number:03}/img{number:03}-{font}.png"
-            raise UserError(f"{self.place}: {name} cannot be decoded ({error}); get the archive anew") from error
+            raise UserError(f"{self.place}: {name} cannot be decoded ({error}): get it anew") from error
 
 
 @dataclass(frozen=True)
 class _Fonts:
-    """All fonts of a source: picture of font f and class c is row f * classes + c of `pixels`, uint8 (N, H, W, 1)."""
+    """All fonts of a source; class c of font f is row f * classes + c of `pixels`, uint8 (N, H, W, 1)."""
 
     pixels: Pixels
     names: list[str]
@@ -262,15 +264,15 @@ def _cached_fonts(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
 
 
 def _read(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
-    geometry = Preprocessing(size=image_size, channels=1, mean=(0,), std=(1,), fit=FontsDataModule.fit).geometry
+    preprocessing = Preprocessing(size=image_size, channels=1, mean=(0,), std=(1,), fit=FontsDataModule.fit)
     names, pixels, digests, left_out = list[str](), list[Pixels](), list[Any](), list[tuple[str, str, str]]()
     for name, pictures in source.fonts():
-        if isinstance(pictures, UnsuitableFont):
+        if isinstance(pictures, FontError):
             left_out.append((name, pictures.reason, pictures.detail))
             continue
         names.append(name)
         digests.append([_glyph_digest(picture) for picture in pictures])
-        pixels.append(np.stack([geometry(picture) for picture in pictures]))
+        pixels.append(np.stack([preprocessing.geometry(picture) for picture in pictures]))
     if not names:
         examples = "; ".join(f"{name} {reason} ({detail})" for name, reason, detail in left_out[:3])
         raise UserError(f"fonts: none of {len(left_out)} font files can be used: {examples}")

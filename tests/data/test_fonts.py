@@ -1,0 +1,321 @@
+import io
+import logging
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+import litlens.data.fonts
+from litlens.data.cache import cache_folder
+from litlens.data.fonts import CHARACTERS, FontsDataModule
+from litlens.errors import UserError
+
+ALL = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+FONTS = 14
+Archive = dict[str, bytes]
+
+
+def _png(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="png")
+    return file.getvalue()
+
+
+def _glyph(number: int, font: int, *, size: int) -> bytes:
+    """A picture that tells what it is: the class's number in its left half, the font's in its right."""
+    pixels = np.full((size, size), number, dtype=np.uint8)
+    pixels[:, size // 2 :] = font
+    return _png(pixels)
+
+
+@pytest.fixture
+def members() -> Archive:
+    """An archive in the published layout; the size of a picture is its font's."""
+    return {
+        f"English/Fnt/Sample{number:03}/img{number:03}-{font:05}.png": _glyph(
+            number, font, size=8 + 10 * font
+        )
+        for number in range(1, 63)
+        for font in range(1, FONTS + 1)
+    }
+
+
+def _write(members: Archive, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def _extract(members: Archive, folder: Path) -> Path:
+    for name, content in members.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2].removesuffix(".png"))
+
+
+def test_what_is_known_on_construction() -> None:
+    data = FontsDataModule("nowhere")
+    assert "".join(data.class_names) == CHARACTERS
+    assert (data.num_classes, data.in_channels, data.image_size) == (52, 1, (90, 90))
+    assert set(ALL) - set(CHARACTERS) == set("Ocklpsvwxz")
+
+
+def test_an_archive_gives_52_classes_whatever_size_its_pictures_have(
+    members: Archive, tmp_path: Path
+) -> None:
+    _write(members, tmp_path / "chars74k" / "EnglishFnt.tgz")
+    data = FontsDataModule(tmp_path, seed=3)
+    splits = data.load()
+    assert {name: len(split) for name, split in splits.items()} == {"train": 520, "val": 104, "test": 104}
+    names = [name for split in splits.values() for name in split.names]
+    assert len(set(names)) == 52 * FONTS
+    for split in splits.values():
+        assert set(Counter(split.labels.tolist()).values()) == {len(split) // 52}
+        pictures = split.pictures.batch(split.rows)
+        assert pictures.dtype == np.uint8
+        assert pictures.shape == (len(split), 90, 90, 1)
+        for name, label, picture in zip(split.names, split.labels, pictures, strict=True):
+            number = ALL.index(CHARACTERS[label]) + 1
+            assert name == f"Fnt/Sample{number:03}/img{number:03}-{_number(name):05}.png"
+            assert (picture[45, 5, 0], picture[45, 84, 0]) == (number, _number(name))
+
+
+def test_large_pictures_are_brought_down_without_aliasing(members: Archive, tmp_path: Path) -> None:
+    stripes = np.zeros((128, 128), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    name = "English/Fnt/Sample011/img011-00003.png"
+    data = FontsDataModule(
+        folder=_write({**members, name: _png(stripes)}, tmp_path / "a.tgz"), image_size=(32, 32)
+    )
+    for split in data.load().values():
+        if name.removeprefix("English/") in split.names:
+            picture = split.pictures.batch(split.rows[[split.names.index(name.removeprefix("English/"))]])
+            assert np.abs(picture[0, 2:-2, 2:-2, 0].astype(int) - 100).max() <= 10
+            return
+    raise AssertionError(f"{name} is in no split")
+
+
+def test_fonts_that_share_a_glyph_stay_on_one_side(members: Archive, tmp_path: Path) -> None:
+    for font in (5, 9):
+        members[f"English/Fnt/Sample020/img020-{font:05}.png"] = members[
+            "English/Fnt/Sample020/img020-00002.png"
+        ]
+    # Equal glyphs of a class that is not used (capital O) make no relatives.
+    members["English/Fnt/Sample025/img025-00001.png"] = members["English/Fnt/Sample025/img025-00003.png"]
+    archive = _write(members, tmp_path / "a.tgz")
+    for seed in range(5):
+        splits = FontsDataModule(folder=archive, seed=seed, image_size=(8, 8)).load()
+        groups = {
+            _number(n): g for s in splits.values() for n, g in zip(s.names, s.groups or [], strict=True)
+        }
+        assert groups[2] == groups[5] == groups[9]
+        assert len(set(groups.values())) == FONTS - 2
+        assert sum({2, 5, 9} <= {_number(name) for name in split.names} for split in splits.values()) == 1
+
+
+def test_a_folder_gives_what_its_archive_gives(members: Archive, tmp_path: Path) -> None:
+    archive = _write(members, tmp_path / "a.tgz")
+    extracted = _extract(members, tmp_path / "data" / "chars74k")
+    modules = [
+        FontsDataModule(folder=archive),
+        FontsDataModule(folder=extracted),
+        FontsDataModule(folder=extracted / "English"),
+        FontsDataModule(folder=extracted / "English" / "Fnt"),
+        FontsDataModule(tmp_path / "data"),
+    ]
+    tests = [data.load()["test"] for data in modules]
+    for test in tests[1:]:
+        assert test.names == tests[0].names
+        assert test.groups == tests[0].groups
+        assert np.array_equal(test.pictures.batch(test.rows), tests[0].pictures.batch(tests[0].rows))
+
+
+def test_a_missing_archive_is_fetched_to_its_place(
+    members: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(urls: list[str], path: Path) -> None:
+        assert urls == ["http://www.ee.surrey.ac.uk/CVSSP/demos/chars74k/EnglishFnt.tgz"]
+        assert path == tmp_path / "chars74k" / "EnglishFnt.tgz"
+        _write(members, path)
+
+    monkeypatch.setattr(litlens.data.fonts, "fetch", fetch)
+    assert len(FontsDataModule(tmp_path, image_size=(8, 8)).load()["train"]) == 520
+
+
+def _without_class(members: Archive) -> None:
+    for name in [name for name in members if "Sample011" in name]:
+        del members[name]
+
+
+def _without_font(members: Archive) -> None:
+    del members["English/Fnt/Sample037/img037-00007.png"]
+
+
+def _undecodable(members: Archive) -> None:
+    name = "English/Fnt/Sample011/img011-00004.png"
+    members[name] = members[name][: len(members[name]) // 2]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_without_class, r"class 'A' \(English/Fnt/Sample011\) has no pictures"),
+        (
+            _without_font,
+            r"class 'a' \(English/Fnt/Sample037\) has 13 .* 14 fonts: img037-00007\.png is missing",
+        ),
+        (_undecodable, r"Sample011/img011-00004\.png cannot be decoded"),
+        (dict.clear, r"class '0' \(English/Fnt/Sample001\) has no pictures"),
+    ],
+)
+def test_what_is_wrong_with_the_pictures_is_named(
+    spoil: Callable[[Archive], None], message: str, members: Archive, tmp_path: Path
+) -> None:
+    spoil(members)
+    (tmp_path / "folder").mkdir()
+    for place in (_write(members, tmp_path / "a.tgz"), _extract(members, tmp_path / "folder")):
+        with pytest.raises(UserError, match=message) as caught:
+            FontsDataModule(folder=place).load()
+        assert str(place) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_archive_is_named(members: Archive, tmp_path: Path) -> None:
+    content = _write(members, tmp_path / "whole.tgz").read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "cut": content[:middle],
+        "flipped": content[:middle]
+        + bytes(255 - byte for byte in content[middle : middle + 200])
+        + content[middle + 200 :],
+        "other": b"<html>404</html>",
+        "empty": b"",
+    }
+    for name, bad in damaged.items():
+        path = tmp_path / f"{name}.tgz"
+        path.write_bytes(bad)
+        with pytest.raises(UserError) as caught:
+            FontsDataModule(folder=path).load()
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no archive or folder .*nothing"):
+        FontsDataModule(folder=tmp_path / "nothing").load()
+
+
+def test_pictures_are_decoded_once_and_anew_when_the_archive_changes(
+    members: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LITLENS_CACHE", str(tmp_path / "cache"))
+    archive = _write(members, tmp_path / "a.tgz")
+    before = FontsDataModule(folder=archive).load()["test"]
+    opened: list[object] = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: (opened.append(file), open_image(file))[1])
+    again = FontsDataModule(folder=archive, seed=0).load()["test"]
+    assert not opened
+    assert np.array_equal(again.pictures.batch(again.rows), before.pictures.batch(before.rows))
+    assert len(list(cache_folder().glob("*.npy"))) == 2
+
+    members[f"English/{before.names[0]}"] = _glyph(77, 88, size=9)
+    _write(members, archive)
+    changed = FontsDataModule(folder=archive).load()["test"]
+    assert opened
+    picture = changed.pictures.batch(changed.rows[[changed.names.index(before.names[0])]])
+    assert (picture[0, 45, 5, 0], picture[0, 45, 84, 0]) == (77, 88)
+    assert len(list(cache_folder().glob("*.npy"))) == 2
+
+
+def test_drawn_fonts_have_the_same_interface(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    usable = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "STIXGeneral", "cmr10", "cmtt10", "cmss10"]
+    for name in (*usable, "DejaVuSansDisplay", "DejaVuSerifDisplay", "cmex10"):
+        shutil.copy(shipped / f"{name}.ttf", tmp_path)
+    data = FontsDataModule(source="render", folder=tmp_path, batch_size=16)
+    with caplog.at_level(logging.WARNING):
+        data.setup("fit")
+    assert {name: len(data.samples(name)) for name in ("train", "val", "test")} == {
+        "train": 260,
+        "val": 52,
+        "test": 52,
+    }
+    fonts = {name.split("/")[0] for split in ("train", "val", "test") for name in data.samples(split).names}
+    assert fonts == {f"{name}.ttf" for name in usable}
+    assert sorted(line.split(" (")[0] for line in data.left_out) == [
+        "DejaVuSansDisplay.ttf: lacks a character",
+        "DejaVuSerifDisplay.ttf: lacks a character",
+        "cmex10.ttf: draws symbols for characters",
+    ]
+    assert "3 of 10 fonts left out: 2 lacks a character, 1 draws symbols for characters" in caplog.text
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (16, 1, 90, 90)
+    assert labels.shape == (16,)
+    # Normalised by the training split's own mean and deviation.
+    pixels = data.samples("train").pictures.batch(data.samples("train").rows) / 255
+    assert data.preprocessing.mean[0] == pytest.approx(pixels.mean())
+    assert data.preprocessing.std[0] == pytest.approx(pixels.std())
+
+
+def test_no_usable_font_and_too_few_have_their_own_messages(tmp_path: Path) -> None:
+    shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    shutil.copy(shipped / "cmex10.ttf", tmp_path)
+    with pytest.raises(UserError, match=r"none of 1 font files can be used: cmex10\.ttf draws symbols"):
+        FontsDataModule(source="render", folder=tmp_path).load()
+    shutil.copy(shipped / "cmr10.ttf", tmp_path)
+    with pytest.raises(UserError, match=r"1 fonts in 1 families are too few"):
+        FontsDataModule(source="render", folder=tmp_path).load()
+
+
+def test_an_unknown_source_is_refused() -> None:
+    with pytest.raises(UserError, match="'chars' is not chars74k or render"):
+        FontsDataModule(source="chars")  # type: ignore[arg-type]
+
+
+def test_the_real_archive(shared_data: Path) -> None:
+    data = FontsDataModule(shared_data, seed=42, image_size=(28, 28))
+    splits = data.load()
+    assert {name: len(split) for name, split in splits.items()} == {
+        "train": 37_232,
+        "val": 7_800,
+        "test": 7_800,
+    }
+    fonts = {
+        name: dict(zip(map(_number, split.names), split.groups or [], strict=True))
+        for name, split in splits.items()
+    }
+    families = Counter(family for of_split in fonts.values() for family in of_split.values())
+    assert len(families) == 783
+    assert max(families.values()) == 29
+    large = {family for family, size in families.items() if size > 10}
+    assert sum(families[family] for family in large) == 104
+    assert large <= set(fonts["train"].values())
+    # This seed's split, as found by an implementation of its own.
+    assert sorted(fonts["val"])[:12] == [1, 10, 12, 15, 38, 45, 46, 47, 57, 59, 76, 82]
+    assert sorted(fonts["test"])[:12] == [3, 9, 17, 21, 27, 56, 61, 69, 70, 71, 73, 79]
+    # No glyph of validation or test has a twin in training.
+    seen = {}
+    for name, split in splits.items():
+        pictures = split.pictures.batch(split.rows)
+        seen[name] = {
+            (label, picture.tobytes()) for label, picture in zip(split.labels.tolist(), pictures, strict=True)
+        }
+    assert not seen["train"] & seen["val"]
+    assert not seen["train"] & seen["test"]
+    assert not seen["val"] & seen["test"]
