@@ -38,8 +38,8 @@ class BadPicture(UserError):  # noqa: N818
         return f"{self.name}: {self.reason}"
 
 
-def decode(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
-    """Decode a whole picture to uint8 (h, w, 3) RGB, or (h, w, 1) where it is grey.
+def read_picture(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
+    """Read a whole picture to uint8 (h, w, 3) RGB, or (h, w, 1) where it is grey.
 
     Turned as its EXIF data say; what is transparent stands on white; 16-bit grey keeps its range; of an
     animation, the first frame. Floating-point pixels, whose range nobody knows, are refused.
