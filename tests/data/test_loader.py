@@ -117,6 +117,8 @@ def fit(tmp_path: Any, *, num_workers: int = 0, ckpt_path: Any = None, **options
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("steps", [2, 5, 7, 10])
+# The run that goes on has no need of the callback that wrote the checkpoint.
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_resumed_run_sees_what_the_uninterrupted_one_does(tmp_path: Any, steps: int, num_workers: int) -> None:
     """Within an epoch (2, 7 of 5 a time) and at its end (5, 10): no batch twice, none left out, none of another epoch."""
     whole = fit(tmp_path, max_epochs=3, num_workers=num_workers, enable_checkpointing=False).seen

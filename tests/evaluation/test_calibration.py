@@ -61,5 +61,5 @@ def test_the_temperature_is_the_least_loss_on_a_grid(made_up) -> None:
     assert temperature(some) == pytest.approx(grid[np.argmin(losses)], abs=0.011)
 
 
-def test_without_a_mistake_the_temperature_stops_at_its_end(made_up) -> None:
-    assert temperature(made_up(50, 3, strength=50.0)) == pytest.approx(0.05, rel=0.01)
+def test_without_a_mistake_the_temperature_falls_but_not_for_ever(made_up) -> None:
+    assert temperature(made_up(50, 3, strength=9.0)) < 0.3

@@ -30,12 +30,12 @@ def test_differences_and_disagreements(made_up) -> None:
     everything = np.arange(400)
     assert result.f1.value == pytest.approx(f1(second, everything) - f1(first, everything))
     generator = np.random.default_rng(5)
-    drawn = [generator.integers(400, size=400) for _ in range(2000)]
+    drawn = [generator.integers(400, size=400) for _ in range(1000)]
     accuracy = [(right_two[rows].astype(int) - right_one[rows]).mean() for rows in drawn]
     by_hand = np.quantile(accuracy, [0.025, 0.975])
-    np.testing.assert_allclose([result.accuracy.low, result.accuracy.high], by_hand, atol=0.008)
+    np.testing.assert_allclose([result.accuracy.low, result.accuracy.high], by_hand, atol=0.01)
     by_hand = np.quantile([f1(second, rows) - f1(first, rows) for rows in drawn], [0.025, 0.975])
-    np.testing.assert_allclose([result.f1.low, result.f1.high], by_hand, atol=0.008)
+    np.testing.assert_allclose([result.f1.low, result.f1.high], by_hand, atol=0.01)
 
 
 def test_samples_are_matched_by_name(made_up) -> None:

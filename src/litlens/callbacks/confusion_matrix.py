@@ -17,8 +17,7 @@ class ConfusionMatrix(Callback):
     def __init__(self, every_n_epochs: int = 1) -> None:
         self.every_n_epochs = every_n_epochs
 
-    # Lightning calls these before the module's own hooks of the same name, in which the counts are reset at the
-    # earliest.
+    # Lightning calls these before the module's own hooks of the same name, which may reset the counts.
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the validation's matrix, if this epoch is due."""
         if trainer.sanity_checking:

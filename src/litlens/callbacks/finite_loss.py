@@ -56,7 +56,7 @@ class FiniteLoss(Callback):
 def _not_finite(trainer: Trainer, loss: float) -> UserError:
     rates = ", ".join(f"{name} {rate:.3g}" for name, rate in learning_rates(trainer.optimizers).items())
     return UserError(
-        f"the training loss became {loss} in epoch {trainer.current_epoch}, step {trainer.global_step} ({rates}); "
-        "the weights are as before this step. Lower the learning rate, warm it up, or set "
+        f"the training loss became {loss} in epoch {trainer.current_epoch}, step {trainer.global_step} "
+        f"({rates}); the weights are as before this step. Lower the learning rate, warm it up, or set "
         "trainer.gradient_clip_val"
     )

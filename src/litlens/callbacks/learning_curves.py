@@ -29,7 +29,7 @@ class LearningCurves(Callback):
             self._read(trainer, trainer.current_epoch, _VAL)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the epoch is over. The module may log its values in its own hook, which comes after this one."""
+        """Note that the epoch is over; the module may log in its own hook, which comes after this one."""
         self._finished = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

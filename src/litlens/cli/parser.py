@@ -14,6 +14,7 @@ import litlens.callbacks.confusion_matrix
 import litlens.callbacks.finite_loss
 import litlens.callbacks.learning_curves
 import litlens.callbacks.learning_rate
+import litlens.callbacks.random_state
 import litlens.data.arrays
 import litlens.data.catdog
 import litlens.data.fonts
@@ -22,6 +23,7 @@ from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.provenance import Provenance
 from litlens.cli.links import LINKS, linked_values, refuse_others
 from litlens.cli.mistakes import config_files, parse
+from litlens.cli.resume import resumed_args
 from litlens.cli.run_folder import new_run_folder
 from litlens.data.module import ImageDataModule
 from litlens.models.classifier import ImageClassifier
@@ -32,7 +34,6 @@ _MODEL_CHECKPOINT = {
     "init_args": {
         "monitor": "accuracy/val",
         "mode": "max",
-        "save_last": True,
         "filename": "best",
         "enable_version_counter": False,
     },
@@ -40,6 +41,7 @@ _MODEL_CHECKPOINT = {
 _TRAINER = {
     "logger": [{"class_path": "TensorBoardLogger"}, {"class_path": "CSVLogger"}],
     "callbacks": [
+        {"class_path": "litlens.callbacks.random_state.RandomState"},
         {"class_path": "litlens.callbacks.finite_loss.FiniteLoss"},
         {"class_path": "litlens.callbacks.learning_rate.LearningRate"},
         {"class_path": "litlens.callbacks.learning_curves.LearningCurves"},
@@ -93,14 +95,14 @@ class TrainingCommand(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with one line for whatever the user got wrong."""
-        self.args = expand_shortcuts(args)
+        self.args, self.resumed = resumed_args(expand_shortcuts(args))
         self.config = parse(parser, self.args)
 
     def before_instantiate_classes(self) -> None:
         """Make the run folder, and point loggers and checkpoints into it."""
         if self.config.inspect:
             return
-        self.run_folder = new_run_folder(self.run_name)
+        self.run_folder = self.resumed or new_run_folder(self.run_name)
         checkpoint = self.config.model_checkpoint.init_args
         if checkpoint.dirpath is None:
             checkpoint.dirpath = str(self.run_folder / "checkpoints")
@@ -122,7 +124,9 @@ class TrainingCommand(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the callbacks of the two groups among its own."""
         built = self.config_init
-        callbacks: list[Callback] = [built.model_checkpoint, Provenance(self.resolved_config()), self.collect]
+        # `save_last` of the group's own would write only when the best one is written.
+        last = ModelCheckpoint(self.run_folder / "checkpoints", filename="last", enable_version_counter=False)
+        callbacks: list[Callback] = [built.model_checkpoint, last, Provenance(self.resolved_config()), self.collect]
         if built.early_stopping is not None:
             callbacks.append(built.early_stopping)
         return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, callbacks)
@@ -130,6 +134,8 @@ class TrainingCommand(LightningCLI):
     @property
     def run_name(self) -> str:
         """What the run is called: the name of the first config file; overlays come later."""
+        if self.resumed is not None:
+            return self.resumed.parent.name
         files = [Path(str(path)).stem for path in self.config.config or [] if path is not None]
         return files[0] if files else "run"
 

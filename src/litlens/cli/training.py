@@ -11,6 +11,7 @@ from litlens.checkpoints.warm_start import initialise_from
 from litlens.cli.inspection import inspect
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.results import print_results, run_results, test_results, write_results
+from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path
 from litlens.data.duplicates import shared_between_splits
 
@@ -27,9 +28,11 @@ def run(args: list[str], *, console: Console) -> None:
 def train(command: TrainingCommand, *, console: Console) -> None:
     """Fit, test the best checkpoint once, and keep in the run folder what came out."""
     trainer, classifier, data, folder = command.trainer, command.model, command.datamodule, command.run_folder
-    if trainer.is_global_zero:
+    if command.resumed is not None:
+        keep_metrics(trainer, folder=folder)
+    elif trainer.is_global_zero:
         (folder / "config.yaml").write_text(yaml.safe_dump(command.resolved_config(), sort_keys=False))
-    if classifier.init_from is not None:
+    if classifier.init_from is not None and command.resumed is None:
         source = checkpoint_path(Path(classifier.init_from))
         fresh = initialise_from(classifier.network, classifier.class_names, source)
         console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
@@ -41,7 +44,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     )
 
     start = time.monotonic()
-    trainer.fit(classifier, datamodule=data)
+    ckpt_path = last_checkpoint(folder) if command.resumed is not None else None
+    trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=ckpt_path and True)
     seconds = time.monotonic() - start
     if trainer.interrupted:
         raise KeyboardInterrupt

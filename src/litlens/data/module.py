@@ -197,8 +197,10 @@ class ImageDataModule(LightningDataModule, ABC):
         known = self.known_as if self.normalize == "auto" else self.normalize
         if known is not None:
             return NORMALIZATIONS[known]
-        key = _digest([self.fingerprint(), self.image_size, self.in_channels, self.fit])
-        mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(self._splits["train"]))
+        train = self._splits["train"]
+        rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
+        key = _digest([self.fingerprint(), rows, self.image_size, self.in_channels, self.fit])
+        mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 

@@ -64,7 +64,7 @@ def temperature(predictions: Predictions) -> float:
     """What to divide the logits by for the least mean cross-entropy; above 1 where the network is too sure.
 
     No prediction changes by it. Searched between 0.05 and 20; where every sample is right the loss falls for
-    ever and the answer is the lower end. Fitted on the very samples it is reported for, it flatters a little.
+    ever and the answer is merely small. Fitted on the very samples it is reported for, it flatters a little.
     Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
     from scipy.optimize import minimize_scalar

@@ -5,9 +5,10 @@ rcParams nor a notebook's backend changes a pixel. Colours are Okabe and Ito's, 
 tell apart.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -39,13 +40,14 @@ _STYLE = {
 }
 
 _Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
-def _in_house_style(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+def _in_house_style(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Run a drawing function under matplotlib's defaults and `_STYLE`, whatever the rcParams are outside."""
 
     @wraps(draw)
-    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
         style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
         style.pop("backend")  # setting it would load pyplot
         with matplotlib.rc_context(style):
@@ -68,7 +70,7 @@ def confusion_matrix_figure(
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     numbered = classes <= _NUMBERED
     side = float(np.clip(2.2 + 0.42 * classes, 4.2, 8.5))
-    figure = _figure(side + 0.8, side)
+    figure = _figure(side + 1.2, side, layout="compressed")  # which knows that the cells are square
     axes = figure.add_subplot()
     # The square root lifts the few per cent that mistakes are; linear, they would all look like nothing.
     image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
@@ -130,16 +132,21 @@ def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figur
     return figure
 
 
+@_in_house_style  # ticks are made as late as here
 def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """The figure as a picture `(H, W, 3)`."""
+    """The figure as a picture `(H, W, 3)`; letters that matplotlib's own font lacks become boxes."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.draw()  # type: ignore[no-untyped-call]
     picture: NDArray[np.uint8] = np.array(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
     return picture
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+def _figure(
+    width: float, height: float, *, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=110, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

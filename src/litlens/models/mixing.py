@@ -22,9 +22,7 @@ def mix_up(images: Tensor, targets: Tensor, *, share: float) -> tuple[Tensor, Te
     return images.roll(1, 0).lerp(images, share), targets.roll(1, 0).lerp(targets, share)
 
 
-def cut_mix(
-    images: Tensor, targets: Tensor, *, share: float, centre: np.ndarray
-) -> tuple[Tensor, Tensor]:
+def cut_mix(images: Tensor, targets: Tensor, *, share: float, centre: np.ndarray) -> tuple[Tensor, Tensor]:
     """A box of 1 - `share` of the area, cut off at the border, comes from the predecessor (Yun et al. 2019).
 
     `centre` is in [0, 1)². The target's share is that of the pixels.

@@ -1,0 +1,224 @@
+"""Class activation maps: where in the picture the evidence for a class lies."""
+
+import difflib
+import functools
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from litlens.errors import UserError
+from litlens.explain.layers import find_layer, last_map_layer
+from litlens.explain.untouched import at_home, plain, untouched
+
+# Our names and the classes of the grad-cam package: those that weigh the maps of one layer.
+METHODS = {
+    "gradcam": "GradCAM",
+    "gradcam++": "GradCAMPlusPlus",
+    "gradcam_elementwise": "GradCAMElementWise",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "xgradcam": "XGradCAM",
+    "eigencam": "EigenCAM",
+    "eigengradcam": "EigenGradCAM",
+    "segeigencam": "SegEigenCAM",
+    "kpcacam": "KPCA_CAM",
+    "fem": "FEM",
+    "shapleycam": "ShapleyCAM",
+    "scorecam": "ScoreCAM",
+    "ablationcam": "AblationCAM",
+    "randomcam": "RandomCAM",
+}
+
+
+class CamResult(NamedTuple):
+    """What `cam` finds, on the images' device.
+
+    `maps` float32 (B, H, W) in [0, 1], each stretched to its own maximum; `maxima` float32 (B,), that maximum before
+    stretching (0: the layer has nothing for this class, and the map is all zeros); `predicted` and `target` int64 (B,),
+    the class that the network names and the class that was asked for; `layer`, the name of the layer looked at.
+    """
+
+    maps: Tensor
+    maxima: Tensor
+    predicted: Tensor
+    target: Tensor
+    layer: str
+
+
+def cam(
+    network: nn.Module,
+    images: Tensor,
+    target: int | Sequence[int] | Tensor | None = None,
+    layer: str | int = "auto",
+    method: str = "gradcam",
+) -> CamResult:
+    """Show where images (B, C, H, W), normalised as the network expects, speak for a class.
+
+    `target` is one class for all or one each; by default the predicted one. `layer` is a name, a number (see
+    `find_layer`) or `auto`: the last layer whose map is larger than 1×1 and not one value repeated. `method` is a key of
+    `METHODS`; all but `gradcam` run the grad-cam package.
+
+    The network stays as it was: gradients, modes, hooks, random states and memory, so it can be called at any time in
+    training, on any rank alone. Computed in the weights' own precision with autocast off.
+
+    Raises NoMapError for a network without a map (an MLP), UserError for unknown names and classes.
+
+    Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV
+    2017; values equal those of https://github.com/jacobgil/pytorch-grad-cam on a CPU.
+    """
+    if method not in METHODS:
+        nearest = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
+        raise UserError(f"no CAM method {method!r}; nearest: {nearest}; there are {', '.join(METHODS)}")
+    network = plain(network)
+    with untouched(network):
+        own = at_home(images, network)
+        wanted = last_map_layer(network, own) if layer == "auto" else layer
+        name, module = find_layer(network, wanted)
+        run = _gradcam if method == "gradcam" else functools.partial(_package_cam, method=method, name=name)
+        maps, maxima, predicted, classes = run(network, module, own, target)
+    return CamResult(*(values.to(images.device) for values in (maps, maxima, predicted, classes)), layer=name)
+
+
+_Found = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _gradcam(network: nn.Module, layer: nn.Module, images: Tensor, target: Any) -> _Found:
+    """Grad-CAM the short way: one forward whose graph begins at the layer, one backward that ends there."""
+    caught: list[Tensor] = []
+
+    def cut(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+        if caught:  # of a layer that runs twice, the package takes the first map
+            return None
+        # No parameter wants gradients, so nothing has a graph yet. A network may run its frozen base under no_grad;
+        # the mode is put back where that block ends.
+        torch.set_grad_enabled(True)
+        leaf = output.detach().requires_grad_()
+        # An in-place ReLU behind the layer writes into the copy, not into the leaf (which it may not). `onward.detach()`
+        # sees what it wrote; so do the activations that the package keeps.
+        onward = leaf.clone()
+        caught.extend((leaf, onward.detach()))
+        return onward
+
+    handle = layer.register_forward_hook(cut)
+    try:
+        logits = network(images)
+    finally:
+        handle.remove()
+    if not caught:
+        raise UserError("CAM: the images do not pass through this layer; choose another, or layer: auto")
+    leaf, activations = caught
+    if leaf.ndim != 4:
+        raise UserError(f"CAM: this layer gives {tuple(leaf.shape)} and not a map (B, C, h, w); choose another")
+    predicted = logits.detach().argmax(1)
+    classes = _classes(target, predicted, logits.shape[1])
+    score = logits.gather(1, classes[:, None]).sum()
+    gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+    if gradient is None:
+        raise UserError("CAM: the classes do not depend on this layer; choose another, or layer: auto")
+    weights = gradient.float().mean((2, 3))
+    raw = (weights[:, :, None, None] * activations.float()).sum(1).relu()
+    return _stretched(raw, images.shape[2:]), raw.amax((1, 2)), predicted, classes
+
+
+def _stretched(raw: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps (B, h, w) >= 0 to (B, *size) in [0, 1], step by step as the package does (`base_cam.py`, `utils/image.py`)."""
+    scaled = nn.functional.interpolate(
+        _zero_to_one(raw)[:, None], size=tuple(size), mode="bilinear", align_corners=False
+    )
+    return _zero_to_one(scaled[:, 0]).clamp_(0, 1)
+
+
+def _zero_to_one(maps: Tensor) -> Tensor:
+    shifted = maps - maps.amin((1, 2), keepdim=True)
+    return shifted / (1e-7 + shifted.amax((1, 2), keepdim=True))
+
+
+def _classes(target: Any, predicted: Tensor, num_classes: int) -> Tensor:
+    if target is None:
+        return predicted
+    classes = torch.as_tensor(target, dtype=torch.int64, device=predicted.device)
+    classes = classes.expand_as(predicted) if classes.ndim == 0 else classes
+    if classes.shape != predicted.shape:
+        raise UserError(f"CAM: {len(predicted)} images but target has the shape {tuple(classes.shape)}")
+    if bool(((classes < 0) | (classes >= num_classes)).any()):
+        raise UserError(f"CAM: target {classes.tolist()} must be from 0 to {num_classes - 1}")
+    return classes.clone()
+
+
+class _Bystander(nn.Module):
+    """What the package gets instead of the network: it may put this into eval mode and wipe its gradients at will."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images.clone())  # the package asks for the images' gradients; no network may write in them
+
+    def train(self, mode: bool = True) -> "_Bystander":
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        pass
+
+
+def _package_cam(
+    network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, method: str, name: str
+) -> _Found:
+    package = importlib.import_module("pytorch_grad_cam")
+    with torch.no_grad():
+        logits = network(images.clone())
+    predicted = logits.argmax(1)
+    classes = _classes(target, predicted, logits.shape[1])
+    targets = [package.utils.model_targets.ClassifierOutputTarget(number) for number in classes.tolist()]
+    # Its own default ablation layer is shared between calls and would keep our activations.
+    extra = {"ablation_layer": package.AblationLayer()} if method == "ablationcam" else {}
+    np.random.seed(0)  # for randomcam; `untouched` puts the state back
+    maker = getattr(package, METHODS[method])(_Bystander(network), [layer], **extra)
+    raw: list[Any] = []
+    get_cam_image = maker.get_cam_image
+
+    def keep_raw(*arguments: Any, **keywords: Any) -> Any:
+        raw.append(get_cam_image(*arguments, **keywords))
+        return raw[-1]
+
+    maker.get_cam_image = keep_raw
+    try:
+        with _without_bars(package):
+            # Images that want gradients carry the graph through a base that is frozen.
+            maps = maker(input_tensor=images.requires_grad_(), targets=targets)
+    finally:
+        maker.activations_and_grads.release()
+        del maker.get_cam_image  # else it and `maker` hold each other
+        _put_back(network, name, layer)
+    maxima = torch.from_numpy(np.maximum(np.float32(raw[0]), 0).max((1, 2)))
+    return torch.from_numpy(maps).clamp_(0, 1), maxima, predicted, classes
+
+
+@contextmanager
+def _without_bars(package: Any) -> Iterator[None]:
+    """ScoreCAM and AblationCAM draw a progress bar for each image."""
+
+    class NoBars:
+        tqdm = staticmethod(iter)
+
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in ("score_cam", "ablation_cam")]
+    originals = [module.tqdm for module in modules]
+    try:
+        for module in modules:
+            module.tqdm = NoBars  # type: ignore[attr-defined]
+        yield
+    finally:
+        for module, original in zip(modules, originals, strict=True):
+            module.tqdm = original  # type: ignore[attr-defined]
+
+
+def _put_back(network: nn.Module, name: str, layer: nn.Module) -> None:
+    """AblationCAM puts its own layer in this place, and leaves it there where it fails."""
+    parent, _, child = name.rpartition(".")
+    network.get_submodule(parent)._modules[child] = layer

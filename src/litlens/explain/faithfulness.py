@@ -1,0 +1,83 @@
+"""How far a map can be believed: what happens to the class when the pixels it calls important go, or come alone."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from litlens.explain.untouched import at_home, plain, untouched
+
+
+class Faithfulness(NamedTuple):
+    """Probability of the class, float32 (B, steps + 1), while pixels are taken away or put in, most important first.
+
+    `deletion` begins with the picture and ends with nothing, `insertion` the other way round, from a blurred picture.
+    """
+
+    deletion: Tensor
+    insertion: Tensor
+
+    @property
+    def deletion_area(self) -> Tensor:
+        """Area under `deletion`, (B,) in [0, 1]: the lower, the better the map."""
+        return torch.trapezoid(self.deletion, dx=1 / (self.deletion.shape[1] - 1))
+
+    @property
+    def insertion_area(self) -> Tensor:
+        """Area under `insertion`, (B,) in [0, 1]: the higher, the better the map."""
+        return torch.trapezoid(self.insertion, dx=1 / (self.insertion.shape[1] - 1))
+
+
+def faithfulness(
+    network: nn.Module, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50
+) -> Faithfulness:
+    """Deletion and insertion curves of maps (B, H, W) for the classes `target` (B,) on images (B, C, H, W).
+
+    Deleted pixels become 0, the mean of normalised images; inserted ones replace those of the image blurred by a
+    Gaussian of 5 pixels, cut at 11×11. Compare with the areas of `random_maps`. The network stays as it was.
+
+    Source: Petsiuk et al., "RISE: randomized input sampling for explanation of black-box models", BMVC 2018, and its
+    `evaluation.py`.
+    """
+    network = plain(network)
+    with untouched(network), torch.no_grad():
+        own = at_home(images, network)
+        classes = target.to(own.device)[:, None]
+        ranks = _ranks(maps.to(own.device))
+
+        def curve(start: Tensor, end: Tensor) -> Tensor:
+            points = []
+            for step in range(steps + 1):
+                changed = (ranks < round(step * ranks[0].numel() / steps))[:, None]
+                logits = network(torch.where(changed, end, start)).float()
+                points.append(logits.softmax(1).gather(1, classes)[:, 0])
+            return torch.stack(points, 1).to(images.device)
+
+        return Faithfulness(deletion=curve(own, torch.zeros_like(own)), insertion=curve(_blurred(own), own))
+
+
+def random_maps(shape: tuple[int, int, int], *, seed: int, cells: int = 7) -> Tensor:
+    """Maps (B, H, W) in [0, 1] that know nothing: noise of cells × cells, stretched like the maps of a last layer.
+
+    Noise per pixel would be an unfair opponent, as it takes pixels everywhere at once, which destroys any picture.
+    """
+    noise = torch.rand((shape[0], 1, cells, cells), generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(noise, size=shape[1:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def _ranks(maps: Tensor) -> Tensor:
+    """Of each pixel (B, H, W), how many are more important; of equals the first in reading order comes first."""
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(order.shape[1], device=maps.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).view_as(maps)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    offsets = torch.arange(-5, 6, device=images.device, dtype=images.dtype)
+    line = torch.exp(-(offsets**2) / (2 * 5**2))
+    line = line / line.sum()
+    channels = images.shape[1]
+    for shape, padding in (((channels, 1, 11, 1), (5, 0)), ((channels, 1, 1, 11), (0, 5))):
+        kernel = line.view(1, 1, *shape[2:]).expand(shape)
+        images = nn.functional.conv2d(images, kernel, padding=padding, groups=channels)
+    return images

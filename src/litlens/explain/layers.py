@@ -1,0 +1,108 @@
+"""Which layer to look at: by name, by number, or the last one that still has a map."""
+
+import difflib
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from litlens.errors import UserError
+
+
+class NoMapError(UserError):
+    """The network has no layer whose output is a map (an MLP has none); whoever draws can go on without one."""
+
+
+def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
+    """A layer by its name (`features.20`) or its number among the layers without children, from 0 or from -1 backwards.
+
+    Raises UserError with the nearest names where there is none.
+    """
+    named = {name: module for name, module in network.named_modules() if name}
+    if isinstance(layer, str):
+        if layer in named:
+            return layer, named[layer]
+        nearest = ", ".join(difflib.get_close_matches(layer, named, n=3, cutoff=0.3))
+        hint = f"; nearest: {nearest}" if nearest else ""
+        raise UserError(f"{type(network).__name__} has no layer {layer!r}{hint}")
+    leaves = [(name, module) for name, module in named.items() if not any(module.children())]
+    if not -len(leaves) <= layer < len(leaves):
+        raise UserError(f"{type(network).__name__} has no layer number {layer}; it has {len(leaves)}, from 0")
+    return leaves[layer]
+
+
+def last_map_layer(network: nn.Module, images: Tensor) -> str:
+    """Name of the last layer whose map is larger than 1×1 and not one value repeated, for images like these.
+
+    Found by one forward of one picture of noise, so that it depends on the network and the size alone and not on what
+    is in the batch. Call it inside `untouched`. Raises NoMapError where there is no such layer.
+    """
+    maps = _maps_in_order(network, images)
+    for position in range(len(maps) - 1, -1, -1):
+        name, output = maps[position]
+        if output.shape[2:].numel() > 1 and _varies(output):
+            # A Sequential gives what its last layer gives: name that one. (Not by the tensor alone: an in-place ReLU
+            # gives its convolution's tensor, and it is the ReLU that stands last.)
+            for inner, inner_output in reversed(maps[:position]):
+                if inner_output is output and inner.startswith(f"{name}."):
+                    name = inner
+            return name
+    raise _no_map(network, images)
+
+
+def convolutions(network: nn.Module, images: Tensor) -> list[str]:
+    """Names of the convolutions that images like these pass through, in that order; call it inside `untouched`.
+
+    Raises NoMapError where there is none.
+    """
+    modules = dict(network.named_modules())
+    names = [name for name, _ in _maps_in_order(network, images) if isinstance(modules[name], nn.Conv2d)]
+    if not names:
+        raise _no_map(network, images)
+    return names
+
+
+def _maps_in_order(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
+    """(name, output) of each layer that gives a map, in the order in which they finish.
+
+    Layers that run more than once are left out (ResNet's blocks have one ReLU in two places): their name would not say
+    which map is meant.
+    """
+    maps: list[tuple[str, Tensor]] = []
+    calls: Counter[str] = Counter()
+
+    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def note(_module: nn.Module, _inputs: object, output: object) -> None:
+            calls[name] += 1
+            if isinstance(output, Tensor) and output.ndim == 4:
+                maps.append((name, output))
+
+        return module.register_forward_hook(note)
+
+    handles = [watch(name, module) for name, module in network.named_modules() if name]
+    try:
+        with torch.no_grad():
+            network(_noise_like(images[:1]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(name, output) for name, output in maps if calls[name] == 1]
+
+
+def _noise_like(images: Tensor) -> Tensor:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(images.device, images.dtype)
+
+
+def _varies(output: Tensor) -> bool:
+    lowest, highest = output.amin((2, 3)), output.amax((2, 3))
+    # Rounding is no variation: an interpolated 1×1 differs in its last bits.
+    return bool((highest - lowest > 1e-5 * torch.maximum(lowest.abs(), highest.abs())).any())
+
+
+def _no_map(network: nn.Module, images: Tensor) -> NoMapError:
+    size = "×".join(str(side) for side in images.shape[2:])
+    return NoMapError(
+        f"{type(network).__name__} has no layer with a map larger than 1×1 at {size}, so there is nothing to show where "
+        "it looked"
+    )

@@ -1,0 +1,326 @@
+"""The LightningModule around a network: steps, metrics, optimiser, and what a checkpoint has to say of them."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from litlens.errors import UserError
+from litlens.models.losses import Loss, balanced_weights, loss_and_weight, one_hot
+from litlens.models.metrics import EpochSums, class_metrics, mean_metric
+from litlens.models.mixing import mix_batch
+from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
+from litlens.models.schedules import schedule
+
+CHECKPOINT_FORMAT = 1
+_MIXING = 0x6D6978  # tells this stream from others of the same seed
+
+
+class ImageClassifier(LightningModule):
+    """Trains and evaluates a network on batches of images (B, C, H, W) and classes int64 (B,).
+
+    Logs loss, accuracy and (not in training) macro F1 as `loss/val` etc., once an epoch, and the loss of a step as
+    `loss/train_step`; the losses are without penalties. `metrics_val`, `metrics_test` and `confusion["val"]`,
+    `confusion["test"]` hold the last pass until the next one starts. Trains in the trainer's precision; validation,
+    test and prediction are in float32 under every mixed one, since logits in bf16 tie.
+
+    Args:
+        network: gives logits (B, K); a plain `nn.Module`.
+        class_names: the K classes, in the order of their labels.
+        optimizer: makes an optimiser of parameters.
+        lr_scheduler: makes a schedule of an optimiser; lengths left out follow from the trainer.
+        loss: see `litlens.models.losses`; the same in training, validation and test.
+        label_smoothing: from 0 to below 1, the share of the target that all classes divide among them.
+        class_weights: K numbers, or `balanced`: inversely proportional to the class's share of the training split.
+        l1: weight of Σ|w| over kernels, not biases.
+        l2: weight of Σw² over kernels, not biases; with SGD half of what torch calls weight decay.
+        mixup: alpha of MixUp, 0 for none; with CutMix, too, a fair coin decides for each batch.
+        cutmix: alpha of CutMix, 0 for none.
+        channels_last: the memory format that convolutions are fastest in.
+        init_from: a run or checkpoint whose weights the command starts from; the classifier only keeps it.
+    """
+
+    confusion: nn.ModuleDict
+    _class_weights: Tensor | None
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: list[str],
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=0.001),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        loss: Loss = "cross_entropy",
+        label_smoothing: float = 0.0,
+        class_weights: Literal["balanced"] | list[float] | None = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        channels_last: bool = True,
+        init_from: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check(
+            class_names,
+            label_smoothing,
+            class_weights,
+            {"l1": l1, "l2": l2, "mixup": mixup, "cutmix": cutmix},
+        )
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
+        self.class_names = list(class_names)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.loss: Loss = loss
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+        self.l1, self.l2 = l1, l2
+        self.mixup, self.cutmix = mixup, cutmix
+        self.channels_last = channels_last
+        self.init_from = init_from
+
+        known = torch.tensor(class_weights) if isinstance(class_weights, list) else None
+        self.register_buffer("_class_weights", known, persistent=False)  # the checkpoint says them elsewhere
+        self.metrics_val = class_metrics(self.num_classes)
+        self.metrics_test = class_metrics(self.num_classes)
+        self.confusion = nn.ModuleDict(
+            {
+                split: MulticlassConfusionMatrix(self.num_classes, validate_args=False)
+                for split in ("val", "test")
+            }
+        )
+        self._mean_losses = nn.ModuleDict({split: mean_metric() for split in ("training", "val", "test")})
+        self._accuracy_train = mean_metric()
+        self._epoch = EpochSums()
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(images)
+        if logits.shape[1] != self.num_classes:
+            raise UserError(
+                f"{type(self.network).__name__} gives {logits.shape[1]} logits for {self.num_classes} classes: "
+                "set the network's num_classes."
+            )
+        return logits
+
+    # Training
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """In training, with MixUp or CutMix, (images, classes) become (mixed images, classes, their shares (B, K))."""
+        mixes = self.mixup > 0 or self.cutmix > 0
+        if not (mixes and self._trainer is not None and self.trainer.training):
+            return batch
+        images, labels = batch
+        # Without a state of its own the stream is the same after a resume, in the middle of an epoch, too.
+        position = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        key = [_MIXING, torch.initial_seed(), self.global_rank, self.current_epoch, position]
+        images, shares = mix_batch(
+            images,
+            one_hot(labels, self.num_classes),
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            stream=np.random.default_rng(key),
+        )
+        return images, labels, shares
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The batch's loss, on mixed targets where they were mixed; accuracy counts the true classes."""
+        images, labels, *shares = batch
+        logits = self(images).float()
+        loss, weight = self._loss(logits, shares[0] if shares else labels)
+        self._epoch.add(loss=loss, weight=weight, logits=logits, labels=labels)
+        every = self.trainer.log_every_n_steps
+        if (
+            every and (self.global_step + 1) % every == 0
+        ):  # a self.log costs as much as a small network's step
+            self.log("loss/train_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(labels))
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Adds the penalties: after unscaling and accumulation, before clipping, as if they were in the loss."""
+        if not (self.l1 or self.l2):
+            return
+        scale = 1.0
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scale = scaler.get_scale()  # a fused optimiser divides by it inside its step
+        weights = kernels(self.network.parameters())
+        add_penalty_gradients(weights, l1=self.l1 * scale, l2=self.l2 * scale)
+
+    def on_fit_start(self) -> None:
+        """Counts the classes of the training split where the weights are to balance them."""
+        if self.class_weights == "balanced":
+            self._class_weights = _balanced(self.trainer, self.class_names).to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Not called when a run resumes within an epoch: its counts go on."""
+        self._epoch = EpochSums()
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's loss and accuracy."""
+        epoch = self._epoch
+        if epoch.seen == 0:
+            return
+        means = {
+            "loss/train": (self._mean_losses["training"], epoch.loss, epoch.weight),
+            "accuracy/train": (self._accuracy_train, epoch.correct, epoch.seen),
+        }
+        for name, (metric, total, weight) in means.items():
+            metric.reset()
+            metric.update(total / weight, weight)
+            self.log(name, metric, prog_bar=name == "accuracy/train")
+
+    # Evaluation
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The batch's loss, logits float32 (B, K) and labels."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The batch's loss, logits float32 (B, K) and labels."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Logits float32 (B, K) of a batch of images, with or without labels."""
+        return self._logits_in_float32(batch if isinstance(batch, Tensor) else batch[0])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last pass, which could be read until now."""
+        self._reset("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets the last pass, which could be read until now."""
+        self._reset("test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the pass."""
+        self._log_pass("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the pass."""
+        self._log_pass("test")
+
+    def _evaluate(self, batch: Any, split: str) -> dict[str, Tensor]:
+        images, labels = batch
+        logits = self._logits_in_float32(images)
+        loss, weight = self._loss(logits, labels)
+        self._mean_losses[split].update(loss, weight)
+        self._metrics(split).update(logits, labels)
+        self.confusion[split].update(logits, labels)
+        return {"loss": loss, "logits": logits, "labels": labels}
+
+    def _logits_in_float32(self, images: Tensor) -> Tensor:
+        with torch.autocast(device_type=self.device.type, enabled=False):
+            logits: Tensor = self(images)
+        return logits.float()
+
+    def _metrics(self, split: str) -> Any:
+        return self.metrics_val if split == "val" else self.metrics_test
+
+    def _reset(self, split: str) -> None:
+        for metric in (self._mean_losses[split], self._metrics(split), self.confusion[split]):
+            metric.reset()
+
+    def _log_pass(self, split: str) -> None:
+        metrics = self._metrics(split)
+        self.log(f"loss/{split}", self._mean_losses[split], prog_bar=True)
+        self.log(f"accuracy/{split}", metrics["accuracy"], prog_bar=True)
+        self.log(f"f1/{split}", metrics["f1"])
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        if self.class_weights == "balanced" and self._class_weights is None:
+            raise UserError(
+                "model.class_weights: balanced weights come from training or from a checkpoint, here is neither."
+            )
+        return loss_and_weight(
+            logits,
+            targets,
+            loss=self.loss,
+            label_smoothing=self.label_smoothing,
+            class_weights=self._class_weights,
+        )
+
+    # Optimisation and checkpoint
+
+    def configure_optimizers(self) -> Optimizer | OptimizerLRSchedulerConfig:
+        """The optimiser, and the schedule with its interval where there is one."""
+        optimizer = build_optimizer(self.optimizer, self.network)
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": schedule(self.lr_scheduler, optimizer, self.trainer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in plain values how to build this classifier again; what a callback said before stays."""
+        about = checkpoint.setdefault("litlens", {})
+        about.setdefault("format", CHECKPOINT_FORMAT)
+        about.setdefault("class_names", self.class_names)
+        about.setdefault("model", {"class_path": _class_path(self), "init_args": self._init_args()})
+        about["epoch_so_far"] = self._epoch.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes over the balanced weights, which only training can count, and the counts of an unfinished epoch."""
+        about = checkpoint.get("litlens", {})
+        weights = about.get("model", {}).get("init_args", {}).get("class_weights")
+        if self.class_weights == "balanced" and isinstance(weights, list):
+            self._class_weights = torch.tensor(weights, device=self.device)
+        if "epoch_so_far" in about:
+            self._epoch = EpochSums(**about["epoch_so_far"])
+
+    def _init_args(self) -> dict[str, Any]:
+        network = {"class_path": _class_path(self.network)}
+        arguments = getattr(self.network, "arguments", None)  # litlens.models.layers.Network records them
+        if arguments is not None:
+            network["init_args"] = arguments
+        names = ("loss", "label_smoothing", "l1", "l2", "mixup", "cutmix", "channels_last")
+        weights = self.class_weights if self._class_weights is None else self._class_weights.tolist()
+        settings = {name: getattr(self, name) for name in names}
+        return {"network": network, "class_names": self.class_names, "class_weights": weights, **settings}
+
+
+def _class_path(instance: object) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+def _balanced(trainer: Any, class_names: list[str]) -> Tensor:
+    """The weights from the labels of the data module's training split."""
+    samples = getattr(trainer.datamodule, "samples", None)
+    if samples is None:
+        raise UserError(
+            "model.class_weights: balanced needs a data module with samples(); give a list of weights instead."
+        )
+    weights = balanced_weights(torch.as_tensor(samples("train").labels), len(class_names))
+    absent = [
+        name for name, weight in zip(class_names, weights.tolist(), strict=True) if weight == float("inf")
+    ]
+    if absent:
+        raise UserError(f"model.class_weights: balanced, but no training picture is of class {absent[0]}.")
+    return weights
+
+
+def _check(
+    class_names: list[str],
+    label_smoothing: float,
+    class_weights: Literal["balanced"] | list[float] | None,
+    not_negative: dict[str, float],
+) -> None:
+    if isinstance(class_weights, list) and len(class_weights) != len(class_names):
+        raise UserError(
+            f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: give one for each."
+        )
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"model.label_smoothing: {label_smoothing} is not from 0 to below 1.")
+    for name, value in not_negative.items():
+        if value < 0:
+            raise UserError(f"model.{name}: {value} is negative.")

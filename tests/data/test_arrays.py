@@ -1,0 +1,81 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from litlens.data.arrays import DigitsDataModule, FashionMNISTDataModule, MNISTDataModule
+from litlens.data.module import SPLITS
+from litlens.errors import UserError
+
+
+def test_digits_are_all_there_once() -> None:
+    data = DigitsDataModule()
+    assert (data.num_classes, data.in_channels, data.image_size) == (10, 1, (8, 8))
+    data.setup()
+    rows = np.concatenate([data.samples(split).rows for split in SPLITS])
+    assert sorted(rows) == list(range(1797))
+    assert [len(data.samples(split)) for split in SPLITS] == [1078, 360, 359]
+    index = int(data.samples("val").rows[5])
+    assert np.array_equal(data.picture("val", 5)[..., 0], np.round(load_digits().images[index] * 255 / 16))
+    assert data.samples("val").labels[5] == load_digits().target[index]
+
+
+def write_idx(folder: Path, *, train: int = 40, test: int = 10) -> None:
+    """Four files in MNIST's format; the pixels count up, so that a wrong offset shows."""
+    folder.mkdir(parents=True)
+    for prefix, count in (("train", train), ("t10k", test)):
+        header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28))
+        pixels = (np.arange(count * 784) % 251).astype(np.uint8).tobytes()
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + pixels)
+        labels = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + bytes(i % 10 for i in range(count))
+        with gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(labels)
+
+
+def test_idx_files_packed_or_not(tmp_path: Path) -> None:
+    write_idx(tmp_path / "MNIST" / "raw")
+    data = MNISTDataModule(tmp_path, validation=10)
+    data.setup()
+    assert [len(data.samples(split)) for split in SPLITS] == [30, 10, 10]
+    assert np.bincount(data.samples("val").labels).tolist() == [1] * 10
+    assert data.samples("test").labels.tolist() == list(range(10))
+    assert data.picture("test", 3)[0, :3, 0].tolist() == [(3 * 784 + i) % 251 for i in range(3)]
+    assert data.preprocessing.mean == (0.1307,)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    write_idx(tmp_path / "MNIST" / "raw")
+    path = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="t10k-images-idx3-ubyte is damaged"):
+        MNISTDataModule(tmp_path, validation=10).setup()
+
+
+def test_validation_larger_than_the_data_is_one_line(tmp_path: Path) -> None:
+    write_idx(tmp_path / "MNIST" / "raw")
+    with pytest.raises(UserError, match=r"data\.validation: 40 is not between 1 and 39"):
+        MNISTDataModule(tmp_path, validation=40).setup()
+
+
+@pytest.mark.parametrize(
+    ("module", "first_labels"),
+    [
+        # The first ten test labels as published: 7 2 1 0 4 1 4 9 5 9, and ankle boot, pullover, trouser, …
+        (MNISTDataModule, [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]),
+        (FashionMNISTDataModule, [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]),
+    ],
+)
+def test_the_official_test_set_is_the_test_set(
+    shared_data: Path, module: type[MNISTDataModule], first_labels: list[int]
+) -> None:
+    data = module(shared_data)
+    data.setup()
+    assert [len(data.samples(split)) for split in SPLITS] == [55_000, 5_000, 10_000]
+    assert data.samples("test").labels[:10].tolist() == first_labels
+    assert data.samples("test").names[0] == "test/00000"
+    val, train = (set(data.samples(split).names) for split in ("val", "train"))
+    assert not val & train
+    shares = np.bincount(data.samples("val").labels) / np.bincount(data.samples("train").labels)
+    assert shares == pytest.approx(np.full(10, 1 / 11), rel=0.01)

@@ -1,0 +1,64 @@
+"""What every data module promises, on the digits."""
+
+import numpy as np
+import pytest
+
+from litlens.data.arrays import DigitsDataModule
+from litlens.data.duplicates import shared_between_splits
+from litlens.data.module import ImageDataModule
+from litlens.errors import UserError
+
+
+def ready(**options: object) -> ImageDataModule:
+    data = DigitsDataModule(**options)
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_auto_statistics_are_those_of_the_training_split_alone() -> None:
+    data = ready(seed=5)
+    split = data.samples("train")
+    pixels = split.pictures.batch(split.rows) / 255
+    assert data.preprocessing.mean[0] == pytest.approx(pixels.mean(), abs=1e-9)
+    assert data.preprocessing.std[0] == pytest.approx(pixels.std(), abs=1e-9)
+    assert ready(seed=6).preprocessing.mean != data.preprocessing.mean
+
+
+def test_training_batches_have_mean_zero_and_deviation_one() -> None:
+    images = np.concatenate([batch[0].numpy() for batch in ready(batch_size=1078).train_dataloader()])
+    assert images.mean() == pytest.approx(0, abs=1e-5)
+    assert images.std() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: 0 is less than 1"),
+        ({"normalize": "minst"}, "no set is called 'minst'"),
+        ({"normalize": {"mean": [0.5]}}, "needs mean and std"),
+        ({"normalize": "imagenet"}, "3 values for pictures of 1 channels"),
+        ({"augment": ["rotatoin"]}, "rotation"),
+    ],
+)
+def test_a_wrong_option_is_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        ready(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_batch_larger_than_the_split_is_one_line() -> None:
+    with pytest.raises(UserError, match="batch_size: 2000 on 1 device.* more than the 1078"):
+        ready(batch_size=2000).train_dataloader()
+
+
+def test_fingerprint_tells_seeds_and_data_apart_from_runs() -> None:
+    assert ready().fingerprint() == ready().fingerprint()
+
+
+def test_pictures_in_two_splits_are_found() -> None:
+    data = ready()
+    assert shared_between_splits(data) == []
+    train, test = data.samples("train"), data.samples("test")
+    test.rows[7] = train.rows[3]
+    assert shared_between_splits(data) == [(train.names[3], test.names[7])]

@@ -1,0 +1,120 @@
+"""Figures: what they show is what they were given, at any number of classes, whatever the rcParams are."""
+
+import subprocess
+import sys
+import warnings
+
+import matplotlib
+import numpy as np
+import pytest
+
+from litlens.evaluation.calibration import calibration_error, reliability
+from litlens.evaluation.figures import (
+    confusion_matrix_figure,
+    learning_curves_figure,
+    pixels,
+    reliability_figure,
+)
+from litlens.evaluation.measures import confusion_matrix
+
+HISTORY = [
+    {"epoch": 0, "loss/train": 0.9, "loss/val": 0.8, "accuracy/train": 0.7, "accuracy/val": 0.75},
+    {"epoch": 1, "loss/train": 0.5, "loss/val": 0.6, "accuracy/train": 0.8, "accuracy/val": 0.90},
+    {"epoch": 2, "loss/train": 0.3, "loss/val": 0.7, "accuracy/train": 0.9, "accuracy/val": 0.85},
+]
+
+
+def test_two_classes_show_every_count() -> None:
+    figure = confusion_matrix_figure([[40, 2], [0, 56]], ["cat", "dog"])
+    axes = figure.axes[0]
+    assert sorted(text.get_text() for text in axes.texts) == ["2", "40", "56"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
+    assert axes.get_title(loc="left") == "Confusion matrix: 97.96 % of 98 right"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "label")
+    np.testing.assert_allclose(axes.images[0].get_array() ** 2, [[40 / 42, 2 / 42], [0, 1]])
+
+
+def test_sixty_two_classes_show_no_numbers_and_few_names(made_up) -> None:
+    some = made_up(7800, 62, strength=4.0)
+    figure = confusion_matrix_figure(confusion_matrix(some), some.class_names)
+    axes = figure.axes[0]
+    assert not axes.texts
+    assert 20 <= len(axes.get_xticks()) <= 32
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["class 0", "class 2"]
+    assert max(pixels(figure).shape) <= 1100
+
+
+@pytest.mark.parametrize("classes", [1, 2, 10, 20, 21, 62])
+def test_no_name_leaves_the_picture_and_nothing_warns(classes: int) -> None:
+    names = [f"$x_{k}$ <script> an endless name that ends in {k}" for k in range(classes)]
+    figure = confusion_matrix_figure(np.eye(classes, dtype=int) * 1000, names)
+    picture = pixels(figure)
+    assert picture.dtype == np.uint8
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert np.all(edge == 255)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(set(labels)) == len(labels)
+    assert labels[0].startswith("$x_0$ <s")
+
+
+def test_names_in_other_scripts_do_not_stop_a_run() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels(confusion_matrix_figure([[1, 0], [0, 1]], ["猫", "собака"]))
+
+
+def test_no_samples_at_all_are_drawn_too() -> None:
+    axes = confusion_matrix_figure(np.zeros((2, 2)), ["a", "b"]).axes[0]
+    assert axes.get_title(loc="left") == "Confusion matrix: 0.00 % of 0 right"
+
+
+def test_curves_show_the_history_and_mark_the_best_validation() -> None:
+    figure = learning_curves_figure(HISTORY)
+    loss, accuracy = figure.axes
+    assert loss.get_title(loc="left") == "Loss: best validation 0.6000, epoch 1"
+    assert accuracy.get_title(loc="left") == "Accuracy: best validation 90.00 %, epoch 1"
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in loss.lines}
+    assert drawn["training"] == [0.9, 0.5, 0.3]
+    assert drawn["validation"] == [0.8, 0.6, 0.7]
+    assert accuracy.lines[0].get_xdata().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        HISTORY[:1],
+        [{"epoch": 0, "loss/train": 1.0}, {"epoch": 1, "loss/train": float("nan"), "loss/val": float("inf")}],
+        [{**HISTORY[0], "epoch": epoch} for epoch in range(300)],
+    ],
+    ids=["empty", "one", "gaps", "long"],
+)
+def test_curves_of_any_history_are_drawn_without_a_warning(history) -> None:
+    pixels(learning_curves_figure(history))
+
+
+def test_the_reliability_diagram_shows_its_bins(made_up) -> None:
+    some = made_up(2000, 5, strength=1.0)
+    bins = reliability(some, bins=10)
+    figure = reliability_figure(bins, error=calibration_error(some, bins=10))
+    upper, lower = figure.axes
+    heights = [bar.get_height() for bar in upper.patches]
+    np.testing.assert_allclose(heights, [row.accuracy for row in bins])
+    assert sum(bar.get_height() for bar in lower.patches) == pytest.approx(1)
+    pixels(figure)
+
+
+def test_rcparams_change_no_pixel_and_are_not_changed() -> None:
+    plain = pixels(learning_curves_figure(HISTORY))
+    odd = {"font.size": 30, "axes.facecolor": "red", "lines.linewidth": 9, "savefig.dpi": 7, "figure.dpi": 20}
+    with matplotlib.rc_context(odd):
+        assert np.array_equal(plain, pixels(learning_curves_figure(HISTORY)))
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_pyplot_stays_out() -> None:
+    code = (
+        "import sys, litlens.evaluation.figures as f; f.pixels(f.learning_curves_figure([]));"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
