@@ -26,7 +26,10 @@ def test_the_bins_add_up_to_torchmetrics_error(made_up, bins: int) -> None:
     assert [row.low for row in table[1:]] == [row.high for row in table[:-1]]
     gaps = sum(row.count / 3000 * abs(row.accuracy - row.confidence) for row in table if row.count)
     expected = multiclass_calibration_error(
-        torch.from_numpy(some.logits).softmax(dim=1), torch.from_numpy(some.labels), num_classes=5, n_bins=bins
+        torch.from_numpy(some.logits).softmax(dim=1),
+        torch.from_numpy(some.labels),
+        num_classes=5,
+        n_bins=bins,
     )
     assert gaps == pytest.approx(float(expected), abs=1e-5)
     assert calibration_error(some, bins=bins) == pytest.approx(float(expected), abs=1e-6)

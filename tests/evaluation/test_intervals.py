@@ -56,7 +56,9 @@ def test_bootstrap_of_macro_f1_equals_drawing_every_sample(made_up) -> None:
         sklearn.metrics.f1_score(some.labels[rows], some.predicted[rows], average="macro") for rows in drawn
     ]
     interval = bootstrap_intervals(some)["f1"]
-    assert interval.value == pytest.approx(sklearn.metrics.f1_score(some.labels, some.predicted, average="macro"))
+    assert interval.value == pytest.approx(
+        sklearn.metrics.f1_score(some.labels, some.predicted, average="macro")
+    )
     np.testing.assert_allclose([interval.low, interval.high], np.quantile(brute, [0.025, 0.975]), atol=0.008)
 
 

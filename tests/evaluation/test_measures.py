@@ -23,7 +23,11 @@ def test_a_hand_count() -> None:
     # -log(e / (e + 2)) for the three right ones, -log(1 / (e + 2)) for the others
     assert measures.loss(some) == pytest.approx(np.log(np.e + 2) - 0.5, rel=1e-12)
     table = measures.class_table(some)
-    assert [(row.name, row.labelled, row.predicted) for row in table] == [("a", 3, 2), ("b", 2, 1), ("c", 1, 3)]
+    assert [(row.name, row.labelled, row.predicted) for row in table] == [
+        ("a", 3, 2),
+        ("b", 2, 1),
+        ("c", 1, 3),
+    ]
     assert [row.precision for row in table] == pytest.approx([1, 0, 1 / 3])
     assert [row.recall for row in table] == pytest.approx([2 / 3, 0, 1])
     assert [row.f1 for row in table] == pytest.approx([0.8, 0, 0.5])
@@ -47,7 +51,9 @@ def test_as_torchmetrics_scikit_learn_and_torch_count(made_up, classes: int) -> 
     for name in ("precision", "recall", "f1"):
         function = getattr(reference, f"multiclass_{name}" if name != "f1" else "multiclass_f1_score")
         per_class = function(predicted, labels, num_classes=classes, average="none").numpy()
-        np.testing.assert_allclose([getattr(r, name) for r in measures.class_table(some)], per_class, atol=1e-6)
+        np.testing.assert_allclose(
+            [getattr(r, name) for r in measures.class_table(some)], per_class, atol=1e-6
+        )
         average = function(predicted, labels, num_classes=classes, average="macro")
         assert macro[name] == pytest.approx(float(average), abs=1e-6)
 

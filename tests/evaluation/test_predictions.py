@@ -101,7 +101,10 @@ def test_labels_out_of_range_and_equal_class_names_are_refused() -> None:
         ("name,label,predicted,probability,logit:x\np.png,y,x,1.0,0.5\n", "row 1 is damaged"),
         ("name,label,predicted,probability,logit:x\np.png,x,x,1.0,0.5\nq.png,x\n", "row 2 is damaged"),
         ("name,label,predicted,probability,logit:x\np.png,x,x,1.0,zero\n", "row 1 is damaged"),
-        ("name,label,predicted,probability,logit:x\np.png,x,x,1.0,0.5,1\n", "row 1 has 2 logits for 1 classes"),
+        (
+            "name,label,predicted,probability,logit:x\np.png,x,x,1.0,0.5,1\n",
+            "row 1 has 2 logits for 1 classes",
+        ),
     ],
 )
 def test_another_file_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
