@@ -1,4 +1,4 @@
-"""The LightningModule around a network: steps, metrics, optimiser, and what a checkpoint has to say of them."""
+"""The LightningModule around a network: steps, metrics, optimiser, and what its checkpoint says of it."""
 
 from typing import Any, Literal
 
@@ -9,11 +9,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from litlens.errors import UserError
 from litlens.models.losses import Loss, balanced_weights, loss_and_weight, one_hot
-from litlens.models.metrics import EpochSums, class_metrics, mean_metric
+from litlens.models.metrics import EpochSums, PassMetrics, mean_metric
 from litlens.models.mixing import mix_batch
 from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
 from litlens.models.schedules import schedule
@@ -25,10 +26,9 @@ _MIXING = 0x6D6978  # tells this stream from others of the same seed
 class ImageClassifier(LightningModule):
     """Trains and evaluates a network on batches of images (B, C, H, W) and classes int64 (B,).
 
-    Logs loss, accuracy and (not in training) macro F1 as `loss/val` etc., once an epoch, and the loss of a step as
-    `loss/train_step`; the losses are without penalties. `metrics_val`, `metrics_test` and `confusion["val"]`,
-    `confusion["test"]` hold the last pass until the next one starts. Trains in the trainer's precision; validation,
-    test and prediction are in float32 under every mixed one, since logits in bf16 tie.
+    Logs `loss/train`, `accuracy/train`, and the same and macro `f1` of val and test, once an epoch, and now
+    and then `loss/train_step`; losses without penalties. Trains in the trainer's precision; validation, test
+    and prediction are in float32 under every mixed one, since logits in bf16 tie.
 
     Args:
         network: gives logits (B, K); a plain `nn.Module`.
@@ -37,7 +37,7 @@ class ImageClassifier(LightningModule):
         lr_scheduler: makes a schedule of an optimiser; lengths left out follow from the trainer.
         loss: see `litlens.models.losses`; the same in training, validation and test.
         label_smoothing: from 0 to below 1, the share of the target that all classes divide among them.
-        class_weights: K numbers, or `balanced`: inversely proportional to the class's share of the training split.
+        class_weights: K numbers, or `balanced`: inversely proportional to the classes' shares in training.
         l1: weight of Σ|w| over kernels, not biases.
         l2: weight of Σw² over kernels, not biases; with SGD half of what torch calls weight decay.
         mixup: alpha of MixUp, 0 for none; with CutMix, too, a fair coin decides for each batch.
@@ -46,7 +46,6 @@ class ImageClassifier(LightningModule):
         init_from: a run or checkpoint whose weights the command starts from; the classifier only keeps it.
     """
 
-    confusion: nn.ModuleDict
     _class_weights: Tensor | None
 
     def __init__(
@@ -86,22 +85,29 @@ class ImageClassifier(LightningModule):
 
         known = torch.tensor(class_weights) if isinstance(class_weights, list) else None
         self.register_buffer("_class_weights", known, persistent=False)  # the checkpoint says them elsewhere
-        self.metrics_val = class_metrics(self.num_classes)
-        self.metrics_test = class_metrics(self.num_classes)
-        self.confusion = nn.ModuleDict(
-            {
-                split: MulticlassConfusionMatrix(self.num_classes, validate_args=False)
-                for split in ("val", "test")
-            }
-        )
-        self._mean_losses = nn.ModuleDict({split: mean_metric() for split in ("training", "val", "test")})
-        self._accuracy_train = mean_metric()
+        self._loss_train, self._accuracy_train = mean_metric(), mean_metric()
         self._epoch = EpochSums()
+        self._val, self._test = PassMetrics(self.num_classes), PassMetrics(self.num_classes)
 
     @property
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
+
+    @property
+    def metrics_val(self) -> MetricCollection:
+        """What the last validation counted, until the next one starts: see `PassMetrics.classes`."""
+        return self._val.classes
+
+    @property
+    def metrics_test(self) -> MetricCollection:
+        """What the last test counted, until the next one starts: see `PassMetrics.classes`."""
+        return self._test.classes
+
+    @property
+    def confusion(self) -> dict[str, MulticlassConfusionMatrix]:
+        """The last pass's confusion matrix of `val` and `test`; in distributed runs compute on every rank."""
+        return {"val": self._val.confusion, "test": self._test.confusion}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
@@ -110,15 +116,15 @@ class ImageClassifier(LightningModule):
         logits: Tensor = self.network(images)
         if logits.shape[1] != self.num_classes:
             raise UserError(
-                f"{type(self.network).__name__} gives {logits.shape[1]} logits for {self.num_classes} classes: "
-                "set the network's num_classes."
+                f"{type(self.network).__name__} gives {logits.shape[1]} logits for {self.num_classes} "
+                "classes: set the network's num_classes."
             )
         return logits
 
     # Training
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """In training, with MixUp or CutMix, (images, classes) become (mixed images, classes, their shares (B, K))."""
+        """With MixUp or CutMix, training's (images, classes) become (mixed ones, classes, shares (B, K))."""
         mixes = self.mixup > 0 or self.cutmix > 0
         if not (mixes and self._trainer is not None and self.trainer.training):
             return batch
@@ -141,7 +147,7 @@ class ImageClassifier(LightningModule):
         logits = self(images).float()
         loss, weight = self._loss(logits, shares[0] if shares else labels)
         self._epoch.add(loss=loss, weight=weight, logits=logits, labels=labels)
-        every = self.trainer.log_every_n_steps
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (
             every and (self.global_step + 1) % every == 0
         ):  # a self.log costs as much as a small network's step
@@ -149,7 +155,7 @@ class ImageClassifier(LightningModule):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Adds the penalties: after unscaling and accumulation, before clipping, as if they were in the loss."""
+        """Adds the penalties, after unscaling and before clipping, as if they were in the loss."""
         if not (self.l1 or self.l2):
             return
         scale = 1.0
@@ -162,7 +168,14 @@ class ImageClassifier(LightningModule):
     def on_fit_start(self) -> None:
         """Counts the classes of the training split where the weights are to balance them."""
         if self.class_weights == "balanced":
-            self._class_weights = _balanced(self.trainer, self.class_names).to(self.device)
+            samples = getattr(self.trainer.datamodule, "samples", None)  # type: ignore[attr-defined]
+            if samples is None:
+                raise UserError(
+                    "model.class_weights: balanced needs a data module with samples(): give a list "
+                    "of weights."
+                )
+            labels = torch.as_tensor(samples("train").labels)
+            self._class_weights = balanced_weights(labels, self.class_names).to(self.device)
 
     def on_train_epoch_start(self) -> None:
         """Not called when a run resumes within an epoch: its counts go on."""
@@ -174,7 +187,7 @@ class ImageClassifier(LightningModule):
         if epoch.seen == 0:
             return
         means = {
-            "loss/train": (self._mean_losses["training"], epoch.loss, epoch.weight),
+            "loss/train": (self._loss_train, epoch.loss, epoch.weight),
             "accuracy/train": (self._accuracy_train, epoch.correct, epoch.seen),
         }
         for name, (metric, total, weight) in means.items():
@@ -186,11 +199,11 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The batch's loss, logits float32 (B, K) and labels."""
-        return self._evaluate(batch, "val")
+        return self._evaluate(batch, self._val)
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The batch's loss, logits float32 (B, K) and labels."""
-        return self._evaluate(batch, "test")
+        return self._evaluate(batch, self._test)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Logits float32 (B, K) of a batch of images, with or without labels."""
@@ -198,27 +211,25 @@ class ImageClassifier(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last pass, which could be read until now."""
-        self._reset("val")
+        self._val.reset()
 
     def on_test_epoch_start(self) -> None:
         """Forgets the last pass, which could be read until now."""
-        self._reset("test")
+        self._test.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Logs the pass."""
-        self._log_pass("val")
+        self._log_pass("val", self._val)
 
     def on_test_epoch_end(self) -> None:
         """Logs the pass."""
-        self._log_pass("test")
+        self._log_pass("test", self._test)
 
-    def _evaluate(self, batch: Any, split: str) -> dict[str, Tensor]:
+    def _evaluate(self, batch: Any, metrics: PassMetrics) -> dict[str, Tensor]:
         images, labels = batch
         logits = self._logits_in_float32(images)
         loss, weight = self._loss(logits, labels)
-        self._mean_losses[split].update(loss, weight)
-        self._metrics(split).update(logits, labels)
-        self.confusion[split].update(logits, labels)
+        metrics.update(loss=loss, weight=weight, logits=logits, labels=labels)
         return {"loss": loss, "logits": logits, "labels": labels}
 
     def _logits_in_float32(self, images: Tensor) -> Tensor:
@@ -226,23 +237,16 @@ class ImageClassifier(LightningModule):
             logits: Tensor = self(images)
         return logits.float()
 
-    def _metrics(self, split: str) -> Any:
-        return self.metrics_val if split == "val" else self.metrics_test
-
-    def _reset(self, split: str) -> None:
-        for metric in (self._mean_losses[split], self._metrics(split), self.confusion[split]):
-            metric.reset()
-
-    def _log_pass(self, split: str) -> None:
-        metrics = self._metrics(split)
-        self.log(f"loss/{split}", self._mean_losses[split], prog_bar=True)
-        self.log(f"accuracy/{split}", metrics["accuracy"], prog_bar=True)
-        self.log(f"f1/{split}", metrics["f1"])
+    def _log_pass(self, split: str, metrics: PassMetrics) -> None:
+        self.log(f"loss/{split}", metrics.loss, prog_bar=True)
+        self.log(f"accuracy/{split}", metrics.classes["accuracy"], prog_bar=True)
+        self.log(f"f1/{split}", metrics.classes["f1"])
 
     def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         if self.class_weights == "balanced" and self._class_weights is None:
             raise UserError(
-                "model.class_weights: balanced weights come from training or from a checkpoint, here is neither."
+                "model.class_weights: balanced weights come from training or a checkpoint, "
+                "and here is neither."
             )
         return loss_and_weight(
             logits,
@@ -270,7 +274,7 @@ class ImageClassifier(LightningModule):
         about["epoch_so_far"] = self._epoch.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes over the balanced weights, which only training can count, and the counts of an unfinished epoch."""
+        """Takes over the balanced weights, which only training counts, and an unfinished epoch's sums."""
         about = checkpoint.get("litlens", {})
         weights = about.get("model", {}).get("init_args", {}).get("class_weights")
         if self.class_weights == "balanced" and isinstance(weights, list):
@@ -293,22 +297,6 @@ def _class_path(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
 
 
-def _balanced(trainer: Any, class_names: list[str]) -> Tensor:
-    """The weights from the labels of the data module's training split."""
-    samples = getattr(trainer.datamodule, "samples", None)
-    if samples is None:
-        raise UserError(
-            "model.class_weights: balanced needs a data module with samples(); give a list of weights instead."
-        )
-    weights = balanced_weights(torch.as_tensor(samples("train").labels), len(class_names))
-    absent = [
-        name for name, weight in zip(class_names, weights.tolist(), strict=True) if weight == float("inf")
-    ]
-    if absent:
-        raise UserError(f"model.class_weights: balanced, but no training picture is of class {absent[0]}.")
-    return weights
-
-
 def _check(
     class_names: list[str],
     label_smoothing: float,
@@ -317,7 +305,8 @@ def _check(
 ) -> None:
     if isinstance(class_weights, list) and len(class_weights) != len(class_names):
         raise UserError(
-            f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: give one for each."
+            f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: "
+            "give one for each."
         )
     if not 0 <= label_smoothing < 1:
         raise UserError(f"model.label_smoothing: {label_smoothing} is not from 0 to below 1.")

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from litlens.errors import UserError
+
 Loss = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae"]
 
 
@@ -22,18 +24,19 @@ def loss_and_weight(
     label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | int]:
-    """The weighted mean of the samples' losses, and the sum of their weights, which the mean over batches needs.
+    """The weighted mean of the samples' losses, and the sum of the weights, for a mean over batches.
 
-    Logits (B, K), targets int64 (B,) or probabilities (B, K); class weights (K,). Per sample and target t: cross-entropy
-    sums over the classes; binary cross-entropy on the logits, and MSE and MAE on their softmax, average over them, as
-    torch and Keras do. Smoothing mixes t with 1/K. A sample weighs what its class weighs (a mixed one, the mean of its
-    classes' weights), as torch's cross-entropy counts classes.
+    Logits (B, K), targets int64 (B,) or probabilities (B, K), class weights (K,). Cross-entropy sums over a
+    sample's classes; binary cross-entropy on the logits, and MSE and MAE on their softmax, average over them,
+    as torch and Keras do. Smoothing mixes the target with 1/K. A sample weighs what its class weighs, as in
+    torch's cross-entropy; a mixed one the mean of its classes' weights.
     """
     if loss == "cross_entropy" and class_weights is None:
         mean = functional.cross_entropy(logits, targets, label_smoothing=label_smoothing)
         return mean, len(logits)
     num_classes = logits.shape[1]
-    sharp = one_hot(targets, num_classes) if targets.ndim == 1 else targets
+    sharp = (one_hot(targets, num_classes) if targets.ndim == 1 else targets).to(logits.dtype)
+    class_weights = None if class_weights is None else class_weights.to(logits.dtype)
     smooth = sharp * (1 - label_smoothing) + label_smoothing / num_classes if label_smoothing else sharp
     if loss == "cross_entropy":
         assert class_weights is not None  # else done above
@@ -54,7 +57,13 @@ def loss_and_weight(
     return (weights * per_sample).sum() / weights.sum(), weights.sum()
 
 
-def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """float32 (K,): N / (K · count), so that every class weighs the same in total (as scikit-learn's "balanced")."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    return len(labels) / (num_classes * counts).float()
+def balanced_weights(labels: Tensor, class_names: list[str]) -> Tensor:
+    """float32 (K,): N / (K · count), so that all classes weigh the same in total (scikit-learn's "balanced").
+
+    Raises UserError for a class that no label is of.
+    """
+    counts = torch.bincount(labels, minlength=len(class_names))
+    for name, count in zip(class_names, counts.tolist(), strict=True):
+        if count == 0:
+            raise UserError(f"model.class_weights: balanced, but no training picture is of class {name}.")
+    return len(labels) / (len(class_names) * counts).float()

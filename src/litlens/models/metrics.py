@@ -1,32 +1,55 @@
-"""What is counted while a classifier trains and is evaluated: per sample, by torchmetrics, exact on uneven ranks."""
+"""What is counted in training and evaluation: per sample, by torchmetrics, exact on uneven ranks."""
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
+    MulticlassConfusionMatrix,
     MulticlassF1Score,
     MulticlassPrecision,
     MulticlassRecall,
 )
 
 
-def class_metrics(num_classes: int) -> MetricCollection:
-    """Accuracy over all samples and macro F1; precision, recall and F1 of each class, (K,). They share their counts."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-            "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
-            "precision_per_class": MulticlassPrecision(num_classes, average=None, validate_args=False),
-            "recall_per_class": MulticlassRecall(num_classes, average=None, validate_args=False),
-            "f1_per_class": MulticlassF1Score(num_classes, average=None, validate_args=False),
-        }
-    )
+class PassMetrics(nn.Module):
+    """All that is counted in one pass over a split; its states are in no checkpoint.
+
+    `classes` holds `accuracy` over all samples and `f1`, the macro mean, and for each class, (K,),
+    `precision_per_class`, `recall_per_class`, `f1_per_class`; `confusion` the matrix (K, K), true classes in
+    rows.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = mean_metric()
+        self.classes = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
+                "precision_per_class": MulticlassPrecision(num_classes, average=None, validate_args=False),
+                "recall_per_class": MulticlassRecall(num_classes, average=None, validate_args=False),
+                "f1_per_class": MulticlassF1Score(num_classes, average=None, validate_args=False),
+            }
+        )
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+
+    def update(self, *, loss: Tensor, weight: Tensor | int, logits: Tensor, labels: Tensor) -> None:
+        """Counts one batch: its mean loss with what that weighs, logits (B, K) and labels (B,)."""
+        self.loss.update(loss, weight)
+        self.classes.update(logits, labels)
+        self.confusion.update(logits, labels)
+
+    def reset(self) -> None:
+        """Forgets the pass."""
+        self.loss.reset()
+        self.classes.reset()
+        self.confusion.reset()
 
 
 def mean_metric() -> MeanMetric:
-    """A weighted mean that lets NaN through; torchmetrics' default leaves NaN out, which hides a broken loss."""
+    """A weighted mean that lets NaN through; torchmetrics' default drops it, which hides a broken loss."""
     return MeanMetric(nan_strategy="disable")
 
 
@@ -34,16 +57,16 @@ def mean_metric() -> MeanMetric:
 class EpochSums:
     """The training epoch so far: tensors on the device, so that no step waits for them.
 
-    A torchmetrics update costs 100 µs and more, these four additions about 10; the metrics get the totals, once.
+    A torchmetrics update costs as much as a small network's step; its metrics get the epoch's totals, once.
     """
 
     loss: Tensor | float = 0.0
     weight: Tensor | float = 0.0
     correct: Tensor | float = 0.0
-    seen: int = 0
+    seen: float = 0.0
 
     def add(self, *, loss: Tensor, weight: Tensor | int, logits: Tensor, labels: Tensor) -> None:
-        """Counts one batch: the mean loss, what it weighs, and the classes that the logits get right."""
+        """Counts one batch: its mean loss, what that weighs, and how many the logits get right."""
         self.loss = self.loss + loss.detach() * weight
         self.weight = self.weight + weight
         self.correct = self.correct + (logits.detach().argmax(dim=1) == labels).sum()

@@ -1,4 +1,4 @@
-"""MixUp and CutMix on a batch, as torchvision.transforms.v2 defines them, from a stream that the caller gives."""
+"""MixUp and CutMix on a batch as torchvision.transforms.v2 defines them, from a stream the caller gives."""
 
 import numpy as np
 from torch import Tensor
@@ -9,7 +9,7 @@ def mix_batch(
 ) -> tuple[Tensor, Tensor]:
     """Mixes each image (B, C, H, W) and its target (B, K) with its predecessor's in the batch.
 
-    `mixup` and `cutmix` are the alpha of Beta(alpha, alpha), 0 for off; where both are on, a fair coin decides.
+    `mixup` and `cutmix` are the alpha of Beta(alpha, alpha), 0 for off; where both are on, a fair coin tells.
     """
     cuts = cutmix > 0 and (mixup == 0 or stream.random() < 0.5)
     if cuts:

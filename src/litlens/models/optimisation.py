@@ -1,24 +1,25 @@
-"""What the optimiser is given: which weights decay, at which rate each group learns, and L1 and L2 penalties."""
+"""What the optimiser is given: which weights decay, each group's learning rate, and L1 and L2 penalties."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
 def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Optimizer:
     """The optimiser of all the network's parameters, in groups where they are treated differently.
 
-    Weight decay spares biases and norms, everything of one dimension: they do not make a function complex, and
-    sparing them gains accuracy (He et al. 2019, "Bag of Tricks for Image Classification", section 3.1).
+    Weight decay spares biases and norms, everything of one dimension: few, they hardly overfit, and sparing
+    them gains accuracy ("no bias decay", He et al. 2019, "Bag of Tricks for Image Classification", section
+    3.1).
 
-    A network may have a method `parameter_groups()` that returns dicts as torch's optimisers take them, with all
-    its parameters, `name`, and optionally `lr_scale`, by which the optimiser's learning rate is multiplied.
+    A network may have a method `parameter_groups()` that returns dicts as torch's optimisers take them, with
+    all parameters, a `name`, and optionally `lr_scale`, by which the optimiser's learning rate is multiplied.
     """
     plain = make(list(network.parameters()))
-    decay, rate = plain.defaults.get("weight_decay", 0.0), plain.defaults["lr"]
+    decay, rate = plain.defaults.get("weight_decay", 0.0), plain.defaults.get("lr", 1.0)
     grouping = getattr(network, "parameter_groups", None)
     if grouping is None and not decay:
         return plain  # one group: some optimisers (LBFGS) take no more
@@ -39,7 +40,7 @@ def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Opt
 
 
 def kernels(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """The weights of convolutions and linear layers, without biases and norms: what is decayed and penalised."""
+    """The weights of convolutions and linear layers, not biases and norms: what is decayed and penalised."""
     return [weight for weight in parameters if weight.ndim > 1]
 
 
@@ -49,7 +50,7 @@ def add_penalty_gradients(weights: Iterable[nn.Parameter], *, l1: float, l2: flo
 
     The same as adding the sums to the loss, at a fraction of the cost: nothing passes through autograd.
     """
-    trained = [weight for weight in weights if weight.grad is not None]
+    trained: list[Tensor] = [weight for weight in weights if weight.grad is not None]
     gradients = [weight.grad for weight in trained if weight.grad is not None]
     if l1 and trained:
         torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=l1)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: what Lightning has to know of each, and the lengths that follow from the trainer."""
+"""Learning-rate schedules: what Lightning has to know of each, and lengths that follow from the trainer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,11 @@ class CosineLR(CosineAnnealingLR):
     """torch's CosineAnnealingLR whose `T_max`, in epochs, is by default the trainer's max_epochs."""
 
     def __init__(
-        self, optimizer: Optimizer, T_max: int | None = None, eta_min: float = 0.0, last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        T_max: int | None = None,  # noqa: N803, torch's name
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
     ) -> None:
         if T_max is None:
             raise UserError("CosineLR: T_max, the number of epochs, is missing and no trainer gives it.")
@@ -33,24 +37,26 @@ class CosineLR(CosineAnnealingLR):
 
 
 def schedule(
-    make: Callable[[Optimizer], LRScheduler], optimizer: Optimizer, trainer: Trainer
+    make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Trainer
 ) -> LRSchedulerConfigType:
     """The schedule as `configure_optimizers` returns it: with its interval and what it watches.
 
-    Where `make` is a partial, as the command line gives it, a missing total_steps (OneCycleLR) or T_max (the cosines)
-    comes from the trainer.
+    Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)
+    come from the trainer if they are missing, and OneCycleLR's max_lr is multiplied by a group's `lr_scale`.
     """
     kind, given = _parts(make)
-    if issubclass(kind, OneCycleLR) and not (given.get("total_steps") or given.get("epochs")):
-        steps = trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise UserError("OneCycleLR: give total_steps, or trainer.max_epochs or max_steps.")
-        make = partial(make, total_steps=int(steps))
+    follows: dict[str, Any] = {}
+    if issubclass(kind, OneCycleLR):
+        if not (given.get("total_steps") or given.get("epochs")):
+            follows["total_steps"] = _total_steps(trainer)
+        if isinstance(given.get("max_lr"), int | float):
+            scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+            follows["max_lr"] = [given["max_lr"] * scale for scale in scales]
     elif issubclass(kind, CosineAnnealingLR) and not given.get("T_max"):
         if not trainer.max_epochs or trainer.max_epochs < 0:
             raise UserError(f"{kind.__name__}: give T_max (epochs), or trainer.max_epochs.")
-        make = partial(make, T_max=trainer.max_epochs)
-    made = make(optimizer)
+        follows["T_max"] = trainer.max_epochs
+    made = make(optimizer, **follows)
     config: LRSchedulerConfigType = {
         "scheduler": made,
         "interval": "step" if isinstance(made, _PER_STEP) else "epoch",
@@ -58,6 +64,13 @@ def schedule(
     if isinstance(made, ReduceLROnPlateau):
         config["monitor"] = getattr(made, "monitor", "loss/val")  # Lightning's subclass names its own
     return config
+
+
+def _total_steps(trainer: Trainer) -> int:
+    steps = trainer.estimated_stepping_batches
+    if steps == float("inf"):
+        raise UserError("OneCycleLR: give total_steps, or trainer.max_epochs or max_steps.")
+    return int(steps)
 
 
 def _parts(make: Callable[..., Any]) -> tuple[type, dict[str, Any]]:

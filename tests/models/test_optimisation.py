@@ -1,0 +1,71 @@
+"""Parameter groups, and penalties against autograd."""
+
+import pytest
+import torch
+from torch import nn
+
+from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
+from litlens.models.scratch import MnistCNN
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])
+def test_penalties_are_autograds(l1: float, l2: float) -> None:
+    torch.manual_seed(0)
+    network = MnistCNN().eval()
+    images, labels = torch.randn(2, 1, 28, 28), torch.tensor([1, 2])
+    weights = [weight for name, weight in network.named_parameters() if weight.ndim > 1]
+    penalty = l1 * sum(w.abs().sum() for w in weights) + l2 * sum(w.square().sum() for w in weights)
+    loss = nn.functional.cross_entropy(network(images), labels)
+    expected = torch.autograd.grad(loss + penalty, list(network.parameters()))
+
+    nn.functional.cross_entropy(network(images), labels).backward()
+    add_penalty_gradients(kernels(network.parameters()), l1=l1, l2=l2)
+    for weight, gradient in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_frozen_weights_are_not_penalised() -> None:
+    layer = nn.Linear(2, 2).requires_grad_(False)
+    add_penalty_gradients(layer.parameters(), l1=1.0, l2=1.0)
+    assert layer.weight.grad is None
+
+
+def test_decay_spares_what_has_one_dimension() -> None:
+    network = MnistCNN()
+    optimizer = build_optimizer(lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3), network)
+    decayed, spared = optimizer.param_groups
+    assert (decayed["name"], decayed["weight_decay"]) == ("weights", 0.3)
+    assert (spared["name"], spared["weight_decay"]) == ("biases", 0.0)
+    assert len(decayed["params"]) == 5
+    assert len(spared["params"]) == 5 + 4
+    assert all(weight.ndim > 1 for weight in decayed["params"])
+
+
+def test_without_decay_there_is_one_group() -> None:
+    network = MnistCNN()
+    for make in (torch.optim.Adam, torch.optim.SGD, torch.optim.LBFGS, torch.optim.Adagrad):
+        (group,) = build_optimizer(make, network).param_groups
+        assert len(group["params"]) == 14
+
+
+def test_a_network_may_group_its_own() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+
+        def parameter_groups(self):
+            return [
+                {"name": "body", "params": self.body.parameters(), "lr_scale": 0.1},
+                {"name": "head", "params": self.head.parameters()},
+            ]
+
+    plain = build_optimizer(lambda p: torch.optim.SGD(p, lr=1.0), Two())
+    assert [(group["name"], group["lr"]) for group in plain.param_groups] == [("body", 0.1), ("head", 1.0)]
+    decayed = build_optimizer(lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.5), Two())
+    assert [(group["name"], group["lr"], group["weight_decay"]) for group in decayed.param_groups] == [
+        ("body_weights", 0.1, 0.5),
+        ("body_biases", 0.1, 0.0),
+        ("head_weights", 1.0, 0.5),
+        ("head_biases", 1.0, 0.0),
+    ]
