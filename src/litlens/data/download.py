@@ -2,11 +2,13 @@
 
 import errno
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -19,6 +21,11 @@ from litlens.errors import UserError
 
 _CHUNK = 1 << 20
 _Entry = tuple[str, bool, Any]
+# What zipfile, tarfile and their decompressors raise for a damaged, encrypted or unknown archive.
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    EOFError, NotImplementedError, OSError, RuntimeError, ValueError,
+)  # fmt: skip
 
 
 def fetch(
@@ -97,18 +104,11 @@ def extract(archive: Path, folder: Path) -> Path:
                     entries = [(member.name, member.isdir(), member) for member in members]
                     _unpack(entries, into=unfinished, archive=archive, open_entry=tar.extractfile)
             unfinished.replace(folder)
-        except (
-            tarfile.TarError,
-            zipfile.BadZipFile,
-            EOFError,
-            OSError,
-            ValueError,
-            NotImplementedError,
-        ) as error:
+        except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"no space is left to unpack {archive} to {folder}") from error
             raise UserError(
-                f"{archive} cannot be unpacked ({_told(error)}); delete it if it is damaged, and fetch it again"
+                f"{archive} cannot be unpacked ({_told(error)}); delete it and fetch it again"
             ) from error
     return folder
 

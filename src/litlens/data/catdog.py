@@ -1,0 +1,33 @@
+"""Cats and dogs, the public archive of Microsoft's Asirra."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from litlens.data.folder import Archive, FolderDataModule
+
+
+class CatDogDataModule(FolderDataModule):
+    """25,000 photographs of cats and dogs, some of them broken; fetched (0.8 GB) where `folder` is not there.
+
+    J. Elson, J. R. Douceur, J. Howell and J. Saul, "Asirra: a CAPTCHA that exploits interest-aligned manual
+    image categorization", CCS 2007. Any other folder of two classes serves as well.
+
+    Args:
+        folder: The tree of classes, or where to put it.
+        image_size: Height and width of the pictures for the network; one number for both.
+        **kwargs: As for `FolderDataModule`.
+    """
+
+    archive: ClassVar[Archive | None] = Archive(
+        url=(
+            "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
+            "kagglecatsanddogs_5340.zip"
+        ),
+        folder="PetImages",
+        class_names=("Cat", "Dog"),
+    )
+
+    def __init__(
+        self, folder: str | Path = "data/PetImages", *, image_size: int | tuple[int, int] = 100, **kwargs: Any
+    ) -> None:
+        super().__init__(folder, image_size=image_size, **kwargs)

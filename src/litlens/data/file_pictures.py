@@ -1,0 +1,133 @@
+"""Picture files decoded once, to the network's size, into a table on the disk that processes share."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from litlens.data.cache import filled_array
+from litlens.data.decode import BadPicture, read_picture
+from litlens.data.preprocessing import Fit, Pixels, Preprocessing
+from litlens.data.progress import progress
+
+# Counted up when the decoding or the table changes, so that no older cache is taken for a new one.
+_VERSION = 1
+_REASON_BYTES = 160
+
+
+class FilePictures:
+    """Pictures in files: at the network's size from a mapped cache, the originals from their files."""
+
+    def __init__(
+        self, table: "np.memmap[Any, Any]", *, files: list[Path], names: list[str], channels: int
+    ) -> None:
+        self._table = table
+        self._files = files
+        self._names = names
+        self._channels = channels
+
+    def batch(self, rows: NDArray[np.int64]) -> Pixels:
+        """Pictures at the network's size: uint8 (B, H, W, C)."""
+        return np.asarray(self._table["pixels"][rows])
+
+    def original(self, row: int) -> Pixels:
+        """One picture decoded from its file: uint8 (h, w, C)."""
+        return read_picture(self._files[row], name=self._names[row], channels=self._channels)
+
+    def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Heights and widths of the originals: (B, 2)."""
+        return np.asarray(self._table["size"][rows], dtype=np.int64)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why each file is no whole picture; nothing where it is one. Rows of bad files are black."""
+        return [reason.decode() for reason in self._table["reason"].tolist()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mapped array would be pickled with all its pixels; a worker maps the file itself.
+        return {**self.__dict__, "_table": str(self._table.filename)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "_table": np.load(state["_table"], mmap_mode="r", allow_pickle=False)})
+
+
+def decode_files(
+    files: list[Path],
+    *,
+    names: list[str],
+    size: tuple[int, int],
+    channels: int,
+    fit: Fit,
+    owner: Path,
+) -> FilePictures:
+    """Decode files in threads, or take the cache where their names, sizes and times have not changed.
+
+    `owner` is the folder or table that lists them: a new cache of it takes the place of the old one.
+    """
+    settings = [size, channels, fit]
+    stats = [(name, *_stat(file)) for name, file in zip(names, files, strict=True)]
+    zeros, ones = (0.0,) * channels, (1.0,) * channels
+    geometry = Preprocessing(size=size, channels=channels, mean=zeros, std=ones, fit=fit).geometry
+
+    def fill(table: NDArray[Any]) -> None:
+        def decode(index: int) -> None:
+            try:
+                picture = read_picture(files[index], name=names[index])
+            except BadPicture as error:
+                table["reason"][index] = _clipped(error.reason)
+            else:
+                table["size"][index] = picture.shape[:2]
+                table["pixels"][index] = geometry(picture)
+
+        _for_each(decode, count=len(files), description=f"Decoding {owner.name}")
+
+    table = filled_array(
+        _digest([_VERSION, PIL.__version__, stats]),
+        fill,
+        shape=(len(files),),
+        dtype=[
+            ("pixels", np.uint8, (*size, channels)),
+            ("size", np.int32, (2,)),
+            ("reason", f"S{_REASON_BYTES}"),
+        ],
+        owner=f"files-{_digest([os.path.realpath(owner), settings])}",
+    )
+    return FilePictures(table, files=files, names=names, channels=channels)
+
+
+def _for_each(work: Callable[[int], None], *, count: int, description: str) -> None:
+    """Do the work for 0, 1, … in threads (Pillow decodes outside Python's lock), under a progress bar."""
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        with warnings.catch_warnings():
+            # Of EXIF blocks and of sizes that Pillow wonders at: what comes of them is checked and told as an
+            # error.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            for _ in progress(pool.map(work, range(count)), description=description, total=count):
+                pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _stat(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _clipped(reason: str) -> bytes:
+    return reason.encode("ascii", "replace")[:_REASON_BYTES] or b"unknown"
+
+
+def _digest(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=12).hexdigest()
