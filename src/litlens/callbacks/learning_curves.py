@@ -52,9 +52,13 @@ class LearningCurves(Callback):
         """The history."""
         return {"history": [dict(row) for row in self.history]}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's history."""
-        self.history = [dict(row) for row in state_dict["history"]]
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on from a checkpoint's history; testing the best one forgets nothing that came after it."""
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state is not None and (trainer.state.fn == "fit" or not self.history):
+            self.history = [dict(row) for row in state["history"]]
 
     def _close_epoch(self, trainer: Trainer, *, last: bool = False) -> None:
         if self._finished is None:
@@ -66,9 +70,7 @@ class LearningCurves(Callback):
             show_figure(trainer, "learning_curves", lambda: learning_curves_figure(self.history))
 
     def _read(self, trainer: Trainer, epoch: int, names: tuple[str, ...]) -> None:
-        values = {
-            name: float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics
-        }
+        logged = trainer.callback_metrics
         if not self.history or self.history[-1]["epoch"] != epoch:
             self.history.append({"epoch": epoch})
-        self.history[-1].update(values)
+        self.history[-1].update({name: float(logged[name]) for name in names if name in logged})

@@ -1,0 +1,141 @@
+"""The history holds each epoch's logged values, whenever they are logged, and survives a resume."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from litlens.callbacks import learning_curves as module
+from litlens.callbacks.learning_curves import LearningCurves
+from litlens.data.arrays import DigitsDataModule
+from litlens.models.classifier import ImageClassifier
+from litlens.models.mlp import MLP
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers",
+    "ignore:.*have no `val_dataloader`",
+    "ignore:.*resuming from a checkpoint that",
+    "ignore:The dirpath has changed",
+    "ignore:You have overridden `on_after_batch_transfer`",
+)
+
+NAMES = {"epoch", "loss/train", "loss/val", "accuracy/train", "accuracy/val"}
+
+
+class Witness(Callback):
+    """Reads the same values on its own, at the latest moment of each epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        original = trainer.fit_loop.on_advance_end
+
+        def after() -> None:
+            epoch = trainer.current_epoch
+            original()
+            logged = trainer.callback_metrics
+            self.rows.append({"epoch": epoch, **{k: float(v) for k, v in logged.items() if k in NAMES}})
+
+        trainer.fit_loop.on_advance_end = after
+
+
+def test_the_history_is_what_was_logged(trainer, small, samples) -> None:
+    curves, witness = LearningCurves(), Witness()
+    trainer(curves, witness, max_epochs=4).fit(small(), samples(), samples(17, 1))
+    assert [row["epoch"] for row in curves.history] == [0, 1, 2, 3]
+    assert all(set(row) == NAMES for row in curves.history)
+    assert curves.history == witness.rows
+    assert curves.history[3]["loss/train"] < curves.history[0]["loss/train"]
+
+
+def test_values_logged_in_the_training_step_are_found_too(trainer, small, samples) -> None:
+    classifier, curves = small(), LearningCurves()
+    step = classifier.training_step
+
+    def logging_step(batch, batch_idx):
+        outputs = step(batch, batch_idx)
+        classifier.log("loss/train", outputs["loss"], on_step=False, on_epoch=True, batch_size=10)
+        return outputs
+
+    classifier.training_step = logging_step
+    classifier.on_train_epoch_end = lambda: None
+    witness = Witness()
+    trainer(curves, witness, max_epochs=2).fit(classifier, samples(), samples(17, 1))
+    assert curves.history == witness.rows
+    assert set(curves.history[0]) == NAMES - {"accuracy/train"}
+
+
+def test_without_validation_there_are_rows_all_the_same(trainer, small, samples) -> None:
+    curves = LearningCurves()
+    trainer(curves, max_epochs=2).fit(small(), samples())
+    assert [set(row) for row in curves.history] == [{"epoch", "loss/train", "accuracy/train"}] * 2
+
+
+@pytest.mark.parametrize("moment", ["validation", "epoch end", "mid-epoch"])
+def test_a_resumed_run_has_the_history_of_one_in_one_go(trainer, tmp_path, moment) -> None:
+    settings = {
+        "validation": {"save_on_train_epoch_end": False},
+        "epoch end": {"save_on_train_epoch_end": True},
+        "mid-epoch": {"every_n_train_steps": 3},
+    }[moment]
+
+    def run(folder: str, start: Path | None = None) -> list[dict[str, float]]:
+        curves = LearningCurves()
+        saver = ModelCheckpoint(dirpath=tmp_path / folder, filename="{step}", save_top_k=-1, **settings)
+        torch.manual_seed(0)
+        network = MLP(num_classes=10, in_channels=1, image_size=(8, 8), widths=[16])
+        classifier = ImageClassifier(network, [str(digit) for digit in range(10)])
+        trainer(curves, saver, max_epochs=3, enable_checkpointing=True).fit(
+            classifier, DigitsDataModule(batch_size=256), ckpt_path=start, weights_only=True
+        )
+        return curves.history
+
+    whole = run("whole")
+    checkpoints = sorted((tmp_path / "whole").glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]))
+    assert [row["epoch"] for row in whole] == [0, 1, 2]
+    assert all(set(row) == NAMES for row in whole)
+    for checkpoint in checkpoints[:-1]:
+        assert run("resumed", checkpoint) == whole
+
+
+def test_testing_the_best_checkpoint_keeps_the_whole_history(trainer, small, samples, tmp_path) -> None:
+    curves, saver = LearningCurves(), ModelCheckpoint(dirpath=tmp_path, monitor="loss/val", mode="max")
+    run = trainer(curves, saver, max_epochs=3, enable_checkpointing=True)
+    run.fit(small(), samples(), samples(17, 1))
+    assert "epoch=0" in saver.best_model_path
+    run.test(small(), samples(17, 1), ckpt_path="best", weights_only=True, verbose=False)
+    assert [row["epoch"] for row in curves.history] == [0, 1, 2]
+    alone = LearningCurves()
+    trainer(
+        alone, ModelCheckpoint(dirpath=tmp_path, monitor="loss/val", mode="max"), enable_checkpointing=True
+    ).test(small(), samples(17, 1), ckpt_path=saver.best_model_path, weights_only=True, verbose=False)
+    assert [row["epoch"] for row in alone.history] == [0]
+
+
+def test_drawn_every_second_epoch_and_at_the_end(trainer, small, samples, tmp_path, monkeypatch) -> None:
+    drawn = []
+    draw = module.learning_curves_figure
+    monkeypatch.setattr(
+        module, "learning_curves_figure", lambda history: drawn.append(len(history)) or draw(history)
+    )
+    run = trainer(LearningCurves(every_n_epochs=2), logger=TensorBoardLogger(tmp_path), max_epochs=5)
+    run.fit(small(), samples(), samples(17, 1))
+    assert drawn == [2, 4, 5]
+
+
+def test_nothing_is_drawn_without_a_logger_that_shows_it(trainer, small, samples, monkeypatch) -> None:
+    monkeypatch.setattr(module, "learning_curves_figure", lambda history: pytest.fail("drawn"))
+    trainer(LearningCurves(), max_epochs=1).fit(small(), samples(), samples(17, 1))
+
+
+def test_the_sanity_check_and_a_test_leave_no_row(trainer, small, samples) -> None:
+    curves = LearningCurves()
+    run = trainer(curves, max_epochs=1, num_sanity_val_steps=2)
+    run.fit(small(), samples(), samples(17, 1))
+    run.validate(small(), samples(17, 1), verbose=False)
+    run.test(small(), samples(17, 1), verbose=False)
+    assert [row["epoch"] for row in curves.history] == [0]
