@@ -95,7 +95,7 @@ def extract(archive: Path, folder: Path) -> Path:
                     _unpack(entries, into=unfinished, archive=archive, open_entry=zipped.open)
             else:
                 with tarfile.open(archive) as tar:
-                    members = tar.getmembers()
+                    members = _all_members(tar)
                     for member in members:
                         if not (member.isfile() or member.isdir()):
                             raise UserError(
@@ -139,6 +139,18 @@ def _is_right(path: Path, *, md5: str | None, sha256: str | None) -> bool:
         if digest.hexdigest() != expected.lower():
             return False
     return True
+
+
+def _all_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """What is in a tar archive; raises where tarfile takes damage for the end of the archive."""
+    members = tar.getmembers()
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    # After the last file come zeros. Reading on to the end also checks a compressed archive's checksum.
+    for rest in iter(lambda: tar.fileobj.read(_CHUNK), b""):
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError("it is damaged after " + (members[-1].name if members else "its start"))
+    return members
 
 
 def _unpack(entries: list[_Entry], *, into: Path, archive: Path, open_entry: Any) -> None:

@@ -163,7 +163,7 @@ class FolderDataModule(ImageDataModule):
         training = sum(split == "train" for split in of_split)
         if len(bad) > self.max_bad_files * training:
             raise UserError(
-                f"data.max_bad_files: {len(bad)} of {training} files in train are no whole pictures, more than "
+                f"data.max_bad_files: {len(bad)} of {training} files in train are no whole picture, over "
                 f"{self.max_bad_files:.2%}: {_some(list(lines.values()))}; remove them, or raise it"
             )
         self.left_out = list(lines.values())

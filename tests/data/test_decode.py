@@ -1,0 +1,190 @@
+"""Odd pictures, each made by hand: what comes out follows from the pixels that were put in."""
+
+import struct
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from litlens.data.decode import BadPicture, read_picture
+
+RAMP = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def test_a_bitmap_named_jpg_is_a_bitmap(tmp_path: Path) -> None:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(encoded(Image.fromarray(RAMP), "BMP"))
+    np.testing.assert_array_equal(read_picture(path), RAMP)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [
+        (0, RAMP),  # invalid, and written by real cameras
+        (1, RAMP),
+        (2, RAMP[:, ::-1]),
+        (3, RAMP[::-1, ::-1]),
+        (4, RAMP[::-1]),
+        (5, RAMP.transpose(1, 0, 2)),
+        (6, np.rot90(RAMP, -1)),
+        (7, RAMP[::-1, ::-1].transpose(1, 0, 2)),
+        (8, np.rot90(RAMP, 1)),
+        (9, RAMP),
+    ],
+)
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_orientation(orientation: int, expected: np.ndarray, format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(read_picture(encoded(Image.fromarray(RAMP), format, exif=exif)), expected)
+
+
+def test_damaged_exif_leaves_the_picture_as_it_lies() -> None:
+    data = encoded(Image.fromarray(RAMP), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
+    np.testing.assert_array_equal(read_picture(data), RAMP)
+
+
+def test_transparent_pixels_stand_on_white() -> None:
+    rgba = np.zeros((1, 3, 4), dtype=np.uint8)
+    rgba[0] = [[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]
+    pixels = read_picture(encoded(Image.fromarray(rgba)))
+    assert pixels[0].tolist() == [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
+
+
+def test_grey_with_alpha_stays_grey() -> None:
+    pixels = read_picture(encoded(Image.fromarray(np.array([[[7, 255], [7, 0]]], dtype=np.uint8), "LA")))
+    assert pixels.shape == (1, 2, 1)
+    assert pixels.ravel().tolist() == [7, 255]
+
+
+def test_palette_with_and_without_transparency() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 0, 0, 0, 100, 0])
+    image.putdata([0, 1])
+    assert read_picture(encoded(image))[0].tolist() == [[200, 0, 0], [0, 100, 0]]
+    assert read_picture(encoded(image, transparency=0))[0].tolist() == [[255, 255, 255], [0, 100, 0]]
+    # One alpha value for each entry of the palette.
+    assert read_picture(encoded(image, transparency=b"\xff\x00"))[0].tolist() == [
+        [200, 0, 0],
+        [255, 255, 255],
+    ]
+
+
+def test_cmyk_becomes_rgb() -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    for format in ("JPEG", "TIFF"):
+        np.testing.assert_allclose(read_picture(encoded(cyan, format))[0, 0], [0, 255, 255], atol=3)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_range(format: str) -> None:
+    values = np.array([[0, 257, 256 * 128, 65_535]], dtype=np.uint16)
+    pixels = read_picture(encoded(Image.fromarray(values), format))
+    assert pixels.shape == (1, 4, 1)
+    assert pixels.ravel().tolist() == [0, 1, 128, 255]  # 32768 / 257 = 127.5, and to even
+
+
+def test_32_bit_integers_within_16_bits() -> None:
+    values = np.array([[0, 65_535]], dtype=np.int32)
+    assert read_picture(encoded(Image.fromarray(values), "TIFF")).ravel().tolist() == [0, 255]
+    with pytest.raises(BadPicture, match="beyond 16 bits"):
+        read_picture(encoded(Image.fromarray(values * 2), "TIFF"))
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    with pytest.raises(BadPicture, match="range is not known"):
+        read_picture(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
+
+
+def test_one_bit_pixels_are_black_and_white() -> None:
+    pixels = read_picture(encoded(Image.fromarray(np.array([[True, False]]))))
+    assert pixels.ravel().tolist() == [255, 0]
+
+
+def test_of_an_animation_the_first_frame() -> None:
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    for format in ("GIF", "PNG", "WEBP"):
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **LOSSLESS.get(format, {}))
+        assert read_picture(data)[0, 0].tolist() == [255, 0, 0]
+
+
+LOSSLESS: dict[str, dict[str, object]] = {"WEBP": {"lossless": True}}
+
+
+def test_channels_as_asked() -> None:
+    grey = np.array([[0, 100]], dtype=np.uint8)
+    assert read_picture(encoded(Image.fromarray(grey)), channels=3)[0].tolist() == [[0] * 3, [100] * 3]
+    # ITU-R 601: 0.299 R + 0.587 G + 0.114 B
+    red = read_picture(encoded(Image.new("RGB", (1, 1), "red")), channels=1)
+    assert red.shape == (1, 1, 1)
+    assert red.item() == round(0.299 * 255)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"])
+def test_truncated_files_are_bad(format: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(noise), format)
+    path = tmp_path / "half.png"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(BadPicture, match=r"half\.png: ."):
+        read_picture(path)
+
+
+def test_a_decompression_bomb_is_bad_and_not_decoded() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for side in (10_000, 60_000):  # where Pillow warns, and where it raises
+        header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(BadPicture, match="pixels"):
+                read_picture(bomb)
+
+
+def test_what_is_no_picture_is_told_by_name_and_reason(tmp_path: Path) -> None:
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0 not a picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
+    # Ghostscript would be started for it.
+    (tmp_path / "page.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    reasons = {
+        "Thumbs.db": "not a picture",
+        "empty.jpg": "an empty file",
+        "dangling.jpg": "No such file or directory",
+        "page.jpg": "not a picture",
+        ".": "not a regular file",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(BadPicture) as caught:
+            read_picture(tmp_path / name, name=name)
+        assert (caught.value.name, caught.value.reason) == (name, reason)
+        assert str(caught.value) == f"{name}: {reason}"
+
+
+def test_the_published_cats_and_dogs(shared_data: Path) -> None:
+    folder = shared_data / "catanddog"
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    bitmaps = [file for file in files if file.read_bytes()[:2] == b"BM"]
+    assert len(bitmaps) == 6
+    assert all(file.suffix == ".jpg" for file in bitmaps)
+    unturned = 0
+    for file in files:
+        with Image.open(file) as image:
+            unturned += image.getexif().get(0x0112) == 0
+            size = image.size
+        pixels = read_picture(file, channels=3)
+        if image.getexif().get(0x0112, 1) in (0, 1):
+            assert pixels.shape == (size[1], size[0], 3)
+    assert unturned == 3
