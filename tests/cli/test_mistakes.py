@@ -52,6 +52,8 @@ def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) ->
     ("options", "expected"),
     [
         (["--trainer.max_epoch", "3"], ["command line", "did you mean 'trainer.max_epochs'"]),
+        (["--model.optimizer=SDG"], ["command line", "model.optimizer", "did you mean 'SGD'"]),
+        (["--model.optimizer=SGD", "--model.optimizer.lrr=1"], ["command line", "SGD has no 'lrr'", "'lr'"]),
         (["--data.batch_siz=3"], ["command line", "did you mean 'batch_size'"]),
         (["--data.batch_size=many"], ["command line", "expected int", "'many'"]),
         (["--devcies=2"], ["command line", "--devcies"]),

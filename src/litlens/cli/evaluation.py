@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 import litlens.data.arrays
-import litlens.data.catdog
+# import litlens.data.catdog
 import litlens.data.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.classifier import load_classifier
@@ -61,7 +61,7 @@ def evaluate(run: Path, args: list[str], *, console: Console) -> None:
         return
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     results = {"accuracy_val": about["metrics"]["accuracy/val"], **test_results(collect.predictions, metrics)}
-    console.print(f"checkpoint     {path}, epoch {about['epoch']}")
+    console.print(f"checkpoint     {path}, epoch {about['epoch']}", soft_wrap=True)
     print_results(results, console=console)
     if not _same(data.fingerprint(), about["data"]):
         console.print("the data are not those of the training: the run folder stays as it was")
@@ -73,7 +73,7 @@ def evaluate(run: Path, args: list[str], *, console: Console) -> None:
 
 def _parsed(args: list[str], *, config: dict[str, Any]) -> tuple[Any, ImageDataModule]:
     """The options of the command, and the data module of the training with what the shell changes in it."""
-    parser = LightningArgumentParser(exit_on_error=False)
+    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--accelerator", type=str, default="auto")
     parser.add_argument("--devices", type=int, default=1)

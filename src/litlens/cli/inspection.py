@@ -30,7 +30,7 @@ def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
     )
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sample_sheet(data)).save(folder / "inspect.png")
-    console.print(f"samples   {folder / 'inspect.png'}: a row for each class, raw and beside it augmented")
+    console.print(f"samples   {folder / 'inspect.png'}: a row for each class, raw and beside it augmented", soft_wrap=True)
 
 
 def sample_sheet(data: ImageDataModule, *, shown: int = _SHOWN) -> Pixels:

@@ -1,7 +1,9 @@
 """The two commands. Help comes at once, before Lightning is imported; a user's mistake is one line, without a traceback."""
 
+import logging
 import os
 import sys
+import warnings
 from importlib import import_module
 
 from litlens.errors import UserError
@@ -57,10 +59,39 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
 
     console = Console(quiet="LOCAL_RANK" in os.environ, highlight=False)
     try:
-        import_module(module).run(args, console=console)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        command = import_module(module)
+        _quiet()
+        command.run(args, console=console)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         sys.exit(130)
+    except Exception as error:
+        mistake = _mistake(error)
+        if mistake is None:
+            raise
+        sys.stderr.write(f"error: {mistake}\n")
+        sys.exit(1)
+
+
+def _quiet() -> None:
+    """Keep the terminal for what the user can act on: no advertisement, no warning about what is as it should be."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Lightning 2.6 asks a tree node for its type in a way that torch has deprecated.
+    warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec", category=FutureWarning)
+    # Workers are chosen by measurement: none is best for pictures that lie in memory.
+    warnings.filterwarnings("ignore", message=r"The '\w+' does not have many workers")
+    # Our loader is resumable within an epoch.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    # config.yaml stands in the run folder before the loggers open it.
+    warnings.filterwarnings("ignore", message="Experiment logs directory")
+    warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+
+
+def _mistake(error: BaseException | None) -> UserError | None:
+    """The user's mistake that caused an error; jsonargparse wraps what a class raises when it is built."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error

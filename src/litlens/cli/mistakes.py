@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch.callbacks
 import lightning.pytorch.loggers
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 import litlens
@@ -36,6 +37,13 @@ def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
         raise UserError(one_line(str(error), parser=parser, args=args)) from error
 
 
+def config_files(args: list[str]) -> list[Path]:
+    """The files that `--config` names; its value may also be YAML itself."""
+    values = [after for arg, after in zip(args, args[1:], strict=False) if arg in ("--config", "-c")]
+    values += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    return [Path(value) for value in values if len(value) < 4096 and "\n" not in value]
+
+
 def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
     """What jsonargparse's message says, as `where: key: what, the nearest right name`."""
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
@@ -47,9 +55,20 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
         group, option = match.groups()
         return f"{_where(option, args)}{group} has no '{option}'{_nearest(option, _options(parser, group))}"
     if match := re.search(r"Option '([^']+)' is not accepted", message):
-        owner = re.findall(r"given class_path '([^']+)'", message)[-1]
-        nearest = _nearest(match[1], _parameters(owner))
-        return f"{_where(match[1], args)}{key}: {owner.rpartition('.')[2]} has no '{match[1]}'{nearest}"
+        # Of an optimiser or a schedule, the class stands behind the option; of all else, before it.
+        owner = re.findall(r"is not accepted\. Got value: Namespace\(class_path='([^']+)'", message)
+        owner = owner or re.findall(r"given class_path '([^']+)'", message)
+        if not owner:
+            top = match[1].partition(".")[0]
+            return f"{_where(top, args)}there is no '{top}'{_nearest(top, _options(parser))}"
+        nearest = _nearest(match[1], _parameters(owner[-1]))
+        return f"{_where(match[1], args)}{key}: {owner[-1].rpartition('.')[2]} has no '{match[1]}'{nearest}"
+    if match := re.search(r"the following arguments are required: (.+)", message):
+        owner = re.findall(r"given class_path '([^']+)'", message)
+        name = owner[-1].rpartition(".")[2] if owner else "the command"
+        if name == "the command" and not config_files(args):
+            return f"nothing to do without a config: --config FILE{_nearest('', _configs())}"
+        return f"{_where(name, args)}{key + ': ' if key else ''}{name} needs {match[1]}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{_nearest(match[1], _classes())}"
     if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):
@@ -59,8 +78,8 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
         return f"{key}: the network takes no '{name}', which follows from the data: add it to its __init__"
     if match := re.search(r"File does not exist: '([^']+)'", message):
         return f"--config: there is no file {_short(match[1])}{_nearest(match[1], _configs(), by_name=True)}"
-    if "is required" in message:
-        return f"{message.strip()}: name it in the config"
+    if match := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
+        return f"{_unreadable(args)}not YAML: {' '.join(match[1].split())}"
     return f"{_where_value(message, args)}{key}: {_type_mistake(message)}"
 
 
@@ -70,6 +89,15 @@ def _type_mistake(message: str) -> str:
     if expected and value:
         return f"expected {' or '.join(dict.fromkeys(expected))}, not '{value[1].strip()}'"
     return " ".join(message.split())[:200]
+
+
+def _unreadable(args: list[str]) -> str:
+    for file in config_files(args):
+        try:
+            yaml.safe_load(file.read_text(errors="replace"))
+        except (OSError, yaml.YAMLError):
+            return f"{file}: "
+    return ""
 
 
 def _where(word: str, args: list[str]) -> str:
@@ -87,13 +115,6 @@ def _where(word: str, args: list[str]) -> str:
 def _where_value(message: str, args: list[str]) -> str:
     keys = re.findall(r'Parser key "([^"]+)"', message)
     return _where(keys[-1].rpartition(".")[2], args) if keys else ""
-
-
-def config_files(args: list[str]) -> list[Path]:
-    """The files that `--config` names; its value may also be YAML itself."""
-    values = [after for arg, after in zip(args, args[1:], strict=False) if arg in ("--config", "-c")]
-    values += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
-    return [Path(value) for value in values if len(value) < 4096 and "\n" not in value]
 
 
 def _nearest(word: str, candidates: Iterable[str], *, by_name: bool = False) -> str:

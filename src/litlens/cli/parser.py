@@ -1,5 +1,6 @@
 """The command line of training: Lightning's parser, with litlens' defaults and its links between data and model."""
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import litlens.callbacks.learning_curves
 import litlens.callbacks.learning_rate
 import litlens.callbacks.random_state
 import litlens.data.arrays
-import litlens.data.catdog
+# import litlens.data.catdog
 import litlens.data.fonts
 import litlens.models.scratch  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
@@ -39,17 +40,25 @@ _MODEL_CHECKPOINT = {
     },
 }
 _TRAINER = {
-    "logger": [{"class_path": "TensorBoardLogger"}, {"class_path": "CSVLogger"}],
-    "callbacks": [
-        {"class_path": "litlens.callbacks.random_state.RandomState"},
-        {"class_path": "litlens.callbacks.finite_loss.FiniteLoss"},
-        {"class_path": "litlens.callbacks.learning_rate.LearningRate"},
-        {"class_path": "litlens.callbacks.learning_curves.LearningCurves"},
-        {"class_path": "litlens.callbacks.confusion_matrix.ConfusionMatrix"},
+    # Every logger writes into the run folder, whatever stands here (`_point_into`).
+    "logger": [
+        {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "runs", "default_hp_metric": False}},
+        {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},
     ],
-    # Ours share samples out themselves; Lightning's repeats some (lightning/pytorch/trainer/connectors).
+    # The loaders of litlens share samples out themselves; Lightning's sampler would count some twice.
     "use_distributed_sampler": False,
 }
+# As class paths, so that config.yaml shows them and a config may name others.
+_CALLBACKS = [
+    {"class_path": f"litlens.callbacks.{name}"}
+    for name in (
+        "random_state.RandomState",
+        "finite_loss.FiniteLoss",
+        "learning_rate.LearningRate",
+        "learning_curves.LearningCurves",
+        "confusion_matrix.ConfusionMatrix",
+    )
+]
 
 
 class TrainingCommand(LightningCLI):
@@ -75,7 +84,7 @@ class TrainingCommand(LightningCLI):
             save_config_callback=None,
             seed_everything_default=42,
             trainer_defaults=_TRAINER,
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -88,7 +97,7 @@ class TrainingCommand(LightningCLI):
         """Add the two groups of callbacks, the links, and litlens' callbacks and loggers as defaults."""
         parser.add_argument("--early_stopping", type=EarlyStopping | None, default=_EARLY_STOPPING)
         parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
-        parser.set_defaults({"trainer.callbacks": _TRAINER["callbacks"]})
+        parser.set_defaults({"trainer.callbacks": _CALLBACKS})
         parser.link_arguments("seed_everything", "data.init_args.seed")
         for source, target in LINKS.items():
             parser.link_arguments(f"data.{source}", target, apply_on="instantiate")
@@ -102,6 +111,10 @@ class TrainingCommand(LightningCLI):
         """Make the run folder, and point loggers and checkpoints into it."""
         if self.config.inspect:
             return
+        # What config.yaml shows is the experiment, without the places of this run: it can be trained again.
+        self._experiment: dict[str, Any] = yaml.safe_load(
+            self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
+        )
         self.run_folder = self.resumed or new_run_folder(self.run_name)
         checkpoint = self.config.model_checkpoint.init_args
         if checkpoint.dirpath is None:
@@ -136,13 +149,15 @@ class TrainingCommand(LightningCLI):
         """What the run is called: the name of the first config file; overlays come later."""
         if self.resumed is not None:
             return self.resumed.parent.name
-        files = [Path(str(path)).stem for path in self.config.config or [] if path is not None]
-        return files[0] if files else "run"
+        files = config_files(self.args)
+        if not files:
+            return "run"
+        # A run's own config.yaml stands in runs/NAME/VERSION.
+        return files[0].resolve().parents[1].name if files[0].name == "config.yaml" else files[0].stem
 
     def resolved_config(self) -> dict[str, Any]:
         """Every value of the run as plain ones, those that follow from the data among them."""
-        text = self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
-        config: dict[str, Any] = yaml.safe_load(text)
+        config = copy.deepcopy(self._experiment)
         for target, value in linked_values(self.datamodule).items():
             _set(config, target.split("."), value)
         # These belong to the call, not to the experiment.

@@ -40,7 +40,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     console.print(
         f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} a step in total, "
         f"precision {trainer.precision}, seed {command.config.seed_everything}\n"
-        f"run folder {folder}\nlive page  tensorboard --logdir {folder.parent.parent}"
+        f"run folder {folder}\nlive page  tensorboard --logdir {folder.parent.parent}",
+        soft_wrap=True,
     )
 
     start = time.monotonic()
@@ -68,4 +69,5 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         )
         write_results(folder, predictions, results)
         print_results(results, console=console, shared=len(shared_between_splits(data)))
-        console.print(f"run folder     {folder}\nlive page      tensorboard --logdir {folder.parent.parent}")
+        console.print(f"run folder     {folder}", soft_wrap=True)
+        console.print(f"live page      tensorboard --logdir {folder.parent.parent}", soft_wrap=True)

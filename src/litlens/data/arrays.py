@@ -85,9 +85,19 @@ class _IdxDataModule(ImageDataModule):
         return next((path for path in (self._raw / name, self._raw / f"{name}.gz") if path.is_file()), None)
 
     def _fetch_missing(self) -> None:
-        for name, md5 in self._archives.items():
-            if self._find(name) is None:
-                fetch([f"{mirror}{name}.gz" for mirror in self._mirrors], self._raw / f"{name}.gz", md5=md5)
+        missing = [name for name in self._archives if self._find(name) is None]
+        for name in missing:
+            try:
+                fetch(
+                    [f"{mirror}{name}.gz" for mirror in self._mirrors],
+                    self._raw / f"{name}.gz",
+                    md5=self._archives[name],
+                )
+            except UserError as error:
+                raise UserError(
+                    f"{type(self).__name__} looked in {self._raw} for {', '.join(missing)} (.gz or unpacked): put "
+                    f"the files there or set --data.root, or run once where there is a network. {error}"
+                ) from error
 
 
 class MNISTDataModule(_IdxDataModule):

@@ -38,9 +38,10 @@ METHODS = {
 class CamResult(NamedTuple):
     """What `cam` finds, on the images' device.
 
-    `maps` float32 (B, H, W) in [0, 1], each stretched to its own maximum; `maxima` float32 (B,), that maximum before
-    stretching (0: the layer has nothing for this class, and the map is all zeros); `predicted` and `target` int64 (B,),
-    the class that the network names and the class that was asked for; `layer`, the name of the layer looked at.
+    `maps` float32 (B, H, W) in [0, 1], each stretched to its own maximum; `maxima` float32 (B,), that maximum
+    before stretching (0: the layer has nothing for this class, and the map is all zeros); `predicted` and
+    `target` int64 (B,), the class that the network names and the class that was asked for; `layer`, the name
+    of the layer looked at.
     """
 
     maps: Tensor
@@ -60,16 +61,16 @@ def cam(
     """Show where images (B, C, H, W), normalised as the network expects, speak for a class.
 
     `target` is one class for all or one each; by default the predicted one. `layer` is a name, a number (see
-    `find_layer`) or `auto`: the last layer whose map is larger than 1×1 and not one value repeated. `method` is a key of
-    `METHODS`; all but `gradcam` run the grad-cam package.
+    `find_layer`) or `auto`: the last layer whose map is larger than 1×1 and not one value repeated. `method`
+    is a key of `METHODS`; all but `gradcam` run the grad-cam package.
 
-    The network stays as it was: gradients, modes, hooks, random states and memory, so it can be called at any time in
-    training, on any rank alone. Computed in the weights' own precision with autocast off.
+    The network stays as it was: gradients, modes, hooks, random states and memory, so it can be called at any
+    time in training, on any rank alone. Computed in the weights' own precision with autocast off.
 
     Raises NoMapError for a network without a map (an MLP), UserError for unknown names and classes.
 
-    Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV
-    2017; values equal those of https://github.com/jacobgil/pytorch-grad-cam on a CPU.
+    Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
+    localization", ICCV 2017; values equal those of https://github.com/jacobgil/pytorch-grad-cam on a CPU.
     """
     if method not in METHODS:
         nearest = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
@@ -81,7 +82,10 @@ def cam(
         name, module = find_layer(network, wanted)
         run = _gradcam if method == "gradcam" else functools.partial(_package_cam, method=method, name=name)
         maps, maxima, predicted, classes = run(network, module, own, target)
-    return CamResult(*(values.to(images.device) for values in (maps, maxima, predicted, classes)), layer=name)
+    maps, maxima, predicted, classes = (
+        values.to(images.device) for values in (maps, maxima, predicted, classes)
+    )
+    return CamResult(maps, maxima, predicted, classes, name)
 
 
 _Found = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -94,12 +98,12 @@ def _gradcam(network: nn.Module, layer: nn.Module, images: Tensor, target: Any) 
     def cut(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
         if caught:  # of a layer that runs twice, the package takes the first map
             return None
-        # No parameter wants gradients, so nothing has a graph yet. A network may run its frozen base under no_grad;
-        # the mode is put back where that block ends.
+        # No parameter wants gradients, so nothing has a graph yet. A network may run its frozen base under
+        # no_grad; the mode is put back where that block ends.
         torch.set_grad_enabled(True)
         leaf = output.detach().requires_grad_()
-        # An in-place ReLU behind the layer writes into the copy, not into the leaf (which it may not). `onward.detach()`
-        # sees what it wrote; so do the activations that the package keeps.
+        # An in-place ReLU behind the layer writes into the copy, not into the leaf (which it may not).
+        # `onward.detach()` sees what it wrote; so do the activations that the package keeps.
         onward = leaf.clone()
         caught.extend((leaf, onward.detach()))
         return onward
@@ -113,20 +117,25 @@ def _gradcam(network: nn.Module, layer: nn.Module, images: Tensor, target: Any) 
         raise UserError("CAM: the images do not pass through this layer; choose another, or layer: auto")
     leaf, activations = caught
     if leaf.ndim != 4:
-        raise UserError(f"CAM: this layer gives {tuple(leaf.shape)} and not a map (B, C, h, w); choose another")
+        raise UserError(
+            f"CAM: this layer gives {tuple(leaf.shape)} and not a map (B, C, h, w); choose another"
+        )
     predicted = logits.detach().argmax(1)
     classes = _classes(target, predicted, logits.shape[1])
     score = logits.gather(1, classes[:, None]).sum()
     gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
     if gradient is None:
         raise UserError("CAM: the classes do not depend on this layer; choose another, or layer: auto")
-    weights = gradient.float().mean((2, 3))
-    raw = (weights[:, :, None, None] * activations.float()).sum(1).relu()
+    # NumPy's sums, as in the package: where the channels cancel out, the order of summation shows in the
+    # sixth digit.
+    weights = gradient.float().cpu().numpy().mean((2, 3))
+    weighted = weights[:, :, None, None] * activations.float().cpu().numpy()
+    raw = torch.from_numpy(weighted.sum(1)).relu()
     return _stretched(raw, images.shape[2:]), raw.amax((1, 2)), predicted, classes
 
 
 def _stretched(raw: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps (B, h, w) >= 0 to (B, *size) in [0, 1], step by step as the package does (`base_cam.py`, `utils/image.py`)."""
+    """Maps (B, h, w) >= 0 to (B, *size) in [0, 1], step by step as the package does (`base_cam.py`)."""
     scaled = nn.functional.interpolate(
         _zero_to_one(raw)[:, None], size=tuple(size), mode="bilinear", align_corners=False
     )
@@ -151,14 +160,15 @@ def _classes(target: Any, predicted: Tensor, num_classes: int) -> Tensor:
 
 
 class _Bystander(nn.Module):
-    """What the package gets instead of the network: it may put this into eval mode and wipe its gradients at will."""
+    """What the package gets instead of the network, to put into eval mode and wipe of gradients at will."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Any:
-        return self.network(images.clone())  # the package asks for the images' gradients; no network may write in them
+        # A copy: the images are a leaf that wants gradients, in which no network may write.
+        return self.network(images.clone())
 
     def train(self, mode: bool = True) -> "_Bystander":
         return self
@@ -170,6 +180,7 @@ class _Bystander(nn.Module):
 def _package_cam(
     network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, method: str, name: str
 ) -> _Found:
+    hooks = set(layer._forward_hooks)
     package = importlib.import_module("pytorch_grad_cam")
     with torch.no_grad():
         logits = network(images.clone())
@@ -178,7 +189,9 @@ def _package_cam(
     targets = [package.utils.model_targets.ClassifierOutputTarget(number) for number in classes.tolist()]
     # Its own default ablation layer is shared between calls and would keep our activations.
     extra = {"ablation_layer": package.AblationLayer()} if method == "ablationcam" else {}
-    np.random.seed(0)  # for randomcam; `untouched` puts the state back
+    if method == "shapleycam":  # differentiates twice, by way of the weights; it fills no .grad
+        network.requires_grad_(True)
+    np.random.seed(0)  # for randomcam; `untouched` puts the state back, as it does requires_grad
     maker = getattr(package, METHODS[method])(_Bystander(network), [layer], **extra)
     raw: list[Any] = []
     get_cam_image = maker.get_cam_image
@@ -193,9 +206,15 @@ def _package_cam(
             # Images that want gradients carry the graph through a base that is frozen.
             maps = maker(input_tensor=images.requires_grad_(), targets=targets)
     finally:
-        maker.activations_and_grads.release()
         del maker.get_cam_image  # else it and `maker` hold each other
-        _put_back(network, name, layer)
+        kept = maker.activations_and_grads
+        kept.activations, kept.gradients = [], []  # release() fails on gradients that are views
+        kept.release()
+        # AblationCAM puts its own layer in this place; where it fails, it leaves that and a hook behind.
+        parent, _, child = name.rpartition(".")
+        network.get_submodule(parent)._modules[child] = layer
+        for key in set(layer._forward_hooks) - hooks:
+            del layer._forward_hooks[key]
     maxima = torch.from_numpy(np.maximum(np.float32(raw[0]), 0).max((1, 2)))
     return torch.from_numpy(maps).clamp_(0, 1), maxima, predicted, classes
 
@@ -207,7 +226,9 @@ def _without_bars(package: Any) -> Iterator[None]:
     class NoBars:
         tqdm = staticmethod(iter)
 
-    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in ("score_cam", "ablation_cam")]
+    modules = [
+        importlib.import_module(f"{package.__name__}.{name}") for name in ("score_cam", "ablation_cam")
+    ]
     originals = [module.tqdm for module in modules]
     try:
         for module in modules:
@@ -216,9 +237,3 @@ def _without_bars(package: Any) -> Iterator[None]:
     finally:
         for module, original in zip(modules, originals, strict=True):
             module.tqdm = original  # type: ignore[attr-defined]
-
-
-def _put_back(network: nn.Module, name: str, layer: nn.Module) -> None:
-    """AblationCAM puts its own layer in this place, and leaves it there where it fails."""
-    parent, _, child = name.rpartition(".")
-    network.get_submodule(parent)._modules[child] = layer

@@ -1,4 +1,4 @@
-"""How far a map can be believed: what happens to the class when the pixels it calls important go, or come alone."""
+"""How far a map can be believed: what becomes of the class when the pixels it points at go, or come alone."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,10 @@ from litlens.explain.untouched import at_home, plain, untouched
 
 
 class Faithfulness(NamedTuple):
-    """Probability of the class, float32 (B, steps + 1), while pixels are taken away or put in, most important first.
+    """Probability of the class, float32 (B, steps + 1), as pixels go or come, the most important first.
 
-    `deletion` begins with the picture and ends with nothing, `insertion` the other way round, from a blurred picture.
+    `deletion` begins with the picture and ends with nothing, `insertion` the other way round, from a blurred
+    picture.
     """
 
     deletion: Tensor
@@ -33,11 +34,12 @@ def faithfulness(
 ) -> Faithfulness:
     """Deletion and insertion curves of maps (B, H, W) for the classes `target` (B,) on images (B, C, H, W).
 
-    Deleted pixels become 0, the mean of normalised images; inserted ones replace those of the image blurred by a
-    Gaussian of 5 pixels, cut at 11×11. Compare with the areas of `random_maps`. The network stays as it was.
+    Deleted pixels become 0, the mean of normalised images; inserted ones replace those of the image blurred
+    by a Gaussian of 5 pixels, cut at 11×11. Compare with the areas of `random_maps`. The network stays as it
+    was.
 
-    Source: Petsiuk et al., "RISE: randomized input sampling for explanation of black-box models", BMVC 2018, and its
-    `evaluation.py`.
+    Source: Petsiuk et al., "RISE: randomized input sampling for explanation of black-box models", BMVC 2018,
+    and its `evaluation.py`.
     """
     network = plain(network)
     with untouched(network), torch.no_grad():
@@ -57,16 +59,17 @@ def faithfulness(
 
 
 def random_maps(shape: tuple[int, int, int], *, seed: int, cells: int = 7) -> Tensor:
-    """Maps (B, H, W) in [0, 1] that know nothing: noise of cells × cells, stretched like the maps of a last layer.
+    """Maps (B, H, W) in [0, 1] that know nothing: noise of cells × cells, enlarged like a last layer's map.
 
-    Noise per pixel would be an unfair opponent, as it takes pixels everywhere at once, which destroys any picture.
+    Noise per pixel would be an unfair opponent, as it takes pixels everywhere at once, which destroys any
+    picture.
     """
     noise = torch.rand((shape[0], 1, cells, cells), generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(noise, size=shape[1:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def _ranks(maps: Tensor) -> Tensor:
-    """Of each pixel (B, H, W), how many are more important; of equals the first in reading order comes first."""
+    """How many pixels are more important than each (B, H, W); equals go in reading order."""
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     places = torch.arange(order.shape[1], device=maps.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).view_as(maps)

@@ -15,11 +15,12 @@ def feature_maps(
 ) -> dict[str, Tensor]:
     """Outputs float32 (B, C, h, w) of chosen layers for images (B, C, H, W), by name, on the images' device.
 
-    `layers` are names (`features.20`) or numbers (see `find_layer`); by default the first, the middle and the last
-    convolution. Of a layer that runs more than once, the first output. The network stays as it was, as with `cam`.
+    `layers` are names (`features.20`) or numbers (see `find_layer`); by default the first, the middle and the
+    last convolution. Of a layer that runs more than once, the first output. The network stays as it was, as
+    with `cam`.
 
-    Raises NoMapError where the network has no convolution and no layer is named, UserError for an unknown layer or one
-    that gives no map.
+    Raises NoMapError where the network has no convolution and no layer is named, UserError for an unknown
+    layer or one that gives no map.
     """
     network = plain(network)
     outputs: dict[str, Tensor] = {}
@@ -37,7 +38,8 @@ def feature_maps(
     with untouched(network), torch.no_grad():
         own = at_home(images, network)
         chosen = dict(
-            find_layer(network, layer) for layer in (_first_middle_last(network, own) if layers is None else layers)
+            find_layer(network, layer)
+            for layer in (_first_middle_last(network, own) if layers is None else layers)
         )
         handles = [watch(name, module) for name, module in chosen.items()]
         try:
@@ -46,7 +48,9 @@ def feature_maps(
             for handle in handles:
                 handle.remove()
     if missing := [name for name in chosen if name not in outputs]:
-        raise UserError(f"feature maps: the images do not pass through {', '.join(missing)}; choose other layers")
+        raise UserError(
+            f"feature maps: the images do not pass through {', '.join(missing)}; choose other layers"
+        )
     return {name: outputs[name] for name in chosen}
 
 

@@ -10,13 +10,13 @@ from litlens.errors import UserError
 
 
 class NoMapError(UserError):
-    """The network has no layer whose output is a map (an MLP has none); whoever draws can go on without one."""
+    """The network has no layer whose output is a map (an MLP has none); a caller can go on without one."""
 
 
 def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
-    """A layer by its name (`features.20`) or its number among the layers without children, from 0 or from -1 backwards.
+    """A layer by its name (`features.20`) or its number among the layers without children.
 
-    Raises UserError with the nearest names where there is none.
+    Numbers count from 0, or from -1 backwards. Raises UserError with the nearest names where there is none.
     """
     named = {name: module for name, module in network.named_modules() if name}
     if isinstance(layer, str):
@@ -34,48 +34,49 @@ def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
 def last_map_layer(network: nn.Module, images: Tensor) -> str:
     """Name of the last layer whose map is larger than 1×1 and not one value repeated, for images like these.
 
-    Found by one forward of one picture of noise, so that it depends on the network and the size alone and not on what
-    is in the batch. Call it inside `untouched`. Raises NoMapError where there is no such layer.
+    Found by one forward of one picture of noise, so that it depends on the network and the size alone and not
+    on what is in the batch. Call it inside `untouched`. Raises NoMapError where there is no such layer.
     """
     maps = _maps_in_order(network, images)
-    for position in range(len(maps) - 1, -1, -1):
-        name, output = maps[position]
-        if output.shape[2:].numel() > 1 and _varies(output):
-            # A Sequential gives what its last layer gives: name that one. (Not by the tensor alone: an in-place ReLU
-            # gives its convolution's tensor, and it is the ReLU that stands last.)
-            for inner, inner_output in reversed(maps[:position]):
-                if inner_output is output and inner.startswith(f"{name}."):
-                    name = inner
+    modules = dict(network.named_modules())
+    for name in reversed(maps):
+        if maps[name].shape[2:].numel() > 1 and _varies(maps[name]):
+            # A Sequential gives what its last layer gives: name that one.
+            while type(modules[name]).forward is nn.Sequential.forward:
+                last = f"{name}.{list(modules[name]._modules)[-1]}"
+                if last not in maps:
+                    break
+                name = last
             return name
     raise _no_map(network, images)
 
 
 def convolutions(network: nn.Module, images: Tensor) -> list[str]:
-    """Names of the convolutions that images like these pass through, in that order; call it inside `untouched`.
+    """Names of the convolutions that images like these pass through, in that order.
 
-    Raises NoMapError where there is none.
+    Call it inside `untouched`. Raises NoMapError where there is none.
     """
     modules = dict(network.named_modules())
-    names = [name for name, _ in _maps_in_order(network, images) if isinstance(modules[name], nn.Conv2d)]
+    names = [name for name in _maps_in_order(network, images) if isinstance(modules[name], nn.Conv2d)]
     if not names:
         raise _no_map(network, images)
     return names
 
 
-def _maps_in_order(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
-    """(name, output) of each layer that gives a map, in the order in which they finish.
+def _maps_in_order(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The output of each layer that gives a map, in the order in which they finish.
 
-    Layers that run more than once are left out (ResNet's blocks have one ReLU in two places): their name would not say
-    which map is meant.
+    Layers that run more than once are left out (ResNet's blocks have one ReLU in two places): their name
+    would not say which map is meant.
     """
-    maps: list[tuple[str, Tensor]] = []
+    maps: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def note(_module: nn.Module, _inputs: object, output: object) -> None:
             calls[name] += 1
             if isinstance(output, Tensor) and output.ndim == 4:
-                maps.append((name, output))
+                maps[name] = output
 
         return module.register_forward_hook(note)
 
@@ -86,7 +87,7 @@ def _maps_in_order(network: nn.Module, images: Tensor) -> list[tuple[str, Tensor
     finally:
         for handle in handles:
             handle.remove()
-    return [(name, output) for name, output in maps if calls[name] == 1]
+    return {name: output for name, output in maps.items() if calls[name] == 1}
 
 
 def _noise_like(images: Tensor) -> Tensor:
@@ -103,6 +104,6 @@ def _varies(output: Tensor) -> bool:
 def _no_map(network: nn.Module, images: Tensor) -> NoMapError:
     size = "×".join(str(side) for side in images.shape[2:])
     return NoMapError(
-        f"{type(network).__name__} has no layer with a map larger than 1×1 at {size}, so there is nothing to show where "
-        "it looked"
+        f"{type(network).__name__} has no layer with a map larger than 1×1 for images of {size}: "
+        "nothing to show of where it looks"
     )

@@ -11,26 +11,27 @@ Box = tuple[float, float, float, float]
 
 
 def overlay(picture: Pixels, heat: ArrayLike, *, strength: float = 0.7, colours: str = "turbo") -> Pixels:
-    """Lay a heat map (h, w) in [0, 1] over a picture uint8 (h, w), (h, w, 1) or (h, w, 3); gives RGB (h, w, 3).
+    """Lay a heat map (h, w) in [0, 1] over a picture uint8 (h, w), (h, w, 1) or (h, w, 3); gives RGB.
 
-    The hotter, the more of the colour (at most `strength`): where the map is 0 the picture is as it was. `colours` is a
-    colour map of matplotlib.
+    The hotter, the more of the colour (at most `strength`): where the map is 0 the picture is as it was.
+    `colours` is a colour map of matplotlib.
     """
     values = np.clip(np.asarray(heat, dtype=np.float32), 0, 1)
     grey_or_rgb = picture if picture.ndim == 3 else picture[..., None]
     rgb = np.broadcast_to(grey_or_rgb, (*grey_or_rgb.shape[:2], 3)).astype(np.float32)
     share = strength * values[..., None]
     mixed = rgb * (1 - share) + _coloured(values, colours).astype(np.float32) * share
-    return np.rint(mixed).astype(np.uint8)
+    laid: Pixels = np.rint(mixed).astype(np.uint8)
+    return laid
 
 
 def feature_grid(
     maps: ArrayLike, *, columns: int | None = None, most: int = 64, gap: int = 1, colours: str = "viridis"
 ) -> Pixels:
-    """The first `most` maps of one picture (C, h, w) side by side as RGB, white lines of `gap` pixels between them.
+    """The first `most` maps of one picture (C, h, w) side by side as RGB, `gap` white pixels between them.
 
-    Each map is stretched to its own range (a constant one is dark), as maps of one layer differ by orders of magnitude.
-    `columns` is by default what makes the grid about square.
+    Each map is stretched to its own range (a constant one is dark), as maps of one layer differ by orders of
+    magnitude. `columns` is by default what makes the grid about square.
     """
     values = np.asarray(maps, dtype=np.float32)[:most]
     count, height, width = values.shape
@@ -48,11 +49,11 @@ def feature_grid(
 def onto_photo(
     heat: ArrayLike, *, size: tuple[int, int], photo_box: Box | None = None, map_box: Box | None = None
 ) -> NDArray[np.float32]:
-    """Map a heat map (H, W) of what the network saw back onto the whole photo of `size` (h, w); gives float32 (h, w).
+    """A heat map (H, W) of what the network saw, mapped back onto the whole photo: float32 of `size` (h, w).
 
-    `map_box` of the map shows `photo_box` of the photo, both (left, upper, right, lower) in pixels and by default the
-    whole. So for a centre crop give `photo_box`, for a padded photo `map_box`, for a squashed one neither. What the
-    network did not see is 0. Interpolated linearly between the pixels' centres.
+    `map_box` of the map shows `photo_box` of the photo, both (left, upper, right, lower) in pixels and by
+    default the whole. So for a centre crop give `photo_box`, for a padded photo `map_box`, for a squashed one
+    neither. What the network did not see is 0. Interpolated linearly between the pixels' centres.
     """
     values = np.asarray(heat, dtype=np.float32)
     map_height, map_width = values.shape
@@ -66,7 +67,7 @@ def onto_photo(
 
 
 class _Axis:
-    """One side of the photo: which of its pixels were seen, and between which two of the map's pixels each lies."""
+    """One side of the photo: which pixels were seen, and between which two of the map's each one lies."""
 
     def __init__(
         self, pixels: int, *, seen: tuple[float, float], shown: tuple[float, float], length: int

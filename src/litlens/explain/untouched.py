@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a trace: what is switched for the look is put back, whatever happens."""
+"""Looking at a network without leaving a trace: what is switched is put back, whatever happens."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from litlens.errors import UserError
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """The network itself, without DDP (whose forward may talk to other ranks) or `torch.compile` (which skips hooks)."""
+    """The network without DDP (whose forward may talk to other ranks) and `torch.compile` (it skips hooks)."""
     while True:
         if isinstance(network, DistributedDataParallel):
             network = network.module
@@ -25,23 +25,22 @@ def plain(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def untouched(network: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, no parameter wanting gradients, autocast off, gradients on: within the block.
+    """Within: every module in eval mode, no parameter wanting gradients, autocast off, gradients on.
 
-    Afterwards each module's mode, each parameter's `requires_grad` and the global random states are as before. No
-    `.grad` changes, and no hook of a parameter fires, so DDP's reducer notices nothing. Works inside `no_grad` and
-    `inference_mode`.
+    Afterwards each module's mode, each parameter's `requires_grad` and the global random states are as
+    before. No `.grad` changes, and no hook of a parameter fires, so DDP's reducer notices nothing. Works
+    inside `no_grad` and `inference_mode`.
     """
     # The flag itself and not eval(): train() may be overridden, and modules may be in different modes.
     modes = [(module, module.training) for module in network.modules()]
-    wanting = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    wanting = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     python_state, numpy_state = random.getstate(), np.random.get_state()
     device = _home(network)[0]
     forked = [device] if device.type == "cuda" else []
     try:
         for module, _ in modes:
             module.training = False
-        for parameter in wanting:
-            parameter.requires_grad_(False)
+        network.requires_grad_(False)
         with (
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -50,8 +49,8 @@ def untouched(network: nn.Module) -> Iterator[None]:
         ):
             yield
     finally:
-        for parameter in wanting:
-            parameter.requires_grad_(True)
+        for parameter, wants in wanting:
+            parameter.requires_grad_(wants)
         for module, mode in modes:
             module.training = mode
         random.setstate(python_state)
@@ -59,9 +58,10 @@ def untouched(network: nn.Module) -> Iterator[None]:
 
 
 def at_home(images: Tensor, network: nn.Module) -> Tensor:
-    """A copy of images (B, C, H, W) on the network's device and in its number format; call it inside `untouched`.
+    """A copy of images (B, C, H, W) on the network's device and in its number format.
 
-    A copy, since a network may write into its input, and since a tensor made in `inference_mode` has no place in a graph.
+    Call it inside `untouched`. A copy, since a network may write into its input, and since a tensor made in
+    `inference_mode` has no place in a graph.
     """
     if images.ndim != 4:
         raise UserError(f"images must have the shape (B, C, H, W), these have {tuple(images.shape)}")

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from litlens.errors import UserError
 from litlens.models.losses import Loss, balanced_weights, loss_and_weight, one_hot
-from litlens.models.metrics import EpochSums, PassMetrics, mean_metric
+from litlens.models.metrics import EpochSums, PassMetrics, WeightedMean
 from litlens.models.mixing import mix_batch
 from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
 from litlens.models.schedules import schedule
@@ -85,7 +85,7 @@ class ImageClassifier(LightningModule):
 
         known = torch.tensor(class_weights) if isinstance(class_weights, list) else None
         self.register_buffer("_class_weights", known, persistent=False)  # the checkpoint says them elsewhere
-        self._loss_train, self._accuracy_train = mean_metric(), mean_metric()
+        self._loss_train, self._accuracy_train = WeightedMean(), WeightedMean()
         self._epoch = EpochSums()
         self._val, self._test = PassMetrics(self.num_classes), PassMetrics(self.num_classes)
 
@@ -123,29 +123,14 @@ class ImageClassifier(LightningModule):
 
     # Training
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """With MixUp or CutMix, training's (images, classes) become (mixed ones, classes, shares (B, K))."""
-        mixes = self.mixup > 0 or self.cutmix > 0
-        if not (mixes and self._trainer is not None and self.trainer.training):
-            return batch
-        images, labels = batch
-        # Without a state of its own the stream is the same after a resume, in the middle of an epoch, too.
-        position = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        key = [_MIXING, torch.initial_seed(), self.global_rank, self.current_epoch, position]
-        images, shares = mix_batch(
-            images,
-            one_hot(labels, self.num_classes),
-            mixup=self.mixup,
-            cutmix=self.cutmix,
-            stream=np.random.default_rng(key),
-        )
-        return images, labels, shares
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The batch's loss, on mixed targets where they were mixed; accuracy counts the true classes."""
-        images, labels, *shares = batch
+        """The batch's loss, on mixed targets under MixUp or CutMix; accuracy counts the true classes."""
+        images, labels = batch
+        targets = labels
+        if self.mixup or self.cutmix:
+            images, targets = self._mix(images, labels, batch_idx)
         logits = self(images).float()
-        loss, weight = self._loss(logits, shares[0] if shares else labels)
+        loss, weight = self._loss(logits, targets)
         self._epoch.add(loss=loss, weight=weight, logits=logits, labels=labels)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (
@@ -153,6 +138,14 @@ class ImageClassifier(LightningModule):
         ):  # a self.log costs as much as a small network's step
             self.log("loss/train_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(labels))
         return loss
+
+    def _mix(self, images: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
+        # Not in on_after_batch_transfer: overriding that, Lightning warns in every run with a data module.
+        # The stream has no state, so it is the same after a resume, within an epoch, too.
+        key = [_MIXING, torch.initial_seed(), self.global_rank, self.current_epoch, batch_idx]
+        shares = one_hot(labels, self.num_classes)
+        stream = np.random.default_rng(key)
+        return mix_batch(images, shares, mixup=self.mixup, cutmix=self.cutmix, stream=stream)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Adds the penalties, after unscaling and before clipping, as if they were in the loss."""
@@ -238,9 +231,17 @@ class ImageClassifier(LightningModule):
         return logits.float()
 
     def _log_pass(self, split: str, metrics: PassMetrics) -> None:
-        self.log(f"loss/{split}", metrics.loss, prog_bar=True)
-        self.log(f"accuracy/{split}", metrics.classes["accuracy"], prog_bar=True)
-        self.log(f"f1/{split}", metrics.classes["f1"])
+        values = {"loss": metrics.loss, "accuracy": metrics.classes["accuracy"], "f1": metrics.classes["f1"]}
+        for name, metric in values.items():
+            # A value, since Lightning resets a metric that it logs, and these are to be read later. All ranks
+            # have the same by now: the maximum is it to the last bit.
+            self.log(
+                f"{name}/{split}",
+                metric.compute(),
+                prog_bar=name != "f1",
+                sync_dist=True,
+                reduce_fx="max",
+            )
 
     def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         if self.class_weights == "balanced" and self._class_weights is None:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -23,7 +24,7 @@ class PassMetrics(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = mean_metric()
+        self.loss = WeightedMean()
         self.classes = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
@@ -48,9 +49,28 @@ class PassMetrics(nn.Module):
         self.confusion.reset()
 
 
-def mean_metric() -> MeanMetric:
-    """A weighted mean that lets NaN through; torchmetrics' default drops it, which hides a broken loss."""
-    return MeanMetric(nan_strategy="disable")
+class WeightedMean(Metric):
+    """A weighted mean that lets NaN through, so that a broken loss shows.
+
+    torchmetrics' MeanMetric drops NaN by default, and with `nan_strategy="disable"` the weights (in 1.9).
+    """
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor | float, weight: Tensor | float) -> None:
+        """Adds a value that weighs so much."""
+        self.total += value * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        return self.total / self.weight
 
 
 @dataclass

@@ -1,0 +1,91 @@
+"""Overlays, grids and the way back onto the photo, against matplotlib, Pillow and arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from litlens.explain.overlay import feature_grid, onto_photo, overlay
+
+
+def test_overlay_mixes_by_the_heat() -> None:
+    picture = np.full((1, 3, 3), 100, dtype=np.uint8)
+    laid = overlay(picture, np.array([[0.0, 0.5, 1.0]]), strength=0.8)
+    half, full = (np.array(colormaps["turbo"](heat)[:3]) * 255 for heat in (0.5, 1.0))
+    assert laid.dtype == np.uint8
+    assert laid[0, 0].tolist() == [100, 100, 100]
+    np.testing.assert_allclose(laid[0, 1], 0.6 * 100 + 0.4 * half, atol=1)
+    np.testing.assert_allclose(laid[0, 2], 0.2 * 100 + 0.8 * full, atol=1)
+    assert (picture == 100).all()
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
+def test_overlay_takes_grey_and_colour_and_tensors(shape: tuple[int, ...]) -> None:
+    picture = np.full(shape, 7, dtype=np.uint8)
+    assert (overlay(picture, torch.zeros(4, 5)) == np.full((4, 5, 3), 7)).all()
+
+
+def test_grid_places_each_map_stretched() -> None:
+    maps = np.stack([np.array([[0.0, 1.0], [2.0, 4.0]]) * 10.0**k for k in range(-2, 3)] + [np.ones((2, 2))])
+    grid = feature_grid(maps, columns=4, gap=1)
+    viridis = colormaps["viridis"]
+    tile = viridis(np.array([[0, 0.25], [0.5, 1]]), bytes=True)[..., :3]
+    assert grid.shape == (5, 11, 3)
+    assert (grid[:2, :2] == tile).all()
+    assert (grid[:2, 3:5] == tile).all()
+    assert (grid[3:, :2] == tile).all()
+    assert (grid[3:, 3:5] == viridis(0, bytes=True)[:3]).all()  # the constant one
+    assert (grid[2] == 255).all()
+    assert (grid[:, 2] == 255).all()
+    assert (grid[3:, 6:] == 255).all()  # where no map is left
+
+
+def test_grid_is_about_square_and_shows_the_first() -> None:
+    assert feature_grid(torch.rand(100, 3, 3), most=64, gap=0).shape == (24, 24, 3)
+    assert feature_grid(torch.rand(1, 3, 3)).shape == (3, 3, 3)
+
+
+def _bilinear(heat: np.ndarray, height: int, width: int) -> np.ndarray:
+    return torch.nn.functional.interpolate(
+        torch.from_numpy(heat)[None, None], size=(height, width), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+
+
+HEAT = np.random.default_rng(0).random((7, 9), dtype=np.float32)
+
+
+def test_a_squashed_photo() -> None:
+    np.testing.assert_allclose(onto_photo(HEAT, size=(30, 50)), _bilinear(HEAT, 30, 50), atol=1e-6)
+
+
+def test_a_centre_crop() -> None:
+    photo = onto_photo(HEAT, size=(40, 60), photo_box=(15, 5, 45, 35))
+    np.testing.assert_allclose(photo[5:35, 15:45], _bilinear(HEAT, 30, 30), atol=1e-6)
+    photo[5:35, 15:45] = 0
+    assert not photo.any()
+
+
+def test_a_padded_photo() -> None:
+    photo = onto_photo(HEAT, size=(20, 60), map_box=(0, 2, 9, 5))
+    np.testing.assert_allclose(photo, _bilinear(HEAT[2:5], 20, 60), atol=1e-6)
+
+
+def test_a_crop_between_pixels_covers_the_pixels_whose_centres_it_covers() -> None:
+    photo = onto_photo(np.ones((4, 4)), size=(5, 5), photo_box=(0.4, 0.6, 4.4, 4.6))
+    expected = np.zeros((5, 5))
+    expected[1:5, 0:4] = 1
+    assert (photo == expected).all()
+
+
+def test_there_and_back_by_pillow() -> None:
+    """A spot of a photo, cropped and made small by Pillow, comes back to where it was."""
+    photo = np.zeros((300, 400), dtype=np.float32)
+    photo[120:150, 210:250] = 1
+    box = (50.0, 0.0, 350.0, 300.0)
+    small = Image.fromarray(photo).resize((60, 60), Image.Resampling.BICUBIC, box=box)
+    back = onto_photo(np.asarray(small), size=(300, 400), photo_box=box)
+    rows, columns = np.nonzero(back > 0.5)
+    assert abs(rows.mean() - 134.5) < 1
+    assert abs(columns.mean() - 229.5) < 1
+    assert back.sum() == pytest.approx(photo.sum(), rel=0.02)

@@ -1,0 +1,158 @@
+"""Each schedule steps at its interval, and lengths that were left out follow from the trainer."""
+
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.cli import LightningCLI, LRSchedulerCallable
+from lightning.pytorch.cli import ReduceLROnPlateau as Plateau
+from torch import nn
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    CyclicLR,
+    ExponentialLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    StepLR,
+)
+from torch.utils.data import DataLoader, TensorDataset
+
+from litlens.errors import UserError
+from litlens.models.classifier import ImageClassifier
+from litlens.models.schedules import CosineLR, schedule
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def rates(make: LRSchedulerCallable, **settings: Any) -> list[float]:
+    """The learning rate of each of the 3 epochs' 4 steps."""
+    data = TensorDataset(torch.zeros(16, 1, 1, 2), torch.zeros(16, dtype=torch.int64))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    classifier = ImageClassifier(
+        network, ["a", "b"], optimizer=partial(torch.optim.SGD, lr=1.0, momentum=0.9), lr_scheduler=make
+    )
+    watch = Rates()
+    trainer = Trainer(
+        **{
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "max_epochs": 3,
+            "callbacks": [watch],
+            **settings,
+        }
+    )
+    trainer.fit(classifier, DataLoader(data, 4), DataLoader(data, 16))
+    return watch.rates
+
+
+def test_per_epoch() -> None:
+    assert rates(partial(StepLR, step_size=1, gamma=0.5)) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
+    assert rates(partial(ExponentialLR, gamma=0.1)) == pytest.approx([1.0] * 4 + [0.1] * 4 + [0.01] * 4)
+
+
+@pytest.mark.parametrize("kind", [CosineLR, CosineAnnealingLR])
+def test_a_cosine_ends_with_the_training(kind: Any) -> None:
+    expected = [(1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3) for _ in range(4)]
+    assert rates(partial(kind, T_max=None)) == pytest.approx(expected)
+    assert rates(kind) == pytest.approx(expected)
+    assert rates(partial(kind, T_max=6))[4] == pytest.approx((1 + math.cos(math.pi / 6)) / 2)
+
+
+def test_one_cycle_is_per_step_and_as_long_as_the_training() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    reference = OneCycleLR(optimizer, max_lr=0.1, total_steps=12)
+    expected = []
+    for _ in range(12):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert rates(partial(OneCycleLR, max_lr=0.1)) == pytest.approx(expected[:12])
+    assert rates(lambda it: OneCycleLR(it, max_lr=0.1, total_steps=12)) == pytest.approx(expected)
+
+
+def test_cyclic_is_per_step() -> None:
+    found = rates(partial(CyclicLR, base_lr=0.1, max_lr=0.5, step_size_up=4))
+    assert found[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
+@pytest.mark.parametrize("make", [ReduceLROnPlateau, lambda it: Plateau(it, monitor="loss/train")])
+def test_plateau_watches_a_loss(make: Any) -> None:
+    # All pictures are zero, so the loss falls slowly: a threshold of 1 is never met.
+    if make is ReduceLROnPlateau:
+        make = partial(ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
+        assert rates(make) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
+    else:
+        assert len(rates(make)) == 12
+
+
+def test_rates_of_groups_keep_their_ratio_in_one_cycle() -> None:
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": weights[0], "lr_scale": 0.1}, {"params": weights[1]}], lr=1.0)
+    schedule(partial(OneCycleLR, max_lr=2.0, total_steps=5, cycle_momentum=False), optimizer, Trainer())
+    assert [group["max_lr"] for group in optimizer.param_groups] == [0.2, 2.0]
+
+
+@pytest.mark.parametrize("make", [partial(OneCycleLR, max_lr=0.1), CosineLR])
+def test_an_endless_training_has_no_length(make: Any) -> None:
+    with pytest.raises(UserError, match="max_epochs"):
+        rates(make, max_epochs=-1)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("{class_path: OneCycleLR, init_args: {max_lr: 0.1}}", OneCycleLR),
+        ("{class_path: CosineLR}", CosineLR),
+        ("{class_path: StepLR, init_args: {step_size: 1}}", StepLR),
+        ("{class_path: torch.optim.lr_scheduler.ReduceLROnPlateau}", ReduceLROnPlateau),
+    ],
+)
+def test_from_the_command_line(text: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    monkeypatch.setenv(
+        "JSONARGPARSE_DEPRECATION_WARNINGS", "off"
+    )  # Lightning 2.6 uses an older interface of it
+    data = TensorDataset(torch.zeros(16, 1, 28, 28), torch.zeros(16, dtype=torch.int64))
+    command = LightningCLI(
+        ImageClassifier,
+        run=False,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        seed_everything_default=1,
+        trainer_defaults={
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "max_epochs": 1,
+        },
+        args=[
+            "--model.network",
+            "{class_path: litlens.models.mlp.MLP, init_args: {widths: [4], num_classes: 2}}",
+            "--model.class_names",
+            "[a, b]",
+            "--model.optimizer",
+            "{class_path: SGD, init_args: {lr: 0.1, momentum: 0.9, nesterov: true}}",
+            "--model.lr_scheduler",
+            text,
+        ],
+    )
+    command.trainer.fit(command.model, DataLoader(data, 4), DataLoader(data, 16))
+    (config,) = command.trainer.lr_scheduler_configs
+    assert type(config.scheduler) is kind
+    assert config.interval == ("step" if kind is OneCycleLR else "epoch")
+    assert command.trainer.optimizers[0].defaults["nesterov"]
+    assert command.model.network.arguments["widths"] == [4]
