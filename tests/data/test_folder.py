@@ -136,7 +136,7 @@ def test_a_bad_file_in_val_or_test_is_an_error(tmp_path: Path, split: str) -> No
         ({"train/a": 3, "val/a": 3, "val/b": 3}, "class b stands in .*val but not in .*train"),
         ({"val/a": 3, "test/a": 3}, "has val and test but no train"),
         ({"train/a": 3, "train/b": 3, "valid/a": 3}, "valid stands beside train"),
-        ({"a": 3, "b": 3}, "6 pictures are too few to cut a test split from"),
+        ({"a": 3, "b": 3}, "6 are too few to cut a test split from"),
     ],
 )
 def test_mistakes_have_their_own_message(tmp_path: Path, counts: dict[str, int], told: str) -> None:
@@ -246,6 +246,18 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
     data = made(folder, csv=table(tmp_path, "\n".join(["file,label,split", *lines])))
     assert data.samples("test").names == ["x/009.png", "x/010.png", "x/011.png"]
     assert counts(data) == {"train": [3, 3], "val": [2, 1], "test": [1, 2]}
+
+
+def test_groups_that_stand_in_two_given_splits_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fill(tmp_path / "pets", {".": 30})
+    lines = [
+        f"{i:03}.png,{'ab'[i % 2]},{('train', 'val', 'test')[i // 10]},{'same' if i in (3, 25) else i}"
+        for i in range(30)
+    ]
+    made(folder, csv=table(folder, "\n".join(["file,label,split,group", *lines])))
+    assert "1 groups stand in two splits: same" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -114,14 +115,14 @@ class FolderDataModule(ImageDataModule):
         rows = self._cut(listing, good)
         for label, name in enumerate(self.class_names):
             if label not in listing.labels[rows["train"]]:
-                raise UserError(
-                    f"data.folder: no training picture of class {name} is left; add pictures of it"
-                )
+                raise UserError(f"data.folder: {self.folder}: no training picture of class {name} is left")
         for split, members in rows.items():
             if len(members) == 0:
                 raise UserError(
-                    f"data.folder: {len(good)} pictures are too few to cut a {split} split from; add more"
+                    f"data.folder: {self.folder}: {len(good)} are too few to cut a {split} split from"
                 )
+        if listing.groups is not None:
+            self._tell_of_torn_groups(listing.groups, rows)
         return {
             split: Split(
                 pictures,
@@ -190,6 +191,13 @@ class FolderDataModule(ImageDataModule):
         groups = None if listing.groups is None else [listing.groups[row] for row in pool]
         parts = stratified_split(listing.labels[pool], shares, seed=self.seed, groups=groups)
         return rows | {split: pool[part] for split, part in zip(["train", *missing], parts, strict=True)}
+
+    def _tell_of_torn_groups(self, groups: list[str], rows: dict[str, NDArray[np.int64]]) -> None:
+        """Given splits are taken as they are, but a group that stands in two of them flatters the score."""
+        homes = [{groups[row] for row in members} for members in rows.values()]
+        torn = sorted(set().union(*(a & b for a, b in combinations(homes, 2))))
+        if torn:
+            _log.warning("%s: %d groups stand in two splits: %s", self.csv, len(torn), _some(torn))
 
 
 def _fetch(archive: Archive, folder: Path) -> None:
