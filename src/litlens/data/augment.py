@@ -4,25 +4,18 @@ The names below need no knowledge of albumentations; any of its transforms serve
 """
 
 import difflib
-import math
 import os
 import random
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from litlens.data.movements import MOVEMENTS, moving_matrix
 from litlens.data.preprocessing import Pixels
 from litlens.errors import UserError
-
-# The first two rows of the matrix that takes a point (x, y, 1), seen from the picture's centre, to its new
-# place. In plain numbers: numpy's overhead on 3×3 matrices would cost more than the warp of a small picture.
-_Matrix = tuple[float, float, float, float, float, float]
-# (options, stream, height, width) → matrix
-_Movement = Callable[[dict[str, Any], np.random.Generator, int, int], _Matrix]
 
 
 class Augmentation:
@@ -173,44 +166,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _rotation(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
-    angle = math.radians(stream.uniform(-options["limit"], options["limit"]))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return cosine, sine, 0.0, -sine, cosine, 0.0
-
-
-def _shift(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
-    limit = options["limit"]
-    return 1.0, 0.0, stream.uniform(-limit, limit) * width, 0.0, 1.0, stream.uniform(-limit, limit) * height
-
-
-def _scaling(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
-    factor = stream.uniform(*options["range"])
-    return factor, 0.0, 0.0, 0.0, factor, 0.0
-
-
-def _shear(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
-    slope = math.tan(math.radians(stream.uniform(-options["limit"], options["limit"])))
-    x, y = (slope, 0.0) if stream.random() < 0.5 else (0.0, slope)
-    return 1.0, x, 0.0, y, 1.0, 0.0
-
-
-def _stretch(options: dict[str, Any], stream: np.random.Generator, height: int, width: int) -> _Matrix:
-    factor = stream.uniform(*options["range"])
-    x, y = (factor, 1.0) if stream.random() < 0.5 else (1.0, factor)
-    return x, 0.0, 0.0, 0.0, y, 0.0
-
-
-_MOVEMENTS: dict[str, _Movement] = {
-    "rotation": _rotation,
-    "shift": _shift,
-    "scale": _scaling,
-    "zoom": _scaling,
-    "shear": _shear,
-    "stretch": _stretch,
-}
-
-
 def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
     """albumentations' chain for the steps, with neighbours of one fill joined to one warp."""
     albumentations = _albumentations()
@@ -218,13 +173,13 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
     warp: list[_Step] = []
     for step in [*steps, None]:
         if warp and (
-            step is None or step.name not in _MOVEMENTS or step.options["fill"] != warp[0].options["fill"]
+            step is None or step.name not in MOVEMENTS or step.options["fill"] != warp[0].options["fill"]
         ):
             transforms.append(_warp(warp))
             warp = []
         if step is None:
             break
-        if step.name in _MOVEMENTS:
+        if step.name in MOVEMENTS:
             warp.append(step)
         elif step.name == "crop":
             transforms.append(
@@ -301,7 +256,14 @@ def _warp(steps: list[_Step]) -> Any:
             self, params: dict[str, Any], data: dict[str, Any]
         ) -> dict[str, Any]:
             height, width = data["image"].shape[:2]
-            return {"matrix": _matrix(steps, self.random_generator, height=height, width=width)}
+            return {
+                "matrix": moving_matrix(
+                    [(step.name, step.options) for step in steps],
+                    self.random_generator,
+                    height=height,
+                    width=width,
+                )
+            }
 
         def apply(self, img: Pixels, matrix: NDArray[np.float64], **params: Any) -> Pixels:
             size = (img.shape[1], img.shape[0])
@@ -311,20 +273,6 @@ def _warp(steps: list[_Step]) -> Any:
             return moved.reshape(img.shape)  # type: ignore[no-any-return]
 
     return Warp(p=1.0)
-
-
-def _matrix(
-    steps: list[_Step], stream: np.random.Generator, *, height: int, width: int
-) -> NDArray[np.float64]:
-    """The product of the matrices, the first step first, in pixel coordinates: (2, 3), as for OpenCV."""
-    a, b, x, c, d, y = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
-    for step in steps:
-        if step.options["p"] >= 1 or stream.random() < step.options["p"]:
-            e, f, u, g, h, v = _MOVEMENTS[step.name](step.options, stream, height, width)
-            a, b, c, d = e * a + f * c, e * b + f * d, g * a + h * c, g * b + h * d
-            x, y = e * x + f * y + u, g * x + h * y + v
-    right, down = (width - 1) / 2, (height - 1) / 2
-    return np.array([[a, b, x + right - a * right - b * down], [c, d, y + down - c * right - d * down]])
 
 
 def _albumentations() -> Any:
