@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.explain.layers import find_layer, last_map_layer
+from litlens.explain.map_layers import find_layer, last_map_layer
 from litlens.explain.untouched import at_home, plain, untouched
 
 # Our names and the classes of the grad-cam package: those that weigh the maps of one layer.

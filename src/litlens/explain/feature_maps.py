@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.explain.layers import convolutions, find_layer
+from litlens.explain.map_layers import convolutions, find_layer
 from litlens.explain.untouched import at_home, plain, untouched
 
 

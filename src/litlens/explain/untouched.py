@@ -13,7 +13,7 @@ from litlens.errors import UserError
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """The network without DDP (whose forward may talk to other ranks) and `torch.compile` (it skips hooks)."""
+    """The network without DDP (its forward may talk to other ranks) and `torch.compile` (it skips hooks)."""
     while True:
         if isinstance(network, DistributedDataParallel):
             network = network.module
