@@ -23,7 +23,7 @@ from torchvision.models import resnet18
 
 from litlens.errors import UserError
 from litlens.explain.cam import METHODS, cam
-from litlens.explain.layers import NoMapError
+from litlens.explain.map_layers import NoMapError
 
 REFERENCES = {
     "gradcam": GradCAM,

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import lightning.pytorch as L
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from litlens.explain.cam import cam
 from litlens.explain.feature_maps import feature_maps
 
 
-class Classifier(L.LightningModule):
+class Classifier(pl.LightningModule):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -37,13 +37,13 @@ class Classifier(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-class Looks(L.Callback):
+class Looks(pl.Callback):
     """Looks at every opportunity, between forward and backward and between backward and step too."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
-    def _look(self, hook: str, module: L.LightningModule) -> None:
+    def _look(self, hook: str, module: pl.LightningModule) -> None:
         images = torch.randn(2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
         assert isinstance(module.network, nn.Module)
         for method in ("gradcam", "layercam"):
@@ -51,32 +51,32 @@ class Looks(L.Callback):
         feature_maps(module.network, images)
         self.seen.add(hook)
 
-    def on_train_batch_start(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def, override]
+    def on_train_batch_start(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
         self._look("train_start", module)
 
-    def on_before_backward(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def, override]
+    def on_before_backward(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
         self._look("before_backward", module)
 
-    def on_before_optimizer_step(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def, override]
+    def on_before_optimizer_step(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
         self._look("before_step", module)
 
-    def on_validation_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def, override]
+    def on_validation_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
         self._look("validation", module)
 
-    def on_test_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def, override]
+    def on_test_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
         self._look("test", module)
 
-    def on_predict_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def, override]
+    def on_predict_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
         self._look("predict", module)
 
 
-def train(network: nn.Module, callbacks: list[L.Callback]) -> dict[str, Tensor]:
+def train(network: nn.Module, callbacks: list[pl.Callback]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(4)
     data = TensorDataset(
         torch.randn(16, 3, 24, 20, generator=generator), torch.randint(5, (16,), generator=generator)
     )
     module = Classifier(copy.deepcopy(network))
-    trainer = L.Trainer(
+    trainer = pl.Trainer(
         max_epochs=2,
         accelerator="cpu",
         logger=False,

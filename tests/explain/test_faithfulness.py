@@ -23,7 +23,7 @@ class Bright(nn.Module):
 def rise(
     network: nn.Module, image: Tensor, heat: Tensor, target: int, start: Tensor, end: Tensor, step: int
 ) -> list:
-    """`CausalMetric.single_run` (https://github.com/eclique/RISE), pixels by a stable order instead of a flipped one."""
+    """`CausalMetric.single_run` of https://github.com/eclique/RISE, equal pixels in reading order."""
     order = np.argsort(-heat.flatten().numpy(), kind="stable")
     start, scores = start.clone(), []
     for done in range(0, len(order) + 1, step):

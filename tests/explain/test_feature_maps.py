@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from litlens.errors import UserError
 from litlens.explain.feature_maps import feature_maps
-from litlens.explain.layers import NoMapError
+from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import feature_grid
 from litlens.models.scratch import CatDogCNN
 

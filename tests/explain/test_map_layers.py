@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18, squeezenet1_1, vgg16
 
 from litlens.errors import UserError
-from litlens.explain.layers import NoMapError, convolutions, find_layer, last_map_layer
+from litlens.explain.map_layers import NoMapError, convolutions, find_layer, last_map_layer
 from litlens.explain.untouched import untouched
 
 
