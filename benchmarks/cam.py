@@ -37,20 +37,14 @@ RANDOM_MAPS = 5
 
 def main() -> None:
     """Measure, print, and write the figures to `--output`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="state dict of torchvision's squeezenet1_1")
     parser.add_argument("--photos", type=Path, help="folder of photos")
-    parser.add_argument(
-        "--number", type=int, default=32, help="photos to take, evenly spread over the folder"
-    )
+    parser.add_argument("--number", type=int, default=32, help="photos to take, evenly spread over the folder")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "randomcam"])
     parser.add_argument("--output", type=Path, default=Path("docs/cam.json"))
-    parser.add_argument(
-        "--quick", action="store_true", help="small and few: shows that it runs, writes nothing"
-    )
+    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, writes nothing")
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.number, options.methods = 1, 2, ["gradcam", "layercam"]
@@ -115,9 +109,7 @@ def speed(*, repeats: int, batch: int, size: int) -> dict[str, Any]:
                 seconds[name].append(elapsed)
 
     def ratio(slower: str, faster: str) -> float:
-        return round(
-            statistics.median(a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)), 3
-        )
+        return round(statistics.median(a / b for a, b in zip(seconds[slower], seconds[faster], strict=True)), 3)
 
     return {
         "setting": f"ResNet18 {layer}, {batch} × {size}×{size}, {THREADS} threads, {repeats} repeats in turn",
@@ -140,16 +132,11 @@ def faithful(weights: Path, photos: list[Path], methods: list[str], *, steps: in
     result = cam(network, images, layer=FAITHFUL_LAYER)
     by_chance = [
         _areas(
-            faithfulness(
-                network, images, random_maps((len(images), SIZE, SIZE), seed=seed), result.predicted, steps
-            )
+            faithfulness(network, images, random_maps((len(images), SIZE, SIZE), seed=seed), result.predicted, steps)
         )
         for seed in range(RANDOM_MAPS)
     ]
-    random = {
-        curve: torch.stack([areas[curve] for areas in by_chance]).mean(0)
-        for curve in ("deletion", "insertion")
-    }
+    random = {curve: torch.stack([areas[curve] for areas in by_chance]).mean(0) for curve in ("deletion", "insertion")}
     table = {"random map": {curve: round(areas.mean().item(), 4) for curve, areas in random.items()}}
     for method in methods:
         maps = cam(network, images, target=result.predicted, layer=FAITHFUL_LAYER, method=method).maps
@@ -190,9 +177,7 @@ def _hardware() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
-        )
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     return f"{model}, {torch.get_num_threads()} threads"
 
 

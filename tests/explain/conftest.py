@@ -29,9 +29,7 @@ class InplaceNet(nn.Module):
             nn.Conv2d(16, 16, 3, padding=1),
             nn.ReLU(inplace=True),
         )
-        self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, num_classes)
-        )
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.features(images))
@@ -58,9 +56,7 @@ def _fingerprint(network: nn.Module) -> dict[str, Any]:
     hook_kinds = [kind for kind in vars(nn.Module()) if kind.endswith("hooks")]
     return {
         "weights": [_digest(value) for value in network.state_dict().values()],
-        "gradients": [
-            (id(p.grad), p.grad if p.grad is None else _digest(p.grad)) for p in network.parameters()
-        ],
+        "gradients": [(id(p.grad), p.grad if p.grad is None else _digest(p.grad)) for p in network.parameters()],
         "requires_grad": [p.requires_grad for p in network.parameters()],
         "parameters": [id(p) for p in network.parameters()],
         "modules": [(name, id(module)) for name, module in network.named_modules()],

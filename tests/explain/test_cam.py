@@ -36,9 +36,7 @@ REFERENCES = {
 }
 
 
-def reference(
-    network: nn.Module, images: Tensor, target: list[int], layer: str, method: str = "gradcam"
-) -> Tensor:
+def reference(network: nn.Module, images: Tensor, target: list[int], layer: str, method: str = "gradcam") -> Tensor:
     """The package's own maps of a copy with every parameter trainable, as the package wants it."""
     network = copy.deepcopy(network).requires_grad_(True)
     maker = REFERENCES[method](network, [network.get_submodule(layer)])
@@ -86,9 +84,7 @@ def test_gradcam_of_a_linear_head_by_hand() -> None:
 
 
 def test_a_class_that_nothing_speaks_for_has_an_empty_map() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2)
-    )
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
     nn.init.constant_(network[4].weight, -1)
     result = cam(network, torch.randn(2, 1, 8, 8), target=1)
     assert result.maxima.tolist() == [0, 0]
@@ -257,9 +253,7 @@ def test_trunk_runs_without_a_graph(inplace_net: Any, images: Tensor) -> None:
         ),
     ],
 )
-def test_a_network_without_a_map_says_so_in_one_line(
-    network: nn.Module, message: str, images: Tensor
-) -> None:
+def test_a_network_without_a_map_says_so_in_one_line(network: nn.Module, message: str, images: Tensor) -> None:
     with pytest.raises(NoMapError, match=message) as error:
         cam(network, images)
     assert isinstance(error.value, UserError)

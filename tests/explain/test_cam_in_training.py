@@ -72,9 +72,7 @@ class Looks(pl.Callback):
 
 def train(network: nn.Module, callbacks: list[pl.Callback]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(4)
-    data = TensorDataset(
-        torch.randn(16, 3, 24, 20, generator=generator), torch.randint(5, (16,), generator=generator)
-    )
+    data = TensorDataset(torch.randn(16, 3, 24, 20, generator=generator), torch.randint(5, (16,), generator=generator))
     module = Classifier(copy.deepcopy(network))
     trainer = pl.Trainer(
         max_epochs=2,

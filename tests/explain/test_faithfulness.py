@@ -20,9 +20,7 @@ class Bright(nn.Module):
         return torch.stack([torch.zeros_like(evidence), 8 * evidence - 4], 1)
 
 
-def rise(
-    network: nn.Module, image: Tensor, heat: Tensor, target: int, start: Tensor, end: Tensor, step: int
-) -> list:
+def rise(network: nn.Module, image: Tensor, heat: Tensor, target: int, start: Tensor, end: Tensor, step: int) -> list:
     """`CausalMetric.single_run` of https://github.com/eclique/RISE, equal pixels in reading order."""
     order = np.argsort(-heat.flatten().numpy(), kind="stable")
     start, scores = start.clone(), []
@@ -46,9 +44,7 @@ def test_curves_equal_a_loop_over_pixels(
     for row, target in enumerate([1, 0, 4]):
         image = images[row]
         blurred = torch.from_numpy(
-            np.stack(
-                [gaussian_filter(channel, 5, radius=5, mode="constant") for channel in image.double().numpy()]
-            )
+            np.stack([gaussian_filter(channel, 5, radius=5, mode="constant") for channel in image.double().numpy()])
         ).float()
         deletion = rise(inplace_net, image, maps[row], target, image, torch.zeros_like(image), 10)
         insertion = rise(inplace_net, image, maps[row], target, blurred, image, 10)

@@ -82,9 +82,7 @@ def cam(
         name, module = find_layer(network, wanted)
         run = _gradcam if method == "gradcam" else functools.partial(_package_cam, method=method, name=name)
         maps, maxima, predicted, classes = run(network, module, own, target)
-    maps, maxima, predicted, classes = (
-        values.to(images.device) for values in (maps, maxima, predicted, classes)
-    )
+    maps, maxima, predicted, classes = (values.to(images.device) for values in (maps, maxima, predicted, classes))
     return CamResult(maps, maxima, predicted, classes, name)
 
 
@@ -117,9 +115,7 @@ def _gradcam(network: nn.Module, layer: nn.Module, images: Tensor, target: Any) 
         raise UserError("CAM: the images do not pass through this layer; choose another, or layer: auto")
     leaf, activations = caught
     if leaf.ndim != 4:
-        raise UserError(
-            f"CAM: this layer gives {tuple(leaf.shape)} and not a map (B, C, h, w); choose another"
-        )
+        raise UserError(f"CAM: this layer gives {tuple(leaf.shape)} and not a map (B, C, h, w); choose another")
     predicted = logits.detach().argmax(1)
     classes = _classes(target, predicted, logits.shape[1])
     score = logits.gather(1, classes[:, None]).sum()
@@ -226,9 +222,7 @@ def _without_bars(package: Any) -> Iterator[None]:
     class NoBars:
         tqdm = staticmethod(iter)
 
-    modules = [
-        importlib.import_module(f"{package.__name__}.{name}") for name in ("score_cam", "ablation_cam")
-    ]
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in ("score_cam", "ablation_cam")]
     originals = [module.tqdm for module in modules]
     try:
         for module in modules:

@@ -29,9 +29,7 @@ class Faithfulness(NamedTuple):
         return torch.trapezoid(self.insertion, dx=1 / (self.insertion.shape[1] - 1))
 
 
-def faithfulness(
-    network: nn.Module, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50
-) -> Faithfulness:
+def faithfulness(network: nn.Module, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50) -> Faithfulness:
     """Deletion and insertion curves of maps (B, H, W) for the classes `target` (B,) on images (B, C, H, W).
 
     Deleted pixels become 0, the mean of normalised images; inserted ones replace those of the image blurred

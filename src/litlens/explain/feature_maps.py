@@ -10,9 +10,7 @@ from litlens.explain.map_layers import convolutions, find_layer
 from litlens.explain.untouched import at_home, plain, untouched
 
 
-def feature_maps(
-    network: nn.Module, images: Tensor, layers: Sequence[str | int] | None = None
-) -> dict[str, Tensor]:
+def feature_maps(network: nn.Module, images: Tensor, layers: Sequence[str | int] | None = None) -> dict[str, Tensor]:
     """Outputs float32 (B, C, h, w) of chosen layers for images (B, C, H, W), by name, on the images' device.
 
     `layers` are names (`features.20`) or numbers (see `find_layer`); by default the first, the middle and the
@@ -38,8 +36,7 @@ def feature_maps(
     with untouched(network), torch.no_grad():
         own = at_home(images, network)
         chosen = dict(
-            find_layer(network, layer)
-            for layer in (_first_middle_last(network, own) if layers is None else layers)
+            find_layer(network, layer) for layer in (_first_middle_last(network, own) if layers is None else layers)
         )
         handles = [watch(name, module) for name, module in chosen.items()]
         try:
@@ -48,9 +45,7 @@ def feature_maps(
             for handle in handles:
                 handle.remove()
     if missing := [name for name in chosen if name not in outputs]:
-        raise UserError(
-            f"feature maps: the images do not pass through {', '.join(missing)}; choose other layers"
-        )
+        raise UserError(f"feature maps: the images do not pass through {', '.join(missing)}; choose other layers")
     return {name: outputs[name] for name in chosen}
 
 

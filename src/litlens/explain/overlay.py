@@ -69,9 +69,7 @@ def onto_photo(
 class _Axis:
     """One side of the photo: which pixels were seen, and between which two of the map's each one lies."""
 
-    def __init__(
-        self, pixels: int, *, seen: tuple[float, float], shown: tuple[float, float], length: int
-    ) -> None:
+    def __init__(self, pixels: int, *, seen: tuple[float, float], shown: tuple[float, float], length: int) -> None:
         first, last = (min(max(math.ceil(edge - 0.5), 0), pixels) for edge in seen)
         self.inside = slice(first, last)
         centres = np.arange(first, last) + 0.5
