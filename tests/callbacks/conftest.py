@@ -21,12 +21,8 @@ class Small(LightningModule):
         self.layer = torch.nn.Linear(4, 3)
         splits = ("train", "val", "test")
         self.losses = torch.nn.ModuleDict({f"_{split}": MeanMetric() for split in splits})
-        self.accuracies = torch.nn.ModuleDict(
-            {f"_{split}": MulticlassAccuracy(3, average="micro") for split in splits}
-        )
-        self.confusion = torch.nn.ModuleDict(
-            {split: MulticlassConfusionMatrix(3) for split in ("val", "test")}
-        )
+        self.accuracies = torch.nn.ModuleDict({f"_{split}": MulticlassAccuracy(3, average="micro") for split in splits})
+        self.confusion = torch.nn.ModuleDict({split: MulticlassConfusionMatrix(3) for split in ("val", "test")})
 
     def _step(self, batch: Any, split: str) -> dict[str, torch.Tensor]:
         logits, labels = self.layer(batch[0]), batch[1]

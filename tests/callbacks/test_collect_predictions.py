@@ -99,9 +99,7 @@ def _share(rank: int, world_size: int, size: int, folder: str) -> None:
 
 @pytest.mark.parametrize("size", [13, 1], ids=["uneven", "one rank empty"])
 def test_two_processes_gather_every_sample_once_and_in_order(tmp_path, size) -> None:
-    torch.multiprocessing.start_processes(
-        _share, args=(2, size, str(tmp_path)), nprocs=2, start_method="fork"
-    )
+    torch.multiprocessing.start_processes(_share, args=(2, size, str(tmp_path)), nprocs=2, start_method="fork")
     for rank in range(2):
         found = np.load(tmp_path / f"{rank}.npz")
         assert found["places"].tolist() == list(range(size))

@@ -10,9 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from litlens.callbacks import confusion_matrix as module
 from litlens.callbacks.confusion_matrix import ConfusionMatrix
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")
 
 
 @pytest.fixture
@@ -45,9 +43,7 @@ def pictures(folder: str) -> dict[str, list[int]]:
     return {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
 
 
-def test_every_epoch_and_the_test_are_shown_with_their_counts(
-    trainer, small, samples, drawn, tmp_path
-) -> None:
+def test_every_epoch_and_the_test_are_shown_with_their_counts(trainer, small, samples, drawn, tmp_path) -> None:
     logger = TensorBoardLogger(tmp_path)
     classifier, val, test = small(), samples(17, 1), samples(23, 2)
     run = trainer(ConfusionMatrix(), logger=logger, max_epochs=3)

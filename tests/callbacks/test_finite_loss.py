@@ -9,9 +9,7 @@ import torch
 from litlens.callbacks.finite_loss import FiniteLoss
 from litlens.errors import UserError
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")
 
 
 def breaking(classifier, *, at: int, value: float):
@@ -30,9 +28,7 @@ def breaking(classifier, *, at: int, value: float):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_run_ends_in_one_line_and_the_step_is_not_taken(
-    trainer, small, samples, value, accumulate
-) -> None:
+def test_the_run_ends_in_one_line_and_the_step_is_not_taken(trainer, small, samples, value, accumulate) -> None:
     classifier = small()
     weights = breaking(classifier, at=4, value=value)
     run = trainer(FiniteLoss(), max_epochs=5, accumulate_grad_batches=accumulate)
@@ -57,9 +53,7 @@ def test_a_finite_run_is_not_changed(trainer, small, samples) -> None:
 def test_the_check_costs_next_to_nothing() -> None:
     callback, loss = FiniteLoss(), torch.tensor(0.5, requires_grad=True)
     run, classifier = SimpleNamespace(), SimpleNamespace()
-    seconds = min(
-        timeit.repeat(lambda: callback.on_before_backward(run, classifier, loss), number=10_000, repeat=5)
-    )
+    seconds = min(timeit.repeat(lambda: callback.on_before_backward(run, classifier, loss), number=10_000, repeat=5))
     assert seconds / 10_000 < 5e-6  # 0.3 µs measured; a step takes a thousand times as long
 
 

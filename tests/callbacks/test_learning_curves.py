@@ -110,18 +110,16 @@ def test_testing_the_best_checkpoint_keeps_the_whole_history(trainer, small, sam
     run.test(small(), samples(17, 1), ckpt_path="best", weights_only=True, verbose=False)
     assert [row["epoch"] for row in curves.history] == [0, 1, 2]
     alone = LearningCurves()
-    trainer(
-        alone, ModelCheckpoint(dirpath=tmp_path, monitor="loss/val", mode="max"), enable_checkpointing=True
-    ).test(small(), samples(17, 1), ckpt_path=saver.best_model_path, weights_only=True, verbose=False)
+    trainer(alone, ModelCheckpoint(dirpath=tmp_path, monitor="loss/val", mode="max"), enable_checkpointing=True).test(
+        small(), samples(17, 1), ckpt_path=saver.best_model_path, weights_only=True, verbose=False
+    )
     assert [row["epoch"] for row in alone.history] == [0]
 
 
 def test_drawn_every_second_epoch_and_at_the_end(trainer, small, samples, tmp_path, monkeypatch) -> None:
     drawn = []
     draw = module.learning_curves_figure
-    monkeypatch.setattr(
-        module, "learning_curves_figure", lambda history: drawn.append(len(history)) or draw(history)
-    )
+    monkeypatch.setattr(module, "learning_curves_figure", lambda history: drawn.append(len(history)) or draw(history))
     run = trainer(LearningCurves(every_n_epochs=2), logger=TensorBoardLogger(tmp_path), max_epochs=5)
     run.fit(small(), samples(), samples(17, 1))
     assert drawn == [2, 4, 5]

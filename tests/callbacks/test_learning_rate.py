@@ -6,9 +6,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from litlens.callbacks.learning_rate import LearningRate, learning_rates
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")
 
 
 class Memory(CSVLogger):

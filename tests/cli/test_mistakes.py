@@ -30,7 +30,11 @@ def mistake(tmp_path: Path, text: str, *options: str) -> str:
     ("old", "new", "expected"),
     [
         ("data: ", "dta: ", ["FILE, line 1", "'dta'", "data"]),
-        ("DigitsDataModule", "DigitDataModule", ["FILE, line 1", "'DigitDataModule'", "did you mean 'DigitsDataModule'"]),
+        (
+            "DigitsDataModule",
+            "DigitDataModule",
+            ["FILE, line 1", "did you mean 'DigitsDataModule'"],
+        ),
         ("LeNet5", "LeNet", ["FILE, line 5", "model.network", "'LeNet'", "did you mean 'LeNet5'"]),
         ("LeNet5}", "LeNet5, init_args: {dropuot: 1}}", ["FILE, line 5", "LeNet5 has no 'dropuot'"]),
         ("DigitsDataModule}", "DigitsDataModule, init_args: {batch_siz: 4}}", ["did you mean 'batch_size'"]),
@@ -52,7 +56,7 @@ def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) ->
     ("options", "expected"),
     [
         (["--trainer.max_epoch", "3"], ["command line", "did you mean 'trainer.max_epochs'"]),
-        (["--model.optimizer=SDG"], ["command line", "model.optimizer", "did you mean 'SGD'"]),
+        (["--model.optimizer=SDG"], ["model.optimizer", "did you mean 'SGD'"]),
         (["--model.optimizer=SGD", "--model.optimizer.lrr=1"], ["command line", "SGD has no 'lrr'", "'lr'"]),
         (["--data.batch_siz=3"], ["command line", "did you mean 'batch_size'"]),
         (["--data.batch_size=many"], ["command line", "expected int", "'many'"]),

@@ -102,9 +102,7 @@ def test_hidden_files_are_skipped_and_deep_ones_found(tmp_path: Path) -> None:
     assert "b/deep/deeper/000.png" in [n for s in ("train", "val", "test") for n in data.samples(s).names]
 
 
-def test_bad_files_in_training_are_left_out_and_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bad_files_in_training_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "pets", {"a": 50, "b": 50})
     (folder / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (folder / "b" / "gone.jpg").symlink_to(tmp_path / "nowhere")
@@ -220,9 +218,7 @@ def test_pictures_travel_to_workers_without_their_pixels(tmp_path: Path) -> None
     samples = made(fill(tmp_path / "pets", {"a": 100, "b": 100})).samples("train")
     pickled = pickle.dumps(samples.pictures)
     assert b"100.png" not in pickled
-    np.testing.assert_array_equal(
-        pickle.loads(pickled).batch(samples.rows), samples.pictures.batch(samples.rows)
-    )
+    np.testing.assert_array_equal(pickle.loads(pickled).batch(samples.rows), samples.pictures.batch(samples.rows))
 
 
 def table(folder: Path, text: str) -> Path:
@@ -248,9 +244,7 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
     assert counts(data) == {"train": [3, 3], "val": [2, 1], "test": [1, 2]}
 
 
-def test_groups_that_stand_in_two_given_splits_are_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_groups_that_stand_in_two_given_splits_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "pets", {".": 30})
     lines = [
         f"{i:03}.png,{'ab'[i % 2]},{('train', 'val', 'test')[i // 10]},{'same' if i in (3, 25) else i}"

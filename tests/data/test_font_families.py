@@ -41,9 +41,7 @@ def test_families_are_connected_components(glyphs: list[list[int]]) -> None:
         (3, (1, 1, 1)),
     ],
 )
-def test_other_numbers_of_fonts_are_cut_in_the_same_proportions(
-    fonts: int, sizes: tuple[int, int, int]
-) -> None:
+def test_other_numbers_of_fonts_are_cut_in_the_same_proportions(fonts: int, sizes: tuple[int, int, int]) -> None:
     assert split_sizes(fonts) == sizes
 
 
@@ -59,9 +57,7 @@ def _families(draw: st.DrawFn) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 @given(families=_families(), seed=st.integers(0, 2**32))
 def test_a_split_keeps_families_together_and_hits_the_sizes_where_any_choice_does(families, seed) -> None:  # type: ignore[no-untyped-def]
     _, val, test = split_sizes(len(families))
-    small = [
-        count for count in np.unique(families, return_counts=True)[1].tolist() if count <= LARGEST_HELD_OUT
-    ]
+    small = [count for count in np.unique(families, return_counts=True)[1].tolist() if count <= LARGEST_HELD_OUT]
     possible = {(0, 0)}
     for size in small:
         possible |= {(v + size, t) for v, t in possible} | {(v, t + size) for v, t in possible}

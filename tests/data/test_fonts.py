@@ -38,9 +38,7 @@ def _glyph(number: int, font: int, *, size: int) -> bytes:
 def members() -> Archive:
     """An archive in the published layout; the size of a picture is its font's."""
     return {
-        f"English/Fnt/Sample{number:03}/img{number:03}-{font:05}.png": _glyph(
-            number, font, size=8 + 10 * font
-        )
+        f"English/Fnt/Sample{number:03}/img{number:03}-{font:05}.png": _glyph(number, font, size=8 + 10 * font)
         for number in range(1, 63)
         for font in range(1, FONTS + 1)
     }
@@ -75,9 +73,7 @@ def test_what_is_known_on_construction() -> None:
     assert set(ALL) - set(CHARACTERS) == set("Ocklpsvwxz")
 
 
-def test_an_archive_gives_52_classes_whatever_size_its_pictures_have(
-    members: Archive, tmp_path: Path
-) -> None:
+def test_an_archive_gives_52_classes_whatever_size_its_pictures_have(members: Archive, tmp_path: Path) -> None:
     _write(members, tmp_path / "chars74k" / "EnglishFnt.tgz")
     data = FontsDataModule(tmp_path, seed=3)
     splits = data.load()
@@ -99,9 +95,7 @@ def test_large_pictures_are_brought_down_without_aliasing(members: Archive, tmp_
     stripes = np.zeros((128, 128), dtype=np.uint8)
     stripes[:, ::2] = 200
     name = "English/Fnt/Sample011/img011-00003.png"
-    data = FontsDataModule(
-        folder=_write({**members, name: _png(stripes)}, tmp_path / "a.tgz"), image_size=(32, 32)
-    )
+    data = FontsDataModule(folder=_write({**members, name: _png(stripes)}, tmp_path / "a.tgz"), image_size=(32, 32))
     for split in data.load().values():
         if name.removeprefix("English/") in split.names:
             picture = split.pictures.batch(split.rows[[split.names.index(name.removeprefix("English/"))]])
@@ -112,17 +106,13 @@ def test_large_pictures_are_brought_down_without_aliasing(members: Archive, tmp_
 
 def test_fonts_that_share_a_glyph_stay_on_one_side(members: Archive, tmp_path: Path) -> None:
     for font in (5, 9):
-        members[f"English/Fnt/Sample020/img020-{font:05}.png"] = members[
-            "English/Fnt/Sample020/img020-00002.png"
-        ]
+        members[f"English/Fnt/Sample020/img020-{font:05}.png"] = members["English/Fnt/Sample020/img020-00002.png"]
     # Equal glyphs of a class that is not used (capital O) make no relatives.
     members["English/Fnt/Sample025/img025-00001.png"] = members["English/Fnt/Sample025/img025-00003.png"]
     archive = _write(members, tmp_path / "a.tgz")
     for seed in range(5):
         splits = FontsDataModule(folder=archive, seed=seed, image_size=(8, 8)).load()
-        groups = {
-            _number(n): g for s in splits.values() for n, g in zip(s.names, s.groups or [], strict=True)
-        }
+        groups = {_number(n): g for s in splits.values() for n, g in zip(s.names, s.groups or [], strict=True)}
         assert groups[2] == groups[5] == groups[9]
         assert len(set(groups.values())) == FONTS - 2
         assert sum({2, 5, 9} <= {_number(name) for name in split.names} for split in splits.values()) == 1
@@ -157,13 +147,9 @@ def test_a_missing_archive_is_fetched_to_its_place(
     assert len(FontsDataModule(tmp_path, image_size=(8, 8)).load()["train"]) == 520
 
 
-def test_without_archive_and_network_one_line_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_archive_and_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(litlens.data.fonts, "_URL", "http://127.0.0.1:9/EnglishFnt.tgz")
-    with pytest.raises(
-        UserError, match=r"EnglishFnt\.tgz is not in .*chars74k and could not be fetched"
-    ) as caught:
+    with pytest.raises(UserError, match=r"EnglishFnt\.tgz is not in .*chars74k and could not be fetched") as caught:
         FontsDataModule(tmp_path).load()
     assert "\n" not in str(caught.value)
     assert "by hand" in str(caught.value)
@@ -309,8 +295,7 @@ def test_the_real_archive(shared_data: Path) -> None:
         "test": 7_800,
     }
     fonts = {
-        name: dict(zip(map(_number, split.names), split.groups or [], strict=True))
-        for name, split in splits.items()
+        name: dict(zip(map(_number, split.names), split.groups or [], strict=True)) for name, split in splits.items()
     }
     families = Counter(family for of_split in fonts.values() for family in of_split.values())
     assert len(families) == 783

@@ -54,7 +54,7 @@ def test_training_has_full_batches_in_a_new_order_each_epoch() -> None:
 def test_evaluation_is_whole_and_in_order() -> None:
     loader = EvaluationLoader(make_dataset(), batch_size=4)
     assert len(loader) == 6
-    assert sum(labels(loader), []) == list(range(SIZE))
+    assert [label for batch in labels(loader) for label in batch] == list(range(SIZE))
     assert labels(loader)[-1] == [20, 21, 22]
 
 
@@ -120,7 +120,7 @@ def fit(tmp_path: Any, *, num_workers: int = 0, ckpt_path: Any = None, **options
 # The run that goes on has no need of the callback that wrote the checkpoint.
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_resumed_run_sees_what_the_uninterrupted_one_does(tmp_path: Any, steps: int, num_workers: int) -> None:
-    """Within an epoch (2, 7 of 5 a time) and at its end (5, 10): no batch twice, none left out, none of another epoch."""
+    """Within an epoch of five steps (2, 7) and at its end (5, 10): no batch twice, none left out."""
     whole = fit(tmp_path, max_epochs=3, num_workers=num_workers, enable_checkpointing=False).seen
     checkpoint = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=steps, save_top_k=-1)
     fit(tmp_path, max_steps=steps, num_workers=num_workers, callbacks=[checkpoint])

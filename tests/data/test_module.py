@@ -48,7 +48,7 @@ def test_a_wrong_option_is_one_line(options: dict[str, object], message: str) ->
 
 
 def test_a_batch_larger_than_the_split_is_one_line() -> None:
-    with pytest.raises(UserError, match="batch_size: 2000 on 1 device.* more than the 1078"):
+    with pytest.raises(UserError, match=r"batch_size: 2000 on 1 device.* more than the 1078"):
         ready(batch_size=2000).train_dataloader()
 
 

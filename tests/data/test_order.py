@@ -31,9 +31,7 @@ def test_ranks_share_one_permutation_in_equal_full_batches(
 
 @given(size=st.integers(0, 100), world_size=st.integers(1, 5))
 def test_evaluation_takes_each_sample_once_over_all_ranks(size: int, world_size: int) -> None:
-    shares = [
-        order.evaluation_indices(size=size, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
+    shares = [order.evaluation_indices(size=size, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert sorted(np.concatenate(shares)) == list(range(size))
 
 

@@ -24,9 +24,7 @@ def make(fit: Fit = "crop", channels: int = 3, size: tuple[int, int] = (6, 8)) -
     fit=st.sampled_from(["crop", "squash", "pad"]),
     channels=st.sampled_from([1, 3]),
 )
-def test_any_picture_comes_out_at_the_network_size(
-    width: int, height: int, mode: str, fit: Fit, channels: int
-) -> None:
+def test_any_picture_comes_out_at_the_network_size(width: int, height: int, mode: str, fit: Fit, channels: int) -> None:
     pixels = make(fit, channels).geometry(Image.new(mode, (width, height)))
     assert pixels.shape == (6, 8, channels)
     assert pixels.dtype == np.uint8

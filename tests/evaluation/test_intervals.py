@@ -52,13 +52,9 @@ def test_bootstrap_of_macro_f1_equals_drawing_every_sample(made_up) -> None:
     some = made_up(300, 4, strength=1.0)
     generator = np.random.default_rng(7)
     drawn = [generator.integers(300, size=300) for _ in range(1500)]
-    brute = [
-        sklearn.metrics.f1_score(some.labels[rows], some.predicted[rows], average="macro") for rows in drawn
-    ]
+    brute = [sklearn.metrics.f1_score(some.labels[rows], some.predicted[rows], average="macro") for rows in drawn]
     interval = bootstrap_intervals(some)["f1"]
-    assert interval.value == pytest.approx(
-        sklearn.metrics.f1_score(some.labels, some.predicted, average="macro")
-    )
+    assert interval.value == pytest.approx(sklearn.metrics.f1_score(some.labels, some.predicted, average="macro"))
     np.testing.assert_allclose([interval.low, interval.high], np.quantile(brute, [0.025, 0.975]), atol=0.008)
 
 

@@ -51,9 +51,7 @@ def test_as_torchmetrics_scikit_learn_and_torch_count(made_up, classes: int) -> 
     for name in ("precision", "recall", "f1"):
         function = getattr(reference, f"multiclass_{name}" if name != "f1" else "multiclass_f1_score")
         per_class = function(predicted, labels, num_classes=classes, average="none").numpy()
-        np.testing.assert_allclose(
-            [getattr(r, name) for r in measures.class_table(some)], per_class, atol=1e-6
-        )
+        np.testing.assert_allclose([getattr(r, name) for r in measures.class_table(some)], per_class, atol=1e-6)
         average = function(predicted, labels, num_classes=classes, average="macro")
         assert macro[name] == pytest.approx(float(average), abs=1e-6)
 

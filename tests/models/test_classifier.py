@@ -89,9 +89,7 @@ def test_test_metrics_are_scikit_learns(data: Data) -> None:
     assert logged["f1/test"] == pytest.approx(f1_score(truth, predicted, average="macro"), rel=1e-6)
     assert logged["loss/test"] == pytest.approx(log_loss(truth, logits.double().softmax(1).numpy()), rel=1e-5)
     assert set(logged) == {"loss/test", "accuracy/test", "f1/test"}
-    np.testing.assert_array_equal(
-        classifier.confusion["test"].compute().numpy(), confusion_matrix(truth, predicted)
-    )
+    np.testing.assert_array_equal(classifier.confusion["test"].compute().numpy(), confusion_matrix(truth, predicted))
     per_class = classifier.metrics_test.compute()
     expected = precision_recall_fscore_support(truth, predicted, zero_division=0)
     for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
@@ -139,9 +137,7 @@ def test_weighted_losses_are_means_over_all_samples(data: Data, loss: str) -> No
     assert logged["loss/test"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_balanced_weights_come_from_the_training_split_and_go_into_the_checkpoint(
-    data: Data, tmp_path: Path
-) -> None:
+def test_balanced_weights_come_from_the_training_split_and_go_into_the_checkpoint(data: Data, tmp_path: Path) -> None:
     classifier = small(class_weights="balanced")
     with pytest.raises(UserError, match="balanced"):
         trainer().test(small(class_weights="balanced"), data, verbose=False)

@@ -25,9 +25,7 @@ FAN_IN, FAN_OUT = 3 * 3 * 50, 3 * 3 * 200
         ("he_normal", 1 / FAN_IN),
     ],
 )
-def test_standard_deviation_and_bounds(
-    initialisation: str, variance: float, activation: str, gain: float
-) -> None:
+def test_standard_deviation_and_bounds(initialisation: str, variance: float, activation: str, gain: float) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(50, 200, 3)
     initialise(layer, initialisation, activation)

@@ -121,9 +121,7 @@ def test_an_endless_training_has_no_length(make: Any) -> None:
 )
 def test_from_the_command_line(text: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py"])
-    monkeypatch.setenv(
-        "JSONARGPARSE_DEPRECATION_WARNINGS", "off"
-    )  # Lightning 2.6 uses an older interface of it
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 uses an older interface of it
     data = TensorDataset(torch.zeros(16, 1, 28, 28), torch.zeros(16, dtype=torch.int64))
     command = LightningCLI(
         ImageClassifier,

@@ -43,9 +43,7 @@ class CollectPredictions(Callback):
     ) -> None:
         """Keep one batch, on its device, so that no step waits for a copy."""
         if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
-            raise TypeError(
-                f'{type(pl_module).__name__}.test_step has to return {{"logits": ..., "labels": ...}}'
-            )
+            raise TypeError(f'{type(pl_module).__name__}.test_step has to return {{"logits": ..., "labels": ...}}')
         self._logits.append(outputs["logits"].detach().float())
         self._labels.append(outputs["labels"].detach())
 
@@ -93,9 +91,7 @@ def _names(trainer: Trainer, places: NDArray[np.int64], labels: NDArray[np.int64
     split = samples("test")
     whole = trainer.limit_test_batches == 1.0
     if places[-1] >= len(split.names) or (whole and len(places) != len(split.names)):
-        raise RuntimeError(
-            f"{len(places)} predictions for {len(split.names)} test samples: some were doubled or lost"
-        )
+        raise RuntimeError(f"{len(places)} predictions for {len(split.names)} test samples: some were doubled or lost")
     if not np.array_equal(labels, np.asarray(split.labels)[places]):
         raise RuntimeError("the test's labels are not in the data module's order, so no sample can be named")
     return [split.names[place] for place in places]

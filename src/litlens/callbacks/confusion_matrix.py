@@ -35,13 +35,9 @@ def _show(trainer: Trainer, pl_module: LightningModule, split: str) -> None:
     confusion = getattr(pl_module, "confusion", None)
     if confusion is None or split not in confusion or not shows_pictures(trainer):
         return
-    counts = (
-        confusion[split].compute().cpu().numpy()
-    )  # adds up over the ranks, so every rank has to take part
+    counts = confusion[split].compute().cpu().numpy()  # adds up over the ranks, so every rank has to take part
     names = getattr(pl_module, "class_names", None) or [str(label) for label in range(len(counts))]
     title = {"val": "Validation", "test": "Test"}[split]
     if split == "val" and trainer.state.fn == "fit":
         title += f", epoch {trainer.current_epoch}"
-    show_figure(
-        trainer, f"confusion_matrix/{split}", lambda: confusion_matrix_figure(counts, names, title=title)
-    )
+    show_figure(trainer, f"confusion_matrix/{split}", lambda: confusion_matrix_figure(counts, names, title=title))

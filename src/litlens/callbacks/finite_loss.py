@@ -37,9 +37,7 @@ class FiniteLoss(Callback):
         copied.record()
         self._copied = copy, copied
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """On a GPU, look at the loss behind this step."""
         self._look_at_copy(trainer)
 

@@ -40,9 +40,7 @@ class LearningCurves(Callback):
         """Close the last epoch."""
         self._close_epoch(trainer, last=True)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the epoch just finished into a checkpoint written before the next one starts."""
         if self._finished is not None:
             self._read(trainer, self._finished, _TRAIN)
@@ -52,9 +50,7 @@ class LearningCurves(Callback):
         """The history."""
         return {"history": [dict(row) for row in self.history]}
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on from a checkpoint's history; testing the best one forgets nothing that came after it."""
         state = checkpoint["callbacks"].get(self.state_key)
         if state is not None and (trainer.state.fn == "fit" or not self.history):

@@ -11,9 +11,7 @@ class LearningRate(Callback):
     and so on tell them apart. Values go straight to the loggers, which costs nothing in the steps between.
     """
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Log at the same steps as Lightning logs `self.log` values, once where gradients are accumulated."""
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (step + 1) % every or batch_idx % trainer.accumulate_grad_batches:

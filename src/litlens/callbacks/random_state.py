@@ -29,9 +29,7 @@ class RandomState(Callback):
         """Lightning's hook, on resume: keep the states for the first step."""
         self._to_restore = state_dict
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the states back, once."""
         if self._to_restore is None:
             return

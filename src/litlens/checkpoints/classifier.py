@@ -22,7 +22,7 @@ _TRUSTED = ("litlens", "torch", "torchvision")
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier in evaluation mode with what it needs to read pictures; `about` is the checkpoint's `litlens` key."""
+    """A classifier in evaluation mode, and how it reads pictures; `about` is the checkpoint's key `litlens`."""
 
     classifier: ImageClassifier
     preprocessing: Preprocessing | None
@@ -40,7 +40,9 @@ class LoadedClassifier:
         Raises UserError where the file is no picture, or the checkpoint does not say how to prepare one.
         """
         if self.preprocessing is None:
-            raise UserError("this checkpoint does not say how pictures are prepared: pass `preprocessing` to the loader")
+            raise UserError(
+                "the checkpoint does not say how to prepare pictures: pass preprocessing= to load_classifier"
+            )
         decoded = picture if isinstance(picture, Image.Image) else read_picture(Path(picture))
         images = self.preprocessing.normalise(self.preprocessing.geometry(decoded)[None])
         probabilities = self.classifier(images)[0].softmax(dim=0).tolist()

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 import litlens.data.arrays
+
 # import litlens.data.catdog
 import litlens.data.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
@@ -43,7 +44,8 @@ def evaluate(run: Path, args: list[str], *, console: Console) -> None:
     options, data = _parsed(args, config=about["config"])
     data.normalize = {"mean": about["preprocessing"]["mean"], "std": about["preprocessing"]["std"]}
     if data.class_names != loaded.class_names:
-        raise UserError(f"{path} knows the classes {_some(loaded.class_names)}, the data have {_some(data.class_names)}")
+        known, here = _some(loaded.class_names), _some(data.class_names)
+        raise UserError(f"{path} knows the classes {known}; the data have {here}")
     collect = CollectPredictions()
     trainer = Trainer(
         accelerator=options.accelerator,
@@ -60,6 +62,7 @@ def evaluate(run: Path, args: list[str], *, console: Console) -> None:
     if not trainer.is_global_zero:
         return
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert collect.predictions is not None  # gathered by the test
     results = {"accuracy_val": about["metrics"]["accuracy/val"], **test_results(collect.predictions, metrics)}
     console.print(f"checkpoint     {path}, epoch {about['epoch']}", soft_wrap=True)
     print_results(results, console=console)
@@ -83,7 +86,7 @@ def _parsed(args: list[str], *, config: dict[str, Any]) -> tuple[Any, ImageDataM
 
 
 def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    return now["stat"] == then["stat"] or now["content"] == then["content"]
+    return bool(now["stat"] == then["stat"] or now["content"] == then["content"])
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,7 @@
-"""The two commands. Help comes at once, before Lightning is imported; a user's mistake is one line, without a traceback."""
+"""The two commands.
+
+Help comes at once, before Lightning is imported; a user's mistake is one line, without a traceback.
+"""
 
 import logging
 import os

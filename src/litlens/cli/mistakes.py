@@ -8,6 +8,7 @@ import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
 
 def config_files(args: list[str]) -> list[Path]:
     """The files that `--config` names; its value may also be YAML itself."""
-    values = [after for arg, after in zip(args, args[1:], strict=False) if arg in ("--config", "-c")]
+    values = [after for arg, after in pairwise(args) if arg in ("--config", "-c")]
     values += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
     return [Path(value) for value in values if len(value) < 4096 and "\n" not in value]
 
@@ -137,7 +138,7 @@ def _parameters(class_path: str) -> list[str]:
     parameters: set[str] = set()
     for base in inspect.getmro(found):
         if "__init__" in vars(base):
-            parameters.update(inspect.signature(base.__init__).parameters)
+            parameters.update(inspect.signature(vars(base)["__init__"]).parameters)
     return sorted(parameters - {"self", "args", "kwargs"})
 
 

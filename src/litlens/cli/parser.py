@@ -17,15 +17,17 @@ import litlens.callbacks.learning_curves
 import litlens.callbacks.learning_rate
 import litlens.callbacks.random_state
 import litlens.data.arrays
+
 # import litlens.data.catdog
 import litlens.data.fonts
+import litlens.models.mlp
 import litlens.models.scratch  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.provenance import Provenance
 from litlens.cli.links import LINKS, linked_values, refuse_others
 from litlens.cli.mistakes import config_files, parse
 from litlens.cli.resume import resumed_args
-from litlens.cli.run_folder import new_run_folder
+from litlens.cli.run_folder import new_run_folder, removed_if_unused
 from litlens.data.module import ImageDataModule
 from litlens.models.classifier import ImageClassifier
 
@@ -131,14 +133,16 @@ class TrainingCommand(LightningCLI):
                 self.config.pop(key)
             self.datamodule = self.parser.instantiate(self.config).data
             return
-        super().instantiate_classes()
-        refuse_others(self.datamodule, files=config_files(self.args), args=self.args)
+        with removed_if_unused(self.run_folder):
+            super().instantiate_classes()
+            refuse_others(self.datamodule, files=config_files(self.args), args=self.args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the callbacks of the two groups among its own."""
         built = self.config_init
         # `save_last` of the group's own would write only when the best one is written.
         last = ModelCheckpoint(self.run_folder / "checkpoints", filename="last", enable_version_counter=False)
+        self.checkpoint: ModelCheckpoint = built.model_checkpoint
         callbacks: list[Callback] = [built.model_checkpoint, last, Provenance(self.resolved_config()), self.collect]
         if built.early_stopping is not None:
             callbacks.append(built.early_stopping)

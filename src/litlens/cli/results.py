@@ -1,7 +1,6 @@
 """What a run is worth: from test predictions to results.json and the last lines on the terminal."""
 
 import json
-import os
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def write_results(folder: Path, predictions: Predictions, results: dict[str, Any
     predictions.save(folder / PREDICTIONS_FILE)
     partial = folder / f"{RESULTS_FILE}.part"
     partial.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(partial, folder / RESULTS_FILE)
+    partial.replace(folder / RESULTS_FILE)
 
 
 def print_results(results: dict[str, Any], *, console: Console, shared: int | None = None) -> None:

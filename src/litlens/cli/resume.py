@@ -2,6 +2,7 @@
 
 import csv
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -13,7 +14,7 @@ from litlens.errors import UserError
 
 def resumed_args(args: list[str]) -> tuple[list[str], Path | None]:
     """Put the config of the run that `--resume RUN_DIR` names before all other options; the run's folder, if any."""
-    names = [after for arg, after in zip(args, args[1:], strict=False) if arg == "--resume"]
+    names = [after for arg, after in pairwise(args) if arg == "--resume"]
     names += [arg.partition("=")[2] for arg in args if arg.startswith("--resume=")]
     if not names:
         return args, None

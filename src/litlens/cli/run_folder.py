@@ -1,6 +1,8 @@
 """Where a run is kept: `runs/NAME/VERSION/`, made once, shared by every process of the run."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -26,6 +28,17 @@ def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
         os.environ[_VARIABLE] = str(folder)
         return folder
     raise UserError(f"cannot make a new folder in {runs / name}: a thousand runs have started this second")
+
+
+@contextmanager
+def removed_if_unused(folder: Path) -> Iterator[None]:
+    """Remove the folder again where the run fails before it has kept anything in it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # something is in it
+            folder.rmdir()
+        raise
 
 
 def checkpoint_path(run: Path) -> Path:

@@ -12,7 +12,7 @@ from litlens.cli.inspection import inspect
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.results import print_results, run_results, test_results, write_results
 from litlens.cli.resume import keep_metrics, last_checkpoint
-from litlens.cli.run_folder import checkpoint_path
+from litlens.cli.run_folder import checkpoint_path, removed_if_unused
 from litlens.data.duplicates import shared_between_splits
 
 
@@ -28,6 +28,10 @@ def run(args: list[str], *, console: Console) -> None:
 def train(command: TrainingCommand, *, console: Console) -> None:
     """Fit, test the best checkpoint once, and keep in the run folder what came out."""
     trainer, classifier, data, folder = command.trainer, command.model, command.datamodule, command.run_folder
+    if trainer.local_rank == 0:
+        # Before anything is written: data that are missing or damaged leave no run folder behind.
+        with removed_if_unused(folder):
+            data.prepare_data()
     if command.resumed is not None:
         keep_metrics(trainer, folder=folder)
     elif trainer.is_global_zero:
@@ -46,18 +50,19 @@ def train(command: TrainingCommand, *, console: Console) -> None:
 
     start = time.monotonic()
     ckpt_path = last_checkpoint(folder) if command.resumed is not None else None
-    trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=ckpt_path and True)
+    trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     seconds = time.monotonic() - start
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if trainer.fast_dev_run:
+    if command.config.trainer.fast_dev_run:
         trainer.test(classifier, datamodule=data, verbose=False)
         console.print("fast_dev_run: every step works; nothing was kept")
         return
 
-    best = Path(trainer.checkpoint_callback.best_model_path)
+    best = Path(command.checkpoint.best_model_path)
     trainer.test(classifier, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     predictions = command.collect.predictions
+    assert predictions is not None  # gathered by the test
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         results = run_results(

@@ -2,7 +2,7 @@
 
 import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,10 @@ class _IdxDataModule(ImageDataModule):
     """Two pairs of IDX files, MNIST's format: the second is the test set, a part of the first is for validation."""
 
     _folder: str
-    _class_names: list[str]
+    _class_names: tuple[str, ...]
     _mirrors: tuple[str, ...]
     # File and MD5 of its gzip archive, as torchvision.datasets.mnist lists them.
-    _archives: dict[str, str]
+    _archives: ClassVar[dict[str, str]]
 
     def __init__(self, root: str | Path = "data", *, validation: int = 5000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -110,9 +110,9 @@ class MNISTDataModule(_IdxDataModule):
 
     _folder = "MNIST"
     known_as = "mnist"
-    _class_names = [str(digit) for digit in range(10)]
+    _class_names = tuple("0123456789")
     _mirrors = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
-    _archives = {
+    _archives: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
         "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
         "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
@@ -130,7 +130,7 @@ class FashionMNISTDataModule(_IdxDataModule):
 
     _folder = "FashionMNIST"
     known_as = "fashion"
-    _class_names = [
+    _class_names = (
         "T-shirt/top",
         "Trouser",
         "Pullover",
@@ -141,9 +141,9 @@ class FashionMNISTDataModule(_IdxDataModule):
         "Sneaker",
         "Bag",
         "Ankle boot",
-    ]
+    )
     _mirrors = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
-    _archives = {
+    _archives: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
         "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",

@@ -123,9 +123,7 @@ def _step(step: str | dict[str, Any]) -> _Step:
         raise UserError(f"data.augment: an entry is a name, or one name with its options, not {step!r}")
     if name not in _OPTIONS:
         if given is not None and not isinstance(given, dict):
-            raise UserError(
-                f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}"
-            )
+            raise UserError(f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}")
         return _Step(name, dict(given or {}))
     defaults = _OPTIONS[name]
     if given is None:
@@ -134,9 +132,7 @@ def _step(step: str | dict[str, Any]) -> _Step:
         given = {next(iter(defaults)): given}
     if unknown := sorted(set(given) - set(defaults)):
         raise UserError(f"data.augment: {name} has no option {unknown[0]!r}; it has {', '.join(defaults)}")
-    return _Step(
-        name, {key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()}
-    )
+    return _Step(name, {key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()})
 
 
 def _checked(name: str, key: str, value: Any) -> Any:
@@ -152,9 +148,7 @@ def _checked(name: str, key: str, value: Any) -> Any:
         return float(pair[0]), float(pair[1])
     if key == "fill":
         if value not in _FILLS and not (_is_number(value) and 0 <= value <= 255):
-            raise UserError(
-                f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a grey value from 0 to 255"
-            )
+            raise UserError(f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a grey value from 0 to 255")
         return value
     most = {"p": 1.0, "rotation": 180.0, "shear": 80.0, "shift": 1.0}["p" if key == "p" else name]
     if not _is_number(value) or not 0 <= value <= most:
@@ -172,9 +166,7 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
     transforms: list[Any] = []
     warp: list[_Step] = []
     for step in [*steps, None]:
-        if warp and (
-            step is None or step.name not in MOVEMENTS or step.options["fill"] != warp[0].options["fill"]
-        ):
+        if warp and (step is None or step.name not in MOVEMENTS or step.options["fill"] != warp[0].options["fill"]):
             transforms.append(_warp(warp))
             warp = []
         if step is None:
@@ -193,11 +185,7 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
                 )
             )
         elif step.name in _FLIPS:
-            flip = (
-                albumentations.HorizontalFlip
-                if step.name == "horizontal_flip"
-                else albumentations.VerticalFlip
-            )
+            flip = albumentations.HorizontalFlip if step.name == "horizontal_flip" else albumentations.VerticalFlip
             transforms.append(flip(p=step.options["p"]))
         else:
             transforms.append(_foreign(step, image_size=image_size))
@@ -252,9 +240,7 @@ def _warp(steps: list[_Step]) -> Any:
     value = [float(fill)] * 4 if _is_number(fill) else [0.0] * 4
 
     class Warp(albumentations.ImageOnlyTransform):  # type: ignore[misc, name-defined, unused-ignore]
-        def get_params_dependent_on_data(
-            self, params: dict[str, Any], data: dict[str, Any]
-        ) -> dict[str, Any]:
+        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
             height, width = data["image"].shape[:2]
             return {
                 "matrix": moving_matrix(
@@ -267,9 +253,7 @@ def _warp(steps: list[_Step]) -> Any:
 
         def apply(self, img: Pixels, matrix: NDArray[np.float64], **params: Any) -> Pixels:
             size = (img.shape[1], img.shape[0])
-            moved: Any = cv2.warpAffine(
-                img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=value
-            )
+            moved: Any = cv2.warpAffine(img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=value)
             return moved.reshape(img.shape)  # type: ignore[no-any-return]
 
     return Warp(p=1.0)

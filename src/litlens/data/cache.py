@@ -31,9 +31,7 @@ def cache_folder() -> Path:
     return base / "litlens"
 
 
-def cached_array(
-    key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None
-) -> "np.memmap[Any, Any]":
+def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None) -> "np.memmap[Any, Any]":
     """The array that `build` makes, or made in an earlier run: read-only, and shared between processes.
 
     Args:

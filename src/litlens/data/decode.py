@@ -61,9 +61,7 @@ def read_picture(source: Path | bytes, *, name: str | None = None, channels: int
         with Image.open(BytesIO(data), formats=_known_formats()) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                raise BadPicture(
-                    name, f"{image.width}x{image.height} pixels are more than a picture should have"
-                )
+                raise BadPicture(name, f"{image.width}x{image.height} pixels are more than a picture should have")
             image.load()
             pixels = _pixels(image, name=name)
     except (BadPicture, MemoryError):

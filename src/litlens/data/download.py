@@ -89,27 +89,21 @@ def extract(archive: Path, folder: Path) -> Path:
             unfinished.mkdir()
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as zipped:
-                    entries: list[_Entry] = [
-                        (entry.filename, entry.is_dir(), entry) for entry in zipped.infolist()
-                    ]
+                    entries: list[_Entry] = [(entry.filename, entry.is_dir(), entry) for entry in zipped.infolist()]
                     _unpack(entries, into=unfinished, archive=archive, open_entry=zipped.open)
             else:
                 with tarfile.open(archive) as tar:
                     members = _all_members(tar)
                     for member in members:
                         if not (member.isfile() or member.isdir()):
-                            raise UserError(
-                                f"{archive}: {member.name} is neither file nor folder; not unpacked"
-                            )
+                            raise UserError(f"{archive}: {member.name} is neither file nor folder; not unpacked")
                     entries = [(member.name, member.isdir(), member) for member in members]
                     _unpack(entries, into=unfinished, archive=archive, open_entry=tar.extractfile)
             unfinished.replace(folder)
         except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"no space is left to unpack {archive} to {folder}") from error
-            raise UserError(
-                f"{archive} cannot be unpacked ({_told(error)}); delete it and fetch it again"
-            ) from error
+            raise UserError(f"{archive} cannot be unpacked ({_told(error)}); delete it and fetch it again") from error
     return folder
 
 
@@ -158,12 +152,8 @@ def _unpack(entries: list[_Entry], *, into: Path, archive: Path, open_entry: Any
     for name, _, _ in entries:
         posix, windows = PurePosixPath(name), PureWindowsPath(name)
         if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-            raise UserError(
-                f"{archive}: {name} would be written outside its folder; the archive is not unpacked"
-            )
-    for name, is_folder, handle in progress(
-        entries, description=f"Unpacking {archive.name}", total=len(entries)
-    ):
+            raise UserError(f"{archive}: {name} would be written outside its folder; the archive is not unpacked")
+    for name, is_folder, handle in progress(entries, description=f"Unpacking {archive.name}", total=len(entries)):
         path = into / name
         if is_folder:
             path.mkdir(parents=True, exist_ok=True)

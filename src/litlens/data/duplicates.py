@@ -17,7 +17,7 @@ def shared_between_splits(data: ImageDataModule, *, chunk: int = 1024) -> list[t
     pairs = []
     for split_name in SPLITS:
         split = data.samples(split_name)
-        for start in progress(range(0, len(split), chunk), description=f"Looking for {split_name} pictures seen before"):
+        for start in progress(range(0, len(split), chunk), description=f"Pictures of {split_name} seen before"):
             rows = split.rows[start : start + chunk]
             for offset, pixels in enumerate(np.ascontiguousarray(split.pictures.batch(rows))):
                 name = split.names[start + offset]

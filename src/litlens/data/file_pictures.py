@@ -26,9 +26,7 @@ _REASON_BYTES = 160
 class FilePictures:
     """Pictures in files: at the network's size from a mapped cache, the originals from their files."""
 
-    def __init__(
-        self, table: "np.memmap[Any, Any]", *, files: list[Path], names: list[str], channels: int
-    ) -> None:
+    def __init__(self, table: "np.memmap[Any, Any]", *, files: list[Path], names: list[str], channels: int) -> None:
         self._table = table
         self._files = files
         self._names = names

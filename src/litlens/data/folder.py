@@ -72,9 +72,7 @@ class FolderDataModule(ImageDataModule):
         super().__init__(**kwargs)
         self.folder = Path(folder)
         self.csv = None if csv is None else Path(csv)
-        self.image_size = (
-            (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-        )
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         self.in_channels = channels
         self.fit = fit
         self.fractions = fractions
@@ -88,9 +86,7 @@ class FolderDataModule(ImageDataModule):
         else:
             self.class_names = csv_classes(self.csv) if self.csv else class_folders(self.folder)
         if len(self.class_names) < 2:
-            raise UserError(
-                f"data.folder: {self.csv or self.folder} has one class only, {self.class_names[0]}"
-            )
+            raise UserError(f"data.folder: {self.csv or self.folder} has one class only, {self.class_names[0]}")
         self._listing: Listing | None = None
 
     def source_files(self) -> list[Path]:
@@ -118,9 +114,7 @@ class FolderDataModule(ImageDataModule):
                 raise UserError(f"data.folder: {self.folder}: no training picture of class {name} is left")
         for split, members in rows.items():
             if len(members) == 0:
-                raise UserError(
-                    f"data.folder: {self.folder}: {len(good)} are too few to cut a {split} split from"
-                )
+                raise UserError(f"data.folder: {self.folder}: {len(good)} are too few to cut a {split} split from")
         if listing.groups is not None:
             self._tell_of_torn_groups(listing.groups, rows)
         return {

@@ -69,9 +69,7 @@ def list_folder(folder: Path, *, class_names: list[str]) -> Listing:
         for name in class_names:
             if not (folder / "train" / name).is_dir():
                 where = next(split for split, top in tops.items() if (top / name).is_dir())
-                raise UserError(
-                    f"data.folder: class {name} stands in {folder / where} but not in {folder / 'train'}"
-                )
+                raise UserError(f"data.folder: class {name} stands in {folder / where} but not in {folder / 'train'}")
     return Listing(
         files=files,
         names=[file.relative_to(folder).as_posix() for file in files],
@@ -157,9 +155,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"data.csv: {table} cannot be read ({error}); it must be a UTF-8 text file"
-        ) from error
+        raise UserError(f"data.csv: {table} cannot be read ({error}); it must be a UTF-8 text file") from error
     reader: csv.DictReader[str] = csv.DictReader(StringIO(text), skipinitialspace=True)
     columns = [(name or "").strip() for name in reader.fieldnames or []]
     reader.fieldnames = columns

@@ -118,9 +118,7 @@ def _check_glyphs(path: Path, characters: Sequence[str]) -> None:
     lacking = [character for character, glyph in glyphs.items() if glyph == ".notdef"]
     if lacking:
         raise FontError("lacks a character", _listed(lacking))
-    symbols = [
-        f"{glyph} for {character}" for character, glyph in glyphs.items() if _is_other(glyph, character)
-    ]
+    symbols = [f"{glyph} for {character}" for character, glyph in glyphs.items() if _is_other(glyph, character)]
     if symbols:
         raise FontError("draws symbols for characters", _listed(symbols))
 

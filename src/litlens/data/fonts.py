@@ -205,9 +205,7 @@ class Chars74K:
         except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
             # tarfile tells each compression that it tried, in a line of its own.
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
-            raise UserError(
-                f"{self.place} is damaged ({reason}): remove it, and get it from {_URL}"
-            ) from error
+            raise UserError(f"{self.place} is damaged ({reason}): remove it, and get it from {_URL}") from error
         return pictures
 
     def _checked(self, pictures: "dict[tuple[int, str], Any]") -> list[str]:

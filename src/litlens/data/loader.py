@@ -4,6 +4,7 @@ Batches are fetched whole: one index array, one slice of a uint8 array, one norm
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ class EvaluationLoader(DataLoader[Batch]):
         )
 
 
-class _TrainingBatches(Sampler[_Request]):  # type: ignore[type-var]
+class _TrainingBatches(Sampler[Any]):
     def __init__(self, dataset: SplitDataset, *, batch_size: int, trainer: Trainer | None) -> None:
         self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
         self._epoch, self._start, self._counted = 0, 0, -1
@@ -132,7 +133,8 @@ class _TrainingBatches(Sampler[_Request]):  # type: ignore[type-var]
             self._counted += 1
             return self._counted
         # To overfit, Lightning takes the same few batches again and again: the first ones of the first epoch.
-        return 0 if self.trainer.overfit_batches else self.trainer.current_epoch
+        overfitting = self.trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector
+        return 0 if overfitting else self.trainer.current_epoch
 
     def begin(self, *, epoch: int, start: int) -> None:
         self._epoch, self._start = epoch, start
@@ -155,7 +157,7 @@ class _TrainingBatches(Sampler[_Request]):  # type: ignore[type-var]
             yield self._epoch, batch
 
 
-class _EvaluationBatches(Sampler[_Request]):  # type: ignore[type-var]
+class _EvaluationBatches(Sampler[Any]):
     def __init__(self, dataset: SplitDataset, *, batch_size: int, trainer: Trainer | None) -> None:
         self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
 
@@ -176,5 +178,6 @@ def _place(trainer: Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
-def _as_fetched(batch: Batch) -> Batch:
+def _as_fetched(batch: Any) -> Any:
+    """The batch as it is: the dataset made it whole."""
     return batch

@@ -33,8 +33,9 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: Samples in a batch, on each device. Training leaves out the tail of an epoch that fills no batch.
         num_workers: Processes that fetch batches; 0 fetches in the training process, best for pictures in memory.
         seed: Every split, order and augmentation follows from it. The command sets it to `seed_everything`.
-        normalize: `auto` (a known set's constants, else mean and deviation of the training split), a set's name (`mnist`, `fashion`,
-            `imagenet`, `imagenet_features`, `half`), or `{mean: […], std: […]}` of pixels in [0, 1].
+        normalize: `auto` (a known set's constants, else mean and deviation of the training split), a set's name
+            (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), or `{mean: […], std: […]}` of pixels
+            in [0, 1].
         augment: Augmentations of the training split, in order: names, or a name with its options
             (`litlens.data.augment`).
     """
@@ -119,18 +120,18 @@ class ImageDataModule(LightningDataModule, ABC):
     def picture(self, split: str, index: int) -> Pixels:
         """One picture as the network sees it, before normalisation: uint8 (H, W, C)."""
         chosen = self.samples(split)
-        return chosen.pictures.batch(chosen.rows[[index]])[0]
+        pixels: Pixels = chosen.pictures.batch(chosen.rows[[index]])[0]
+        return pixels
 
     def augmented(self, index: int, *, epoch: int) -> Pixels:
         """What augmentation makes of a training picture in an epoch: uint8 (H, W, C)."""
-        return self._dataset("train", augmented=True).pixels(np.array([index]), epoch=epoch)[0]
+        pixels: Pixels = self._dataset("train", augmented=True).pixels(np.array([index]), epoch=epoch)[0]
+        return pixels
 
     def train_dataloader(self) -> TrainingLoader:
         """Full batches in a new order each epoch, augmented; the loader can resume within an epoch."""
         dataset = self._dataset("train", augmented=True)
-        loader = TrainingLoader(
-            dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer
-        )
+        loader = TrainingLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer)
         if len(loader) == 0:
             devices = self.trainer.world_size if self.trainer else 1
             raise UserError(
@@ -150,9 +151,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def evaluation_dataloader(self, split: str) -> EvaluationLoader:
         """Any split as evaluation sees it: not augmented, each sample once over all ranks, in its own order."""
         dataset = self._dataset(split, augmented=False)
-        return EvaluationLoader(
-            dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer
-        )
+        return EvaluationLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer)
 
     def fingerprint(self) -> dict[str, str | int]:
         """What the data are: number and bytes of the files, and two digests that tell whether they have changed.
@@ -182,6 +181,8 @@ class ImageDataModule(LightningDataModule, ABC):
             return
         self._splits = self.load()
         mean, std = self._statistics()
+        if len(mean) == len(std) == 1:
+            mean, std = mean * self.in_channels, std * self.in_channels
         self._preprocessing = Preprocessing(
             size=self.image_size, channels=self.in_channels, mean=mean, std=std, fit=self.fit
         )

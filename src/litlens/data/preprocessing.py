@@ -27,7 +27,7 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     # VGG16_Weights.IMAGENET1K_FEATURES, converted from Caffe: mean subtracted from pixels in [0, 255], not scaled.
     "imagenet_features": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
-    "half": ((0.5,), (0.5,)),
+    "half": ((0.5,), (0.5,)),  # for any number of channels
 }
 
 
@@ -89,7 +89,8 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The inverse of `to_dict`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        restored: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**restored)
 
 
 def _image(pixels: Pixels) -> Image.Image:
@@ -107,7 +108,5 @@ def _padded(image: Image.Image, *, width: int, height: int) -> Image.Image:
     scale = min(width / image.width, height / image.height)
     inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     canvas = Image.new(image.mode, (width, height))
-    canvas.paste(
-        image.resize(inner, Image.Resampling.BICUBIC), ((width - inner[0]) // 2, (height - inner[1]) // 2)
-    )
+    canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return canvas

@@ -18,8 +18,7 @@ def bootstrap_intervals(
     macro_generator, loss_generator = np.random.default_rng(seed).spawn(2)
     resampled = _resampled_macro(predictions, resamples=resamples, generator=macro_generator)
     intervals = {
-        name: percentile_interval(value, resampled[name], level=level)
-        for name, value in macro(predictions).items()
+        name: percentile_interval(value, resampled[name], level=level) for name, value in macro(predictions).items()
     }
     means = resampled_means(sample_losses(predictions), resamples=resamples, generator=loss_generator)
     intervals["loss"] = percentile_interval(loss(predictions), means, level=level)
@@ -29,13 +28,9 @@ def bootstrap_intervals(
 def _resampled_macro(
     predictions: Predictions, *, resamples: int, generator: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
-    cells, counts = np.unique(
-        np.stack([predictions.labels, predictions.predicted]), axis=1, return_counts=True
-    )
+    cells, counts = np.unique(np.stack([predictions.labels, predictions.predicted]), axis=1, return_counts=True)
     classes = np.arange(predictions.num_classes)
-    labelled, predicted = (
-        np.float32(side[:, None] == classes) for side in cells
-    )  # (C, K) each: cell -> class
+    labelled, predicted = (np.float32(side[:, None] == classes) for side in cells)  # (C, K) each: cell -> class
     right = labelled * predicted
     chunks = [
         macro_figures(drawn @ right, drawn @ labelled, drawn @ predicted)

@@ -81,9 +81,7 @@ def confusion_matrix_figure(
     _name_classes(axes, class_names)
     if numbered:
         _write_counts(axes, table, shares)
-    bar = figure.colorbar(
-        image, ax=axes, fraction=0.045, pad=0.03, ticks=np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1])
-    )
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, ticks=np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])
     bar.set_label("share of the label's samples")
     bar.outline.set_visible(False)
@@ -143,9 +141,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     return picture
 
 
-def _figure(
-    width: float, height: float, *, layout: Literal["constrained", "compressed"] = "constrained"
-) -> Figure:
+def _figure(width: float, height: float, *, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -187,9 +183,7 @@ def _shortened(name: str, limit: int = 18) -> str:
     return name if len(name) <= limit else name[: half - 1] + "…" + name[-half:]
 
 
-def _curves(
-    axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, best: Callable[..., Any]
-) -> None:
+def _curves(axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, best: Callable[..., Any]) -> None:
     _plain(axes)
     epochs = np.array([row["epoch"] for row in history], dtype=float)
     few = len(history) <= 40
@@ -197,9 +191,7 @@ def _curves(
     for split, colour, name in (("train", BLUE, "training"), ("val", ORANGE, "validation")):
         values = np.array([row.get(f"{what}/{split}", np.nan) for row in history], dtype=float)
         values[~np.isfinite(values)] = np.nan
-        axes.plot(
-            epochs, values, "o-" if few else "-", color=colour, linewidth=1.6, markersize=3.2, label=name
-        )
+        axes.plot(epochs, values, "o-" if few else "-", color=colour, linewidth=1.6, markersize=3.2, label=name)
         if split == "val" and np.isfinite(values).any():
             place = int(np.nanargmin(values) if best is min else np.nanargmax(values))
             axes.plot(

@@ -63,9 +63,7 @@ def class_table(predictions: Predictions) -> list[ClassFigures]:
     )
     predicted = np.bincount(predictions.predicted, minlength=len(classes))
     return [
-        ClassFigures(
-            name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k])
-        )
+        ClassFigures(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k]))
         for k, name in enumerate(predictions.class_names)
     ]
 
@@ -107,9 +105,7 @@ def most_confused(predictions: Predictions, *, limit: int = 10) -> list[Confused
     order = np.argsort(-counts, axis=None, kind="stable")[:limit]
     rows, columns = np.unravel_index(order, counts.shape)
     return [
-        ConfusedPair(
-            int(row), int(column), int(counts[row, column]), float(counts[row, column] / labelled[row])
-        )
+        ConfusedPair(int(row), int(column), int(counts[row, column]), float(counts[row, column] / labelled[row]))
         for row, column in zip(rows, columns, strict=True)
         if counts[row, column]
     ]

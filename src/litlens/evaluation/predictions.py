@@ -110,9 +110,7 @@ class Predictions:
                 header = next(rows, [])
                 class_names = [column.removeprefix(_LOGIT) for column in header[len(_COLUMNS) :]]
                 if header != _COLUMNS + [_LOGIT + name for name in class_names]:
-                    raise UserError(
-                        f"{path}: not a table of predictions (its first line should be name,label,...)"
-                    )
+                    raise UserError(f"{path}: not a table of predictions (its first line should be name,label,...)")
                 return cls._from_rows(path, rows, class_names)
         except OSError as error:
             raise UserError(f"{path}: cannot read predictions ({error.strerror})") from error
@@ -131,11 +129,7 @@ class Predictions:
             except (ValueError, KeyError) as error:
                 raise UserError(f"{path}: row {number} is damaged ({error})") from error
             if len(logits) != len(class_names):
-                raise UserError(
-                    f"{path}: row {number} has {len(logits)} logits for {len(class_names)} classes"
-                )
+                raise UserError(f"{path}: row {number} has {len(logits)} logits for {len(class_names)} classes")
             names.append(name)
         table = np.stack(digits) if digits else np.empty((0, len(class_names)), dtype=np.float32)
-        return cls(
-            logits=table, labels=np.array(labels, dtype=np.int64), names=names, class_names=class_names
-        )
+        return cls(logits=table, labels=np.array(labels, dtype=np.int64), names=names, class_names=class_names)

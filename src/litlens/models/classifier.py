@@ -1,6 +1,6 @@
 """The LightningModule around a network: steps, metrics, optimiser, and what its checkpoint says of it."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ class ImageClassifier(LightningModule):
         init_from: a run or checkpoint whose weights the command starts from; the classifier only keeps it.
     """
 
+    # The arguments that a checkpoint says as they are; a subclass adds its own.
+    recorded: ClassVar = ("loss", "label_smoothing", "l1", "l2", "mixup", "cutmix", "channels_last")
     _class_weights: Tensor | None
 
     def __init__(
@@ -111,7 +113,7 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
-        if self.channels_last:
+        if self.channels_last and isinstance(images, Tensor):  # a network may take features as well
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.network(images)
         if logits.shape[1] != self.num_classes:
@@ -133,9 +135,7 @@ class ImageClassifier(LightningModule):
         loss, weight = self._loss(logits, targets)
         self._epoch.add(loss=loss, weight=weight, logits=logits, labels=labels)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (
-            every and (self.global_step + 1) % every == 0
-        ):  # a self.log costs as much as a small network's step
+        if every and (self.global_step + 1) % every == 0:  # a self.log costs as much as a small network's step
             self.log("loss/train_step", loss.detach(), on_step=True, on_epoch=False, batch_size=len(labels))
         return loss
 
@@ -164,8 +164,7 @@ class ImageClassifier(LightningModule):
             samples = getattr(self.trainer.datamodule, "samples", None)  # type: ignore[attr-defined]
             if samples is None:
                 raise UserError(
-                    "model.class_weights: balanced needs a data module with samples(): give a list "
-                    "of weights."
+                    "model.class_weights: balanced needs a data module with samples(): give a list of weights."
                 )
             labels = torch.as_tensor(samples("train").labels)
             self._class_weights = balanced_weights(labels, self.class_names).to(self.device)
@@ -246,8 +245,7 @@ class ImageClassifier(LightningModule):
     def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         if self.class_weights == "balanced" and self._class_weights is None:
             raise UserError(
-                "model.class_weights: balanced weights come from training or a checkpoint, "
-                "and here is neither."
+                "model.class_weights: balanced weights come from training or a checkpoint, and here is neither."
             )
         return loss_and_weight(
             logits,
@@ -288,9 +286,8 @@ class ImageClassifier(LightningModule):
         arguments = getattr(self.network, "arguments", None)  # litlens.models.layers.Network records them
         if arguments is not None:
             network["init_args"] = arguments
-        names = ("loss", "label_smoothing", "l1", "l2", "mixup", "cutmix", "channels_last")
         weights = self.class_weights if self._class_weights is None else self._class_weights.tolist()
-        settings = {name: getattr(self, name) for name in names}
+        settings = {name: getattr(self, name) for name in self.recorded}
         return {"network": network, "class_names": self.class_names, "class_weights": weights, **settings}
 
 
@@ -306,8 +303,7 @@ def _check(
 ) -> None:
     if isinstance(class_weights, list) and len(class_weights) != len(class_names):
         raise UserError(
-            f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: "
-            "give one for each."
+            f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: give one for each."
         )
     if not 0 <= label_smoothing < 1:
         raise UserError(f"model.label_smoothing: {label_smoothing} is not from 0 to below 1.")

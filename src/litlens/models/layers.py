@@ -44,9 +44,7 @@ class Network(nn.Module):
         sides = (side for side in range(1, 1025) if _flat_size_on_meta(layers, in_channels, side, side))
         smallest = next(sides, None)
         if smallest is None:
-            raise UserError(
-                f"{type(self).__name__}: no size up to 1024x1024 works with {in_channels} channels."
-            )
+            raise UserError(f"{type(self).__name__}: no size up to 1024x1024 works with {in_channels} channels.")
         height, width = image_size
         raise UserError(
             f"{type(self).__name__}: images of {height}x{width} are too small, the smallest that work are "
@@ -141,6 +139,7 @@ def _flat_size_on_meta(layers: nn.Module, in_channels: int, height: int, width: 
     except (
         RuntimeError,
         ValueError,
+        AssertionError,
     ):  # torch: "Output size is too small", "Kernel size can't be greater ..."
         return 0
     return output.numel() // 2

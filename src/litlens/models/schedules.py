@@ -36,9 +36,7 @@ class CosineLR(CosineAnnealingLR):
         super().__init__(optimizer, T_max, eta_min, last_epoch)
 
 
-def schedule(
-    make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Trainer
-) -> LRSchedulerConfigType:
+def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Trainer) -> LRSchedulerConfigType:
     """The schedule as `configure_optimizers` returns it: with its interval and what it watches.
 
     Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)

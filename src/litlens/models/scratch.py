@@ -138,9 +138,7 @@ class BottleneckCNN(Network):
                 *conv(channels_inside, channels_out, 1),
             ]
 
-        def stage(
-            channels_in: int, channels_inside: int, channels_out: int, pool: nn.Module
-        ) -> nn.Sequential:
+        def stage(channels_in: int, channels_inside: int, channels_out: int, pool: nn.Module) -> nn.Sequential:
             return nn.Sequential(
                 *bottleneck(channels_in, channels_inside, channels_out),
                 *bottleneck(channels_out, channels_inside, channels_out),

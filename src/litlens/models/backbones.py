@@ -1,0 +1,277 @@
+"""A network of torchvision with a head of our own, that can be cut between any two of its layers."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from litlens.errors import UserError
+from litlens.models.layers import Network
+from litlens.models.pretrained import load_weights, torchvision_network, weights_normalization
+
+
+@dataclass
+class Features:
+    """What the layers below number `cut` made of a batch of images: (B, C, h, w), or (B, F) for the head."""
+
+    values: Tensor
+    cut: int
+
+
+class TransferNetwork(Network):
+    """A base from torchvision and a new head: images (B, C, H, W) in, logits (B, num_classes) out.
+
+    The base's children keep torchvision's names (`layer4`, `features`); `head` takes the place of the last one,
+    the classifier. A few networks do more than running their children one after the other (DenseNet, vision
+    transformers): theirs stand under `base`, which gives what the classifier was given.
+
+    `layer_names` are the layers in the order in which images pass them; "number n" below counts in it.
+
+    Args:
+        num_classes: How many logits.
+        in_channels: 1 or 3; grey pictures become three equal channels.
+        image_size: Height and width.
+        backbone: torchvision's name of a classification network: `resnet18`, `vgg16`, `mobilenet_v2`, …
+        weights: `DEFAULT`, another of torchvision's names (`IMAGENET1K_V1`), a state-dict file, or null for random.
+        head: Widths of hidden layers with ReLU; none for one linear layer.
+        dropout: Before every linear layer of the head.
+        pool: `avg`, the last map averaged, or `none`, flattened.
+        normalization: Mean and std that the weights want, as in `data.normalize`; `auto` for torchvision's
+            own, which for files are taken to be ImageNet's; null for whatever the data have.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 2,
+        in_channels: int = 3,
+        image_size: tuple[int, int] = (224, 224),
+        backbone: str = "resnet18",
+        weights: str | None = None,
+        head: Sequence[int] = (),
+        dropout: float = 0.0,
+        pool: Literal["avg", "none"] = "avg",
+        normalization: str | dict[str, list[float]] | None = "auto",
+    ) -> None:
+        super().__init__()
+        if in_channels not in (1, 3):
+            raise UserError(f"{backbone} takes pictures of 1 or 3 channels, not {in_channels}")
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout: {dropout} is not from 0 to below 1")
+        self.weights_source = weights
+        # A checkpoint has the trained weights: to rebuild the layers from it, nothing is read or downloaded.
+        self.arguments.update(weights=None, head=list(head))
+        self.weights_normalization = normalization if weights is not None else None
+        if weights is not None and normalization == "auto":
+            self.weights_normalization = weights_normalization(backbone, weights)
+        # The learning rate of the top layer of the base as a share of the head's, and of each layer below as a
+        # share of the one above it.
+        self.base_lr_scale, self.lr_depth_decay = 1.0, 1.0
+
+        network = torchvision_network(backbone)
+        classifier = list(network._modules)[-1]
+        if weights is not None:
+            load_weights(network, backbone, weights, optional=classifier)
+        stages = _stages(network, classifier)
+        self.can_be_cut = stages is not None
+        if stages is None:
+            setattr(network, classifier, nn.Identity())
+            stages = {"base": network}
+        for name, module in stages.items():
+            self.add_module(name, module)
+        self._stages = list(stages)
+        self.layer_names = [
+            layer
+            for name, module in stages.items()
+            for layer in (_layers(name, module) if self.can_be_cut else _children(name, module, without=classifier))
+        ]
+        averaged = pool == "avg" and self.can_be_cut
+        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1) if averaged else nn.Identity()
+        layers, width = [], self.flat_size(nn.Sequential(*stages.values(), self.pool), 3, image_size)
+        for hidden in head:
+            layers += [nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU()]
+            width = hidden
+        self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(width, num_classes))
+
+    def forward(self, images: Tensor | Features) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W), or of what the lower layers made of them."""
+        if isinstance(images, Features):
+            values = images.values.to(next(self.head.parameters()).dtype)
+            if images.cut < len(self.layer_names):
+                values = self._pooled(self._through(self.layer_names[images.cut :], values))
+        else:
+            values = self._pooled(self._through(self._stages, self._coloured(images)))
+        logits: Tensor = self.head(values)
+        return logits
+
+    def up_to(self, cut: int, images: Tensor) -> Features:
+        """What the layers below number `cut` make of images (B, C, H, W); all of them: what the head takes."""
+        if cut == len(self.layer_names):
+            return Features(self._pooled(self._through(self._stages, self._coloured(images))), cut)
+        return Features(self._through(self.layer_names[:cut], self._coloured(images)), cut)
+
+    def layer_number(self, name: str) -> int:
+        """The number of a layer, or of the first layer of a block; `head` comes after the last.
+
+        VGG's convolutions are also known as in Keras, `block5_conv1`. Raises UserError with the nearest names.
+        """
+        if name == "head":
+            return len(self.layer_names)
+        known = _keras_names(self._modules["features"]) if self.arguments["backbone"].startswith("vgg") else {}
+        wanted = known.get(name, name)
+        for number, layer in enumerate(self.layer_names):
+            if _within(layer, wanted) or _within(layer, f"base.{wanted}"):
+                return number
+        names = [*self.layer_names, *self._stages, *known, "head"]
+        nearest = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.3))
+        raise UserError(f"{self.arguments['backbone']} has no layer '{name}' to train from; nearest: {nearest}")
+
+    def fix_below(self, cut: int, *, modes: bool = True) -> None:
+        """Let the layers from number `cut` up and the head train, and fix all others.
+
+        Fixed means that no parameter wants a gradient and, with `modes`, that BatchNorm and Dropout are in
+        evaluation mode.
+        """
+        trained = [*self.layer_names[cut:], "head"]
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(cut == 0 or any(_within(name, layer) for layer in trained))
+        for name, module in self.named_modules() if modes else ():
+            # A container trains where anything in it does.
+            module.training = any(_within(name, layer) or _within(layer, name) for layer in trained)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """All parameters for the optimiser, those of fixed layers too, with their share of the learning rate."""
+        if self.base_lr_scale == self.lr_depth_decay == 1:
+            return [{"params": list(self.parameters())}]
+        groups: list[dict[str, Any]] = [{"name": "head", "params": list(self.head.parameters()), "lr_scale": 1.0}]
+        rest = {name: weight for name, weight in self.named_parameters() if not _within(name, "head")}
+        scale = self.base_lr_scale
+        for layer in reversed(self.layer_names if self.lr_depth_decay != 1 else []):
+            inside = [name for name in rest if _within(name, layer)]
+            if inside:
+                own = [rest.pop(name) for name in inside]
+                groups.append({"name": layer, "params": own, "lr_scale": scale})
+                scale *= self.lr_depth_decay
+        if rest:
+            groups.append({"name": "base", "params": list(rest.values()), "lr_scale": scale})
+        return groups
+
+    def _coloured(self, images: Tensor) -> Tensor:
+        return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+    def _through(self, names: Sequence[str], values: Tensor) -> Tensor:
+        for name in names:
+            values = self.get_submodule(name)(values)
+        return values
+
+    def _pooled(self, values: Tensor) -> Tensor:
+        pooled: Tensor = self.pool(values)
+        return pooled.flatten(1)
+
+
+class FixedPart:
+    """The layers of a network below number `cut`, as a function of images whose results can be kept."""
+
+    def __init__(self, network: TransferNetwork, cut: int) -> None:
+        self.network, self.cut = network, cut
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features float32 on the CPU of images (B, C, H, W), in evaluation mode; modes stay as they were."""
+        weight = next(self.network.parameters())
+        modes = [(module, module.training) for module in self.network.modules()]
+        try:
+            self.network.eval()
+            with torch.autocast(weight.device.type, enabled=False):
+                values = self.network.up_to(self.cut, images.to(weight.device, weight.dtype)).values
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return values.float().cpu()
+
+    def batch(self, values: Tensor) -> Features:
+        """Kept values as the network takes them in place of images."""
+        return Features(values, self.cut)
+
+    @property
+    def source(self) -> str:
+        """What stays the same when only the values of the weights change."""
+        arguments = self.network.arguments
+        about = {key: arguments[key] for key in ("backbone", "pool", "in_channels", "image_size")}
+        return json.dumps([about, self.network.weights_source, self.cut], sort_keys=True)
+
+    def key(self) -> str:
+        """A digest of everything that the features of an image depend on: layers and the values in them."""
+        digest = hashlib.blake2b(self.source.encode(), digest_size=16)
+        names = self.network.layer_names[: self.cut] if self.network.can_be_cut else self.network._stages
+        for name in names:
+            for key, value in self.network.get_submodule(name).state_dict().items():
+                digest.update(f"{name}.{key} {tuple(value.shape)} {value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _stages(network: nn.Module, classifier: str) -> dict[str, nn.Module] | None:
+    """The children before the pooling that run one after the other, or None where the network does more."""
+    stages = {name: module for name, module in network.named_children() if name != classifier}
+    pooling = []
+    while stages and isinstance(list(stages.values())[-1], nn.AdaptiveAvgPool2d | nn.Flatten | nn.Dropout):
+        pooling.insert(0, stages.popitem()[1])
+    if next(network.parameters()).is_meta:  # there are no numbers to compare
+        return stages
+    # A fixed picture, so that no random state changes.
+    images = torch.linspace(-2, 2, 3 * 64 * 64).sin().reshape(1, 3, 64, 64)
+    given: list[Tensor] = []
+    hook = getattr(network, classifier).register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            network.eval()(images)
+            last = nn.Sequential(*stages.values())(images)
+            candidates = [last, nn.Sequential(*pooling)(last), last.mean((2, 3))]
+    except (RuntimeError, AssertionError, IndexError, TypeError):  # of another size than it takes, or of other parts
+        return None
+    finally:
+        hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    wanted = given[0].flatten(1)
+    close = 1e-4 * float(wanted.abs().max())
+    flat = [candidate.flatten(1) for candidate in candidates]
+    alike = [other.shape == wanted.shape and torch.allclose(other, wanted, atol=close) for other in flat]
+    return stages if last.ndim == 4 and any(alike) else None
+
+
+def _layers(name: str, module: nn.Module) -> Iterator[str]:
+    """The layers inside sequences, a sequence's own name where it holds none; blocks stay whole."""
+    if type(module).forward is nn.Sequential.forward and len(module._modules):
+        for child, inner in module.named_children():
+            yield from _layers(f"{name}.{child}", inner)
+    else:
+        yield name
+
+
+def _children(name: str, module: nn.Module, *, without: str) -> Iterator[str]:
+    for child, inner in module.named_children():
+        if child != without:
+            yield from _layers(f"{name}.{child}", inner)
+
+
+def _within(name: str, outer: str) -> bool:
+    return name == outer or outer == "" or name.startswith(f"{outer}.")
+
+
+def _keras_names(features: nn.Module | None) -> dict[str, str]:
+    """VGG's convolutions by block and place, as Keras calls them."""
+    names, block, place = {}, 1, 0
+    for number, layer in features.named_children() if features is not None else ():
+        if isinstance(layer, nn.Conv2d):
+            place += 1
+            names[f"block{block}_conv{place}"] = f"features.{number}"
+        elif isinstance(layer, nn.MaxPool2d):
+            block, place = block + 1, 0
+    return names

@@ -1,0 +1,114 @@
+"""torchvision's networks by name, and weights for them: from a file or a download, checked key by key."""
+
+import difflib
+import pickle
+import warnings
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from litlens.errors import UserError
+
+
+def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]:
+    """A whole network as it left ImageNet, in evaluation mode, and the names of its 1,000 classes.
+
+    Its preprocessing is torchvision's (`imagenet` in `NORMALIZATIONS`), at 224×224 for most. Raises UserError
+    as `load_weights`, also where the weights lack the classifier.
+    """
+    network = torchvision_network(backbone)
+    load_weights(network, backbone, weights)
+    class_names: list[str] = torchvision.models.get_model_weights(backbone).DEFAULT.meta["categories"]
+    return network.eval(), class_names
+
+
+def torchvision_network(backbone: str) -> nn.Module:
+    """The classification network of that name (`resnet18`) with random weights and 1,000 classes."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if backbone not in known:
+        nearest = ", ".join(difflib.get_close_matches(backbone, known, n=3, cutoff=0.3))
+        raise UserError(f"backbone: torchvision has no classification network '{backbone}'; nearest: {nearest}")
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce that their initialisation will change.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchvision\.")
+        network: nn.Module = torchvision.models.get_model(backbone, weights=None)
+    if getattr(network, "aux_logits", False):
+        raise UserError(f"backbone: {backbone} has auxiliary classifiers besides its last one; choose another")
+    return network
+
+
+def load_weights(network: nn.Module, backbone: str, weights: str, *, optional: str | None = None) -> None:
+    """Load weights by torchvision's name (`DEFAULT`, `IMAGENET1K_V1`) or from a state dict in a file.
+
+    Half precision becomes the network's own. `optional` names the child that may be missing as a whole: a
+    base without its classifier. Nothing in the file is executed.
+
+    Raises UserError where the name is unknown, or the file is missing, damaged, holds more than tensors, or
+    another network's: the message names the first key that is missing, surplus or of a wrong shape.
+    """
+    given, own = _read(backbone, weights), network.state_dict()
+    where = f"weights: {weights}"
+    missing = [key for key in own if key not in given and not key.endswith(".num_batches_tracked")]
+    if optional and not any(key.startswith(f"{optional}.") for key in given):
+        missing = [key for key in missing if not key.startswith(f"{optional}.")]
+    surplus = [key for key in given if key not in own]
+    if missing:
+        also = f" (and has {surplus[0]}, which is not {backbone}'s)" if surplus else ""
+        raise UserError(f"{where} lacks {missing[0]} of {backbone}{also}; give weights of a {backbone}")
+    if surplus:
+        raise UserError(f"{where} has {surplus[0]}, which is not {backbone}'s; give weights of a {backbone}")
+    for key, value in given.items():
+        if value.shape != own[key].shape:
+            raise UserError(
+                f"{where}: {key} is {list(value.shape)}, in {backbone} it is {list(own[key].shape)}; "
+                f"give weights of a {backbone}"
+            )
+    network.load_state_dict({**own, **given})
+
+
+def weights_normalization(backbone: str, weights: str) -> dict[str, list[float]] | None:
+    """Mean and std of pixels in [0, 1] that the weights were trained with; a file's are taken for ImageNet's."""
+    enum = torchvision.models.get_model_weights(backbone)
+    prepare = enum[weights if weights in enum.__members__ else "DEFAULT"].transforms()
+    if not (hasattr(prepare, "mean") and hasattr(prepare, "std")):
+        return None
+    return {"mean": list(prepare.mean), "std": list(prepare.std)}
+
+
+def _read(backbone: str, weights: str) -> dict[str, Tensor]:
+    enum = torchvision.models.get_model_weights(backbone)
+    path = Path(weights)
+    if weights in enum.__members__:
+        try:
+            found = enum[weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except (URLError, OSError, RuntimeError) as error:  # the last: a download that was cut short
+            raise UserError(
+                f"weights: {weights} of {backbone} could not be downloaded ({error}); give a state-dict file"
+            ) from error
+    elif path.is_file():
+        found = _read_file(path)
+    else:
+        raise UserError(
+            f"weights: there is no file {weights}, and torchvision has no weights of that name for {backbone}; "
+            f"it has {', '.join(enum.__members__)}"
+        )
+    if not isinstance(found, dict):
+        raise UserError(f"weights: {weights} holds a {type(found).__name__} and not a state dict")
+    for key, value in found.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"weights: {key} in {weights} is a {type(value).__name__} and not a tensor")
+    return found
+
+
+def _read_file(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        unsafe = "Unsupported" in str(error) or "weights_only" in str(error)
+        what = "holds more than tensors, so nothing in it was run" if unsafe else "is damaged"
+        raise UserError(f"weights: {path} {what}; give a state dict saved by torch.save") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"weights: {path} is damaged or no state dict; give one saved by torch.save") from error

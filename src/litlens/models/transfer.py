@@ -1,0 +1,128 @@
+"""Transfer learning: a classifier whose network is pretrained, and which part of it trains when."""
+
+from typing import Any, ClassVar, Literal
+
+from lightning.pytorch import Callback
+
+from litlens.errors import UserError
+from litlens.models.backbones import FixedPart, TransferNetwork
+from litlens.models.classifier import ImageClassifier
+from litlens.models.freezing import Freezing
+
+Strategy = Literal["scratch", "frozen", "partial", "finetune"]
+
+
+class TransferClassifier(ImageClassifier):
+    """Trains the head of a `TransferNetwork` and as much of its base as `strategy` says.
+
+    * `scratch`: everything, from random weights
+    * `frozen`: the head; the base is fixed: no weight, BatchNorm statistic or Dropout of it is active
+    * `partial`: the head and the base from `train_from` up; the rest is fixed
+    * `finetune`: everything
+
+    With `unfreeze_epoch`, `partial` and `finetune` have two stages: the head alone before that epoch.
+
+    Args:
+        network: Base and head.
+        class_names: The K classes, in the order of their labels.
+        strategy: Which part trains.
+        train_from: The lowest layer that trains under `partial`: `layer4`, `features.17`, `block5_conv1`.
+        unfreeze_epoch: The first epoch, counted from 0, in which more than the head trains.
+        unfreeze_lr_scale: What all learning rates are multiplied by from that epoch on.
+        base_lr_scale: The learning rate of the base's top layer, as a share of the head's.
+        lr_depth_decay: The learning rate of each layer of the base, as a share of the one above it.
+        cache_features: Whether what the fixed layers make of each picture is computed once and kept, in training
+            and validation; by default for `frozen` alone.
+        feature_views: How many views of each training picture are kept, one of which is drawn in each epoch: the
+            picture as it is, and the others augmented by `data.augment`, the same ones for every seed.
+        feature_memory: GiB of features that are held in memory for each split; above that they stay in
+            a mapped file.
+        **kwargs: As for `ImageClassifier`.
+    """
+
+    recorded: ClassVar = (
+        *ImageClassifier.recorded,
+        "strategy",
+        "train_from",
+        "unfreeze_epoch",
+        "unfreeze_lr_scale",
+        "base_lr_scale",
+        "lr_depth_decay",
+        "cache_features",
+        "feature_views",
+        "feature_memory",
+    )
+    network: TransferNetwork
+
+    def __init__(
+        self,
+        network: TransferNetwork,
+        class_names: list[str],
+        strategy: Strategy = "frozen",
+        train_from: str | None = None,
+        unfreeze_epoch: int | None = None,
+        unfreeze_lr_scale: float = 0.1,
+        base_lr_scale: float = 1.0,
+        lr_depth_decay: float = 1.0,
+        cache_features: bool | None = None,
+        feature_views: int = 1,
+        feature_memory: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, class_names, **kwargs)
+        if (strategy == "partial") != (train_from is not None):
+            raise UserError(
+                "model.train_from: strategy partial needs the lowest layer that trains, and no other strategy takes one"
+            )
+        if strategy == "scratch" and network.weights_source is not None:
+            raise UserError("model.strategy: scratch starts from random weights: set network.weights to null")
+        if unfreeze_epoch is not None and strategy not in ("partial", "finetune"):
+            raise UserError(f"model.unfreeze_epoch: strategy {strategy} never unfreezes: use partial or finetune")
+        if feature_views < 1:
+            raise UserError(f"model.feature_views: {feature_views} is less than 1")
+        for name, value in (
+            ("unfreeze_lr_scale", unfreeze_lr_scale),
+            ("base_lr_scale", base_lr_scale),
+            ("lr_depth_decay", lr_depth_decay),
+        ):
+            if value <= 0:
+                raise UserError(f"model.{name}: {value} is not positive")
+        self.strategy: Strategy = strategy
+        self.train_from, self.unfreeze_epoch = train_from, unfreeze_epoch
+        self.unfreeze_lr_scale, self.base_lr_scale, self.lr_depth_decay = (
+            unfreeze_lr_scale,
+            base_lr_scale,
+            lr_depth_decay,
+        )
+        self.cache_features = cache_features
+        self.feature_views, self.feature_memory = feature_views, feature_memory
+        network.base_lr_scale, network.lr_depth_decay = base_lr_scale, lr_depth_decay
+
+        mixes = bool(self.mixup or self.cutmix)
+        self._keeps_features = (strategy == "frozen" and not mixes) if cache_features is None else cache_features
+        if self._keeps_features and mixes:
+            raise UserError("model.cache_features: mixup and cutmix mix images, not features: set it to false")
+        everything = {"frozen": len(network.layer_names), "scratch": 0, "finetune": 0}
+        self._lowest = network.layer_number(train_from) if train_from else everything[strategy]
+        if self._keeps_features and self._lowest == 0 and unfreeze_epoch is None:
+            raise UserError(f"model.cache_features: strategy {strategy} fixes no layer, so there is nothing to keep")
+        if self._keeps_features and not network.can_be_cut and 0 < self._lowest < len(network.layer_names):
+            raise UserError(
+                f"model.cache_features: {network.arguments['backbone']} can be cut below its head only: "
+                "set it to false, or strategy to frozen"
+            )
+
+    def first_trained(self, epoch: int | None) -> int:
+        """The number of the lowest layer that trains in an epoch; None: in any epoch. See `TransferNetwork`."""
+        if epoch is not None and self.unfreeze_epoch is not None and epoch < self.unfreeze_epoch:
+            return len(self.network.layer_names)
+        return self._lowest
+
+    def fixed_part(self, epoch: int) -> FixedPart | None:
+        """What a data module may compute once in place of images in this epoch; None: images are wanted."""
+        cut = self.first_trained(epoch)
+        return FixedPart(self.network, cut) if self._keeps_features and cut > 0 else None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Lightning's hook: what keeps fixed layers fixed, where there are any at any time."""
+        return [Freezing()] if self._lowest > 0 or self.unfreeze_epoch is not None else []
