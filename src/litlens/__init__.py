@@ -23,6 +23,8 @@ _HOMES = {
     "CatDogCNN": "litlens.models.scratch",
     "LeNet5": "litlens.models.scratch",
     "MLP": "litlens.models.mlp",
+    "TransferClassifier": "litlens.models.transfer",
+    "TransferNetwork": "litlens.models.backbones",
     "load_classifier": "litlens.checkpoints.classifier",
     "Predictions": "litlens.evaluation.predictions",
     "UserError": "litlens.errors",

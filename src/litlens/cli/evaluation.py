@@ -11,8 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 import litlens.data.arrays
-
-# import litlens.data.catdog
+import litlens.data.catdog
 import litlens.data.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.classifier import load_classifier

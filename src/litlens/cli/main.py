@@ -65,8 +65,8 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
         command = import_module(module)
         _quiet()
         command.run(args, console=console)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"stopped; go on with: python train.py --resume {stop.args[0]}\n" if stop.args else "stopped\n")
         sys.exit(130)
     except Exception as error:
         mistake = _mistake(error)

@@ -17,11 +17,11 @@ import litlens.callbacks.learning_curves
 import litlens.callbacks.learning_rate
 import litlens.callbacks.random_state
 import litlens.data.arrays
-
-# import litlens.data.catdog
+import litlens.data.catdog
 import litlens.data.fonts
 import litlens.models.mlp
-import litlens.models.scratch  # noqa: F401
+import litlens.models.scratch
+import litlens.models.transfer  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.provenance import Provenance
 from litlens.cli.links import LINKS, linked_values, refuse_others
@@ -115,7 +115,7 @@ class TrainingCommand(LightningCLI):
             return
         # What config.yaml shows is the experiment, without the places of this run: it can be trained again.
         self._experiment: dict[str, Any] = yaml.safe_load(
-            self.parser.dump(self.config, skip_none=False, skip_link_targets=False)
+            self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
         )
         self.run_folder = self.resumed or new_run_folder(self.run_name)
         checkpoint = self.config.model_checkpoint.init_args
@@ -141,7 +141,9 @@ class TrainingCommand(LightningCLI):
         """Build the trainer with the callbacks of the two groups among its own."""
         built = self.config_init
         # `save_last` of the group's own would write only when the best one is written.
-        last = ModelCheckpoint(self.run_folder / "checkpoints", filename="last", enable_version_counter=False)
+        last = ModelCheckpoint(
+            self.run_folder / "checkpoints", filename="last", enable_version_counter=False, save_on_exception=True
+        )
         self.checkpoint: ModelCheckpoint = built.model_checkpoint
         callbacks: list[Callback] = [built.model_checkpoint, last, Provenance(self.resolved_config()), self.collect]
         if built.early_stopping is not None:

@@ -13,7 +13,9 @@ from litlens.cli.parser import TrainingCommand
 from litlens.cli.results import print_results, run_results, test_results, write_results
 from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path, removed_if_unused
+from litlens.cli.transfer import check_normalization, layer_table
 from litlens.data.duplicates import shared_between_splits
+from litlens.models.transfer import TransferClassifier
 
 
 def run(args: list[str], *, console: Console) -> None:
@@ -32,6 +34,7 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         # Before anything is written: data that are missing or damaged leave no run folder behind.
         with removed_if_unused(folder):
             data.prepare_data()
+            check_normalization(classifier.network, data.preprocessing)
     if command.resumed is not None:
         keep_metrics(trainer, folder=folder)
     elif trainer.is_global_zero:
@@ -40,6 +43,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         source = checkpoint_path(Path(classifier.init_from))
         fresh = initialise_from(classifier.network, classifier.class_names, source)
         console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+    if isinstance(classifier, TransferClassifier):
+        console.print(layer_table(classifier))
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     console.print(
         f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} a step in total, "
@@ -50,10 +55,11 @@ def train(command: TrainingCommand, *, console: Console) -> None:
 
     start = time.monotonic()
     ckpt_path = last_checkpoint(folder) if command.resumed is not None else None
-    trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C (lightning/pytorch/trainer/call.py)
+        raise KeyboardInterrupt(folder) from stop
     seconds = time.monotonic() - start
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     if command.config.trainer.fast_dev_run:
         trainer.test(classifier, datamodule=data, verbose=False)
         console.print("fast_dev_run: every step works; nothing was kept")

@@ -1,43 +1,40 @@
 """Batches of features: what the fixed layers of a classifier make of each picture, computed once and kept.
 
-The files hold features by picture of the whole data set, so that other cuts of it into splits find theirs.
+The files hold features by picture of the whole data set, so that another cut into splits finds them there.
 """
 
 import hashlib
 import json
-import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from litlens.data import order
 from litlens.data.cache import filled_array
-from litlens.data.loader import SplitDataset
+from litlens.data.loader import BatchDataset, SplitDataset
 from litlens.data.preprocessing import Pixels
 from litlens.data.progress import progress
 from litlens.errors import UserError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _VERSION = 1  # counted up when what is kept changes
-_BATCH = 16  # pictures in a pass: more gain nothing on a CPU, and 224×224 of them take 0.4 GB in VGG16
+_BATCH = 16  # pictures in a pass: more gain little, and 224×224 of them take half a gigabyte in VGG16
 
 
 class FixedPart(Protocol):
-    """A function from images to features that never changes."""
+    """A function from images to features that never changes; features of one source have one shape."""
 
-    source: str
-    """What it is, but for the values of its weights: a new cache of one source takes the place of the old."""
+    @property
+    def source(self) -> str:
+        """What it is, but for the values of its weights: a new cache of one source replaces the old one."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features float32 (B, …) on the CPU of images (B, C, H, W)."""
@@ -60,21 +57,148 @@ class FeatureSource(Protocol):
 
 
 def feature_source(trainer: Trainer | None) -> FeatureSource | None:
-    """The classifier that the trainer fits, if it wants features in place of images in any epoch."""
-    if trainer is None or not trainer.fitting_features():
+    """The classifier that is being fitted, where it takes features in place of images in some epoch."""
+    if trainer is None or trainer.state.fn != TrainerFn.FITTING:
         return None
-    return None
+    classifier: Any = trainer.lightning_module
+    # The first stage fixes most.
+    return classifier if hasattr(classifier, "fixed_part") and classifier.fixed_part(0) is not None else None
 
 
-class FeatureDataset(Dataset[Any]):
-    """A split fetched by the batch, as features while part of the classifier is fixed, else as images.
+class FeatureDataset(BatchDataset):
+    """A split fetched by the batch, as features while a part of the classifier is fixed, else as images.
 
-    In training, one of `views` is drawn for each picture and epoch: number 0 is the picture as it is, the others
-    are augmented, the same ones for every seed.
+    Where `images` are augmented, `source.feature_views` are kept of each picture, and one is drawn in each epoch:
+    number 0 is the picture as it is, the others are augmented, the same ones for every seed.
+
+    Args:
+        images: The split.
+        source: The classifier.
+        trainer: Says which epoch it is.
+        name: What the progress bar calls the split.
+        about: Plain values: what all pictures are and how they are prepared; the features depend on it.
+        owner: Plain values that stay when files or settings change.
+        size: How many pictures there are over all splits.
     """
 
-    def __init__(self, images: SplitDataset, source: FeatureSource, *, trainer: Trainer, name: str, about: Any) -> None:
+    def __init__(
+        self,
+        images: SplitDataset,
+        source: FeatureSource,
+        *,
+        trainer: Trainer,
+        name: str,
+        about: Any,
+        owner: Any,
+        size: int,
+    ) -> None:
         self.images, self.source, self.trainer = images, source, trainer
         self.seed = images.seed
-        self._name, self._about = name, about
-        self._kept: tuple[str, list[NDArray[np.float32]]] | None = None
+        self.views = 1 if images.augmentation is None else source.feature_views
+        if images.augmentation is not None and self.views < 2:
+            raise UserError(
+                "model.feature_views: of augmented pictures at least 2 are kept, the picture as it is and others: "
+                "raise it, remove data.augment, or set model.cache_features to false"
+            )
+        self._name, self._about, self._owner, self._size = name, about, owner, size
+        self._kept: tuple[str, list[_Kept]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, request: tuple[int, order.Indices]) -> Any:
+        """PyTorch's hook for fetching a batch at once."""
+        epoch, indices = request
+        part = self.source.fixed_part(self.trainer.current_epoch)
+        if part is None:
+            self._kept = None
+            return self.images.__getitems__(request)
+        views = self._views(part)
+        if self.views == 1:
+            values = views[0](indices)
+        else:
+            drawn = order.drawn_views(seed=self.seed, epoch=epoch, indices=indices, views=self.views)
+            values = np.empty((len(indices), *views[0].shape), np.float32)
+            for number, view in enumerate(views):
+                values[drawn == number] = view(indices[drawn == number])
+        return part.batch(torch.from_numpy(values)), torch.from_numpy(self.images.split.labels[indices])
+
+    def _views(self, part: FixedPart) -> list["_Kept"]:
+        """The features of this split by view, computed where they are not there yet."""
+        if self._kept is None or self._kept[0] != part.source:
+            self._kept = None  # of another stage: make room first
+            self._kept = part.source, [self._view(part, number) for number in range(self.views)]
+        return self._kept[1]
+
+    def _view(self, part: FixedPart, number: int) -> "_Kept":
+        images, rows = self.images, self.images.split.rows
+        augmentation = images.augmentation.steps if images.augmentation and number else None
+        about = [number, repr(augmentation), self._size]
+        shape = tuple(part(images.preprocessing.normalise(images.split.pictures.batch(rows[:1]))).shape[1:])
+        mapped = filled_array(
+            _digest([_VERSION, part.key(), self._about, about]),
+            lambda table: None,  # zeros: nothing has been computed yet
+            shape=(self._size,),
+            dtype=[("check", np.uint32), ("features", np.float32, shape)],
+            owner=f"features-{_digest([part.source, self._owner, about])}",
+        )
+        path = Path(str(mapped.filename))
+        table = np.load(path, mmap_mode="r+", allow_pickle=False)
+
+        def pixels(indices: order.Indices) -> Pixels:
+            if number == 0:
+                return images.split.pictures.batch(rows[indices])
+            streams = (order.view_stream(view=number, row=int(rows[index])) for index in indices)
+            return np.stack([images.augmented(int(i), stream) for i, stream in zip(indices, streams, strict=True)])
+
+        with _alone(path):
+            self._fill(table, lambda indices: part(images.preprocessing.normalise(pixels(indices))))
+        in_memory = self.views * len(rows) * table.dtype.itemsize <= self.source.feature_memory * 2**30
+        return _Kept(table["features"], rows, in_memory=in_memory)
+
+    def _fill(self, table: NDArray[Any], features: Callable[[order.Indices], Tensor]) -> None:
+        """Compute what is missing. The checksum tells a whole row from one that a power cut left half written."""
+        rows = self.images.split.rows
+        whole = [table["check"][row] and table["check"][row] == _check(table["features"][row]) for row in rows]
+        missing = np.flatnonzero(~np.array(whole, dtype=bool))
+        starts = range(0, len(missing), _BATCH)
+        for start in progress(starts, description=f"Features of {self._name}"):
+            indices = missing[start : start + _BATCH]
+            values = features(indices).numpy()
+            table["features"][rows[indices]] = values
+            table["check"][rows[indices]] = [_check(value) for value in values]
+        if len(missing):
+            table.flush()  # type: ignore[attr-defined]
+
+
+class _Kept:
+    """The features of a split in one view, in memory or mapped."""
+
+    def __init__(self, features: NDArray[np.float32], rows: order.Indices, *, in_memory: bool) -> None:
+        self.shape = features.shape[1:]
+        self._rows = None if in_memory else rows
+        self._features = np.array(features[rows]) if in_memory else features
+
+    def __call__(self, indices: order.Indices) -> NDArray[np.float32]:
+        """A copy of the features (B, …) of samples of the split."""
+        return np.array(self._features[indices if self._rows is None else self._rows[indices]])
+
+
+def _check(values: NDArray[np.float32]) -> int:
+    # Never 0, which stands for what has not been computed.
+    return zlib.crc32(values.tobytes()) or 1
+
+
+def _digest(values: Any) -> str:
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process of a machine compute; the others wait and then find everything there."""
+    with path.open("rb") as file:
+        with suppress(ImportError, OSError):  # Windows, or a file system without locks: all compute the same
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file gives the lock back

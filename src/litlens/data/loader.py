@@ -3,6 +3,7 @@
 Batches are fetched whole: one index array, one slice of a uint8 array, one normalisation.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,21 @@ Batch = tuple[Tensor, Tensor]
 _Request = tuple[int, order.Indices]
 
 
-class SplitDataset(Dataset[Batch]):
+class BatchDataset(Dataset[Batch], ABC):
+    """A split that is fetched by the batch; its order and augmentation follow from `seed`."""
+
+    seed: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @abstractmethod
+    def __getitems__(self, request: _Request) -> Batch:
+        """The samples of an epoch that are asked for, as a batch."""
+
+
+class SplitDataset(BatchDataset):
     """One split as a dataset that is fetched by the batch: normalised images and labels, augmented where asked."""
 
     def __init__(
@@ -50,17 +65,20 @@ class SplitDataset(Dataset[Batch]):
         """Pictures at the network's size, uint8 (B, H, W, C), as augmented in `epoch`; None means not at all."""
         if self.augmentation is None or epoch is None:
             return self.split.pictures.batch(self.split.rows[indices])
-        return np.stack([self._augmented(self.augmentation, int(index), epoch=epoch) for index in indices])
+        streams = [order.augmentation_stream(seed=self.seed, epoch=epoch, index=int(index)) for index in indices]
+        return np.stack([self.augmented(int(index), stream) for index, stream in zip(indices, streams, strict=True)])
+
+    def augmented(self, index: int, stream: np.random.Generator) -> Pixels:
+        """What augmentation makes of a sample and a random stream: uint8 (H, W, C)."""
+        assert self.augmentation is not None
+        pictures, row = self.split.pictures, int(self.split.rows[index])
+        # A crop takes the place of the geometry, so it needs the picture as it was.
+        picture = pictures.original(row) if self.augmentation.crops else pictures.batch(np.array([row]))[0]
+        return self.augmentation(picture, stream)
 
     def _fetch(self, indices: order.Indices, *, epoch: int | None) -> Batch:
         images = self.preprocessing.normalise(self.pixels(indices, epoch=epoch))
         return images, torch.from_numpy(self.split.labels[indices])
-
-    def _augmented(self, augmentation: Augmentation, index: int, *, epoch: int) -> Pixels:
-        pictures, row = self.split.pictures, int(self.split.rows[index])
-        # A crop takes the place of the geometry, so it needs the picture as it was.
-        picture = pictures.original(row) if augmentation.crops else pictures.batch(np.array([row]))[0]
-        return augmentation(picture, order.augmentation_stream(seed=self.seed, epoch=epoch, index=index))
 
 
 class TrainingLoader(DataLoader[Batch]):
@@ -71,7 +89,7 @@ class TrainingLoader(DataLoader[Batch]):
     """
 
     def __init__(
-        self, dataset: SplitDataset, *, batch_size: int, num_workers: int = 0, trainer: Trainer | None = None
+        self, dataset: BatchDataset, *, batch_size: int, num_workers: int = 0, trainer: Trainer | None = None
     ) -> None:
         self._batches = _TrainingBatches(dataset, batch_size=batch_size, trainer=trainer)
         self._position = {"epoch": 0, "batches": 0}
@@ -110,7 +128,7 @@ class EvaluationLoader(DataLoader[Batch]):
     """A split once, in its own order, shared out between ranks without repeating a sample."""
 
     def __init__(
-        self, dataset: SplitDataset, *, batch_size: int, num_workers: int = 0, trainer: Trainer | None = None
+        self, dataset: BatchDataset, *, batch_size: int, num_workers: int = 0, trainer: Trainer | None = None
     ) -> None:
         super().__init__(
             dataset,
@@ -123,7 +141,7 @@ class EvaluationLoader(DataLoader[Batch]):
 
 
 class _TrainingBatches(Sampler[Any]):
-    def __init__(self, dataset: SplitDataset, *, batch_size: int, trainer: Trainer | None) -> None:
+    def __init__(self, dataset: BatchDataset, *, batch_size: int, trainer: Trainer | None) -> None:
         self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
         self._epoch, self._start, self._counted = 0, 0, -1
 
@@ -158,7 +176,7 @@ class _TrainingBatches(Sampler[Any]):
 
 
 class _EvaluationBatches(Sampler[Any]):
-    def __init__(self, dataset: SplitDataset, *, batch_size: int, trainer: Trainer | None) -> None:
+    def __init__(self, dataset: BatchDataset, *, batch_size: int, trainer: Trainer | None) -> None:
         self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
 
     def _indices(self) -> order.Indices:

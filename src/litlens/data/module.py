@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array
+from litlens.data.features import FeatureDataset, feature_source
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
@@ -142,6 +144,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split, each sample once, in its own order."""
+        dataset = self._or_features("val", self._dataset("val", augmented=False))
+        if isinstance(dataset, FeatureDataset):
+            return EvaluationLoader(dataset, batch_size=self.batch_size, trainer=self.trainer)
         return self.evaluation_dataloader("val")
 
     def test_dataloader(self) -> EvaluationLoader:
@@ -174,6 +179,21 @@ class ImageDataModule(LightningDataModule, ABC):
         augmentation = self._augmentation if augmented else None
         return SplitDataset(
             self.samples(split), preprocessing=self.preprocessing, augmentation=augmentation, seed=self.seed
+        )
+
+    def _or_features(self, split: str, images: SplitDataset) -> SplitDataset | FeatureDataset:
+        """The images, or where a classifier is fitted of which a part is fixed, what that makes of them."""
+        source = feature_source(self.trainer)
+        if source is None or self.trainer is None:
+            return images
+        pictures = images.split.pictures
+        sharing = [name for name in SPLITS if self._splits[name].pictures is pictures]
+        folder = os.path.commonpath([path.resolve().parent for path in self.source_files()] or [Path()])
+        owner = [type(self).__name__, str(folder), sharing[0]]
+        about = [self.fingerprint()["content"], sharing[0], self.preprocessing.to_dict()]
+        size = max(int(self._splits[name].rows.max()) for name in sharing) + 1
+        return FeatureDataset(
+            images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size
         )
 
     def _load_once(self) -> None:

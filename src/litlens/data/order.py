@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 # What a random stream is for. Two purposes never share one, so that switching one off shifts no other.
-_SHUFFLING, _AUGMENTATION = 0, 1
+_SHUFFLING, _AUGMENTATION, _DRAWING, _VIEW = 0, 1, 2, 3
 
 
 def training_indices(
@@ -41,6 +41,16 @@ def evaluation_indices(*, size: int, rank: int = 0, world_size: int = 1) -> Indi
 def augmentation_stream(*, seed: int, epoch: int, index: int) -> np.random.Generator:
     """The random stream that augments sample `index` (its place in the training split) in an epoch."""
     return _stream(seed, _AUGMENTATION, epoch, index)
+
+
+def drawn_views(*, seed: int, epoch: int, indices: Indices, views: int) -> Indices:
+    """Which of a number of kept views each of the samples shows in an epoch."""
+    return np.array([_stream(seed, _DRAWING, epoch, int(index)).integers(views) for index in indices], np.int64)
+
+
+def view_stream(*, view: int, row: int) -> np.random.Generator:
+    """The random stream that augments a kept view of picture `row` of the data set, the same for every seed."""
+    return _stream(0, _VIEW, view, row)
 
 
 def _stream(seed: int, purpose: int, epoch: int, index: int = 0) -> np.random.Generator:

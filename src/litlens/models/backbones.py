@@ -89,8 +89,9 @@ class TransferNetwork(Network):
             for name, module in stages.items()
             for layer in (_layers(name, module) if self.can_be_cut else _children(name, module, without=classifier))
         ]
-        averaged = pool == "avg" and self.can_be_cut
-        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1) if averaged else nn.Identity()
+        # VGG's convolutions by block and place, `block5_conv1`.
+        self.known_as = _keras_names(stages["features"]) if backbone.startswith("vgg") else {}
+        self.pool = _Average() if pool == "avg" else nn.Flatten()
         layers, width = [], self.flat_size(nn.Sequential(*stages.values(), self.pool), 3, image_size)
         for hidden in head:
             layers += [nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU()]
@@ -102,16 +103,16 @@ class TransferNetwork(Network):
         if isinstance(images, Features):
             values = images.values.to(next(self.head.parameters()).dtype)
             if images.cut < len(self.layer_names):
-                values = self._pooled(self._through(self.layer_names[images.cut :], values))
+                values = self.pool(self._through(self.layer_names[images.cut :], values))
         else:
-            values = self._pooled(self._through(self._stages, self._coloured(images)))
+            values = self.pool(self._through(self._stages, self._coloured(images)))
         logits: Tensor = self.head(values)
         return logits
 
     def up_to(self, cut: int, images: Tensor) -> Features:
         """What the layers below number `cut` make of images (B, C, H, W); all of them: what the head takes."""
         if cut == len(self.layer_names):
-            return Features(self._pooled(self._through(self._stages, self._coloured(images))), cut)
+            return Features(self.pool(self._through(self._stages, self._coloured(images))), cut)
         return Features(self._through(self.layer_names[:cut], self._coloured(images)), cut)
 
     def layer_number(self, name: str) -> int:
@@ -121,7 +122,7 @@ class TransferNetwork(Network):
         """
         if name == "head":
             return len(self.layer_names)
-        known = _keras_names(self._modules["features"]) if self.arguments["backbone"].startswith("vgg") else {}
+        known = {other: layer for layer, other in self.known_as.items()}
         wanted = known.get(name, name)
         for number, layer in enumerate(self.layer_names):
             if _within(layer, wanted) or _within(layer, f"base.{wanted}"):
@@ -168,9 +169,10 @@ class TransferNetwork(Network):
             values = self.get_submodule(name)(values)
         return values
 
-    def _pooled(self, values: Tensor) -> Tensor:
-        pooled: Tensor = self.pool(values)
-        return pooled.flatten(1)
+
+class _Average(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values.mean((2, 3)) if values.ndim == 4 else values.flatten(1)
 
 
 class FixedPart:
@@ -218,7 +220,7 @@ class FixedPart:
 def _stages(network: nn.Module, classifier: str) -> dict[str, nn.Module] | None:
     """The children before the pooling that run one after the other, or None where the network does more."""
     stages = {name: module for name, module in network.named_children() if name != classifier}
-    pooling = []
+    pooling: list[nn.Module] = []
     while stages and isinstance(list(stages.values())[-1], nn.AdaptiveAvgPool2d | nn.Flatten | nn.Dropout):
         pooling.insert(0, stages.popitem()[1])
     if next(network.parameters()).is_meta:  # there are no numbers to compare
@@ -265,13 +267,13 @@ def _within(name: str, outer: str) -> bool:
     return name == outer or outer == "" or name.startswith(f"{outer}.")
 
 
-def _keras_names(features: nn.Module | None) -> dict[str, str]:
-    """VGG's convolutions by block and place, as Keras calls them."""
+def _keras_names(features: nn.Module) -> dict[str, str]:
+    """What Keras calls VGG's convolutions."""
     names, block, place = {}, 1, 0
-    for number, layer in features.named_children() if features is not None else ():
+    for number, layer in features.named_children():
         if isinstance(layer, nn.Conv2d):
             place += 1
-            names[f"block{block}_conv{place}"] = f"features.{number}"
+            names[f"features.{number}"] = f"block{block}_conv{place}"
         elif isinstance(layer, nn.MaxPool2d):
             block, place = block + 1, 0
     return names

@@ -47,7 +47,7 @@ class ImageClassifier(LightningModule):
     """
 
     # The arguments that a checkpoint says as they are; a subclass adds its own.
-    recorded: ClassVar = ("loss", "label_smoothing", "l1", "l2", "mixup", "cutmix", "channels_last")
+    recorded: ClassVar[tuple[str, ...]] = ("loss", "label_smoothing", "l1", "l2", "mixup", "cutmix", "channels_last")
     _class_weights: Tensor | None
 
     def __init__(

@@ -40,7 +40,7 @@ class TransferClassifier(ImageClassifier):
         **kwargs: As for `ImageClassifier`.
     """
 
-    recorded: ClassVar = (
+    recorded: ClassVar[tuple[str, ...]] = (
         *ImageClassifier.recorded,
         "strategy",
         "train_from",

@@ -1,0 +1,150 @@
+"""The command from end to end on the digits: what a run keeps, and what evaluation and resuming make of it."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from litlens.checkpoints.reading import read_checkpoint
+from litlens.cli.main import train
+from litlens.evaluation.predictions import Predictions
+from litlens.models.classifier import ImageClassifier
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs" / "digits_cnn.yaml")
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def run(folder: Path, *options: str, epochs: int = 2) -> Path:
+    """Train the digits in a folder and return the run's."""
+    train(["--config", CONFIG, f"--trainer.max_epochs={epochs}", *QUIET, *options])
+    return max((folder / "runs" / "digits_cnn").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One run of two epochs that several tests look at."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("LITLENS_CACHE", str(folder / "cache"))
+        yield run(folder)
+
+
+def test_a_run_keeps_what_the_design_says(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "checkpoints", "metrics.csv", "predictions-test.csv", "results.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_results_agree_with_the_predictions(trained: Path) -> None:
+    results = json.loads((trained / "results.json").read_text())
+    predictions = Predictions.load(trained / "predictions-test.csv")
+    right = sum(int(row.argmax()) == label for row, label in zip(predictions.logits, predictions.labels, strict=True))
+    assert results["n_test"] == len(predictions) == 359
+    assert results["accuracy_test"] == right / 359
+    loss = torch.nn.functional.cross_entropy(torch.tensor(predictions.logits), torch.tensor(predictions.labels))
+    assert results["loss_test"] == pytest.approx(loss.item(), rel=1e-6)
+    assert results["interval_test"][0] < results["accuracy_test"] < results["interval_test"][1]
+    assert results["epochs"] == 2
+
+
+def test_the_logged_names_are_frozen(trained: Path) -> None:
+    with (trained / "metrics.csv").open(newline="") as file:
+        names = set(next(csv.reader(file)))
+    expected = {f"{kind}/{split}" for kind in ("loss", "accuracy") for split in ("train", "val", "test")}
+    assert names == expected | {"f1/val", "f1/test", "loss/train_step", "lr/weights", "lr/biases", "epoch", "step"}
+
+
+def test_config_yaml_is_resolved_and_trains_again(trained: Path) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    network = config["model"]["init_args"]["network"]["init_args"]
+    assert (network["num_classes"], network["in_channels"], network["image_size"]) == (10, 1, [8, 8])
+    assert config["model_checkpoint"]["init_args"]["dirpath"] is None
+    train(["--config", str(trained / "config.yaml"), *QUIET, "--trainer.max_epochs=1"])
+    again = [path for path in trained.parent.iterdir() if path != trained]
+    assert len(again) == 1
+    assert (again[0] / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_evaluation_in_a_fresh_process_agrees_to_the_last_bit(trained: Path) -> None:
+    before = {name: (trained / name).read_bytes() for name in ("results.json", "predictions-test.csv")}
+    (trained / "predictions-test.csv").unlink()
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--ckpt_path", str(trained)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "test accuracy" in done.stdout
+    assert {name: (trained / name).read_bytes() for name in before} == before
+
+
+def test_evaluation_without_a_checkpoint_refuses(tmp_path: Path) -> None:
+    for options, words in (([], "random weights"), (["--ckpt_path", str(tmp_path)], "best.ckpt")):
+        command = [sys.executable, str(ROOT / "evaluate.py"), "--devices=1", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_checkpoint_says_where_it_comes_from(trained: Path) -> None:
+    about = read_checkpoint(trained / "checkpoints" / "best.ckpt")["litlens"]
+    assert about["seed"] == 42
+    assert about["class_names"] == [str(digit) for digit in range(10)]
+    assert about["preprocessing"]["size"] == [8, 8]
+    assert about["computed_on"]["batch_size"] == 32
+    assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert set(about["data"]) == {"files", "bytes", "stat", "content"}
+
+
+def test_a_resumed_run_ends_as_if_it_had_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dropout, shuffling, augmentation and OneCycle go on; stopped in the second epoch, within a step's work."""
+    monkeypatch.chdir(tmp_path)
+    whole = run(tmp_path, epochs=3)
+
+    def stop(self: ImageClassifier, batch: Any, batch_idx: int) -> None:
+        if self.global_step == 50:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(ImageClassifier, "on_train_batch_start", stop)
+        run(tmp_path, epochs=3)
+    assert stopped.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+    interrupted = next(path for path in whole.parent.iterdir() if path != whole)
+    train(["--resume", str(interrupted), *QUIET])
+
+    first, second = (read_checkpoint(path / "checkpoints" / "last.ckpt") for path in (whole, interrupted))
+    assert first["global_step"] == second["global_step"] == 99
+    for name, tensor in first["state_dict"].items():
+        assert torch.equal(tensor, second["state_dict"][name]), name
+    assert (whole / "predictions-test.csv").read_bytes() == (interrupted / "predictions-test.csv").read_bytes()
+    assert (whole / "metrics.csv").read_text() == (interrupted / "metrics.csv").read_text()
+
+
+def test_a_run_starts_from_the_weights_of_another(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(["--config", CONFIG, *QUIET, "--trainer.max_epochs=1", f"--model.init_from={trained}"])
+    assert "Starting from" in capsys.readouterr().out
+    results = json.loads(max(trained.parent.glob("*/results.json"), key=lambda path: path.stat().st_mtime).read_text())
+    assert results["accuracy_val"] > json.loads((trained / "results.json").read_text())["accuracy_val"] - 0.05
+
+
+def test_missing_data_leave_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("litlens.data.arrays.fetch", _refuse)
+    with pytest.raises(SystemExit):
+        train(["--config", str(ROOT / "configs" / "mnist_cnn.yaml")])
+    assert not list((tmp_path / "runs").glob("*/*"))
+
+
+def _refuse(*args: Any, **kwargs: Any) -> None:
+    from litlens.errors import UserError
+
+    raise UserError("no network")
