@@ -132,8 +132,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> TrainingLoader:
         """Full batches in a new order each epoch, augmented; the loader can resume within an epoch."""
-        dataset = self._dataset("train", augmented=True)
-        loader = TrainingLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer)
+        dataset = self._or_features("train", self._dataset("train", augmented=True))
+        # Features lie in memory, and the network that makes them is in this process.
+        workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
+        loader = TrainingLoader(dataset, batch_size=self.batch_size, num_workers=workers, trainer=self.trainer)
         if len(loader) == 0:
             devices = self.trainer.world_size if self.trainer else 1
             raise UserError(
@@ -192,9 +194,7 @@ class ImageDataModule(LightningDataModule, ABC):
         owner = [type(self).__name__, str(folder), sharing[0]]
         about = [self.fingerprint()["content"], sharing[0], self.preprocessing.to_dict()]
         size = max(int(self._splits[name].rows.max()) for name in sharing) + 1
-        return FeatureDataset(
-            images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size
-        )
+        return FeatureDataset(images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size)
 
     def _load_once(self) -> None:
         if self._splits:
