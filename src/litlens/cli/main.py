@@ -66,7 +66,8 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
         _quiet()
         command.run(args, console=console)
     except KeyboardInterrupt as stop:
-        sys.stderr.write(f"stopped; go on with: python train.py --resume {stop.args[0]}\n" if stop.args else "stopped\n")
+        hint = f"; go on with: python train.py --resume {stop.args[0]}" if stop.args else ""
+        sys.stderr.write(f"stopped{hint}\n")
         sys.exit(130)
     except Exception as error:
         mistake = _mistake(error)

@@ -141,8 +141,9 @@ class TrainingCommand(LightningCLI):
         """Build the trainer with the callbacks of the two groups among its own."""
         built = self.config_init
         # `save_last` of the group's own would write only when the best one is written.
+        # At the end of an epoch and not on an exception: Ctrl-C may come in the middle of an optimiser's step.
         last = ModelCheckpoint(
-            self.run_folder / "checkpoints", filename="last", enable_version_counter=False, save_on_exception=True
+            self.run_folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
         )
         self.checkpoint: ModelCheckpoint = built.model_checkpoint
         callbacks: list[Callback] = [built.model_checkpoint, last, Provenance(self.resolved_config()), self.collect]

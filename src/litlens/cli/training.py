@@ -58,7 +58,7 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     except SystemExit as stop:  # what Lightning makes of Ctrl-C (lightning/pytorch/trainer/call.py)
-        raise KeyboardInterrupt(folder) from stop
+        raise KeyboardInterrupt(*[folder] if last_checkpoint(folder).is_file() else []) from stop
     seconds = time.monotonic() - start
     if command.config.trainer.fast_dev_run:
         trainer.test(classifier, datamodule=data, verbose=False)

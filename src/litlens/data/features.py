@@ -113,7 +113,7 @@ class FeatureDataset(BatchDataset):
         if part is None:
             self._kept = None
             return self.images.__getitems__(request)
-        views = self._views(part)
+        views = self._views(part, indices)
         if self.views == 1:
             values = views[0](indices)
         else:
@@ -123,14 +123,17 @@ class FeatureDataset(BatchDataset):
                 values[drawn == number] = view(indices[drawn == number])
         return part.batch(torch.from_numpy(values)), torch.from_numpy(self.images.split.labels[indices])
 
-    def _views(self, part: FixedPart) -> list["_Kept"]:
+    def _views(self, part: FixedPart, indices: order.Indices) -> list["_Kept"]:
         """The features of this split by view, computed where they are not there yet."""
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return [self._view(part, number, indices, memory=0) for number in range(self.views)]
         if self._kept is None or self._kept[0] != part.source:
             self._kept = None  # of another stage: make room first
-            self._kept = part.source, [self._view(part, number) for number in range(self.views)]
+            memory, all_of_it = self.source.feature_memory * 2**30 / self.views, np.arange(len(self))
+            self._kept = part.source, [self._view(part, n, all_of_it, memory=memory) for n in range(self.views)]
         return self._kept[1]
 
-    def _view(self, part: FixedPart, number: int) -> "_Kept":
+    def _view(self, part: FixedPart, number: int, indices: order.Indices, *, memory: float) -> "_Kept":
         images, rows = self.images, self.images.split.rows
         augmentation = images.augmentation.steps if images.augmentation and number else None
         about = [number, repr(augmentation), self._size]
@@ -152,21 +155,21 @@ class FeatureDataset(BatchDataset):
             return np.stack([images.augmented(int(i), stream) for i, stream in zip(indices, streams, strict=True)])
 
         with _alone(path):
-            self._fill(table, lambda indices: part(images.preprocessing.normalise(pixels(indices))))
-        in_memory = self.views * len(rows) * table.dtype.itemsize <= self.source.feature_memory * 2**30
-        return _Kept(table["features"], rows, in_memory=in_memory)
+            self._fill(table, indices, lambda chunk: part(images.preprocessing.normalise(pixels(chunk))))
+        return _Kept(table["features"], rows, in_memory=len(rows) * table.dtype.itemsize <= memory)
 
-    def _fill(self, table: NDArray[Any], features: Callable[[order.Indices], Tensor]) -> None:
+    def _fill(
+        self, table: NDArray[Any], indices: order.Indices, features: Callable[[order.Indices], Tensor]
+    ) -> None:
         """Compute what is missing. The checksum tells a whole row from one that a power cut left half written."""
         rows = self.images.split.rows
-        whole = [table["check"][row] and table["check"][row] == _check(table["features"][row]) for row in rows]
-        missing = np.flatnonzero(~np.array(whole, dtype=bool))
+        missing = indices[[table["check"][row] != _check(table["features"][row]) for row in rows[indices]]]
         starts = range(0, len(missing), _BATCH)
         for start in progress(starts, description=f"Features of {self._name}"):
-            indices = missing[start : start + _BATCH]
-            values = features(indices).numpy()
-            table["features"][rows[indices]] = values
-            table["check"][rows[indices]] = [_check(value) for value in values]
+            chunk = missing[start : start + _BATCH]
+            values = features(chunk).numpy()
+            table["features"][rows[chunk]] = values
+            table["check"][rows[chunk]] = [_check(value) for value in values]
         if len(missing):
             table.flush()  # type: ignore[attr-defined]
 

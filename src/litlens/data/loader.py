@@ -101,6 +101,8 @@ class TrainingLoader(DataLoader[Batch]):
             collate_fn=_as_fetched,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            # PyTorch draws a seed for every iterator; from a generator of its own, no dropout notices it.
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -137,6 +139,8 @@ class EvaluationLoader(DataLoader[Batch]):
             collate_fn=_as_fetched,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            # PyTorch draws a seed for every iterator; from a generator of its own, no dropout notices it.
+            generator=torch.Generator(),
         )
 
 

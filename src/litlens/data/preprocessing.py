@@ -67,7 +67,7 @@ class Preprocessing:
                 image = image.resize((width, height), Image.Resampling.BICUBIC)
             else:
                 image = _padded(image, width=width, height=height)
-        return np.asarray(image).reshape(height, width, self.channels)
+        return np.array(image).reshape(height, width, self.channels)
 
     def normalise(self, batch: Pixels | Tensor) -> Tensor:
         """Turn uint8 (B, H, W, C) into float32 (B, C, H, W), (pixel / 255 - mean) / std, channels last in memory."""

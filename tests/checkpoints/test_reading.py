@@ -1,0 +1,60 @@
+"""Checkpoints are data: what is anything else is refused in one line, and nothing in it runs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from litlens.checkpoints.reading import read_checkpoint
+from litlens.errors import UserError
+
+
+class Canary:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_payload_does_not_run(tmp_path: Path) -> None:
+    sung = tmp_path / "sung"
+    torch.save({"litlens": {"format": 1}, "state_dict": {}, "payload": Canary(sung)}, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match="nothing in it has run") as caught:
+        read_checkpoint(tmp_path / "bad.ckpt")
+    assert not sung.exists()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no checkpoint"),
+        (b"", "damaged or no checkpoint"),
+        (b"not a checkpoint at all", "damaged or no checkpoint"),
+        ({"state_dict": {}}, "not written by litlens"),
+        ([1, 2], "not written by litlens"),
+        ({"litlens": {"format": 99}, "state_dict": {}}, "format 99"),
+    ],
+)
+def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: Any, words: str) -> None:
+    path = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=words) as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save({"litlens": {"format": 1}, "state_dict": {"weight": torch.zeros(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(path)
