@@ -62,6 +62,8 @@ class TransferNetwork(Network):
             raise UserError(f"{backbone} takes pictures of 1 or 3 channels, not {in_channels}")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout: {dropout} is not from 0 to below 1")
+        # jsonargparse 4.53 makes a string of a null on the command line, two classes down.
+        weights = None if weights == "None" else weights
         self.weights_source = weights
         # A checkpoint has the trained weights: to rebuild the layers from it, nothing is read or downloaded.
         self.arguments.update(weights=None, head=list(head))
