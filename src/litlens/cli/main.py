@@ -88,6 +88,7 @@ def _quiet() -> None:
     # Our loader is resumable within an epoch.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
+    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # config.yaml stands in the run folder before the loggers open it.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
     warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")

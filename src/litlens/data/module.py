@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 
 from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array
-from litlens.data.features import FeatureDataset, feature_source
+from litlens.data.features import FeatureDataset, feature_source, pixels_digest
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
@@ -75,6 +75,7 @@ class ImageDataModule(LightningDataModule, ABC):
         # Names of the files that `load` left out, each with the reason.
         self.left_out: list[str] = []
         self._splits: dict[str, Split] = {}
+        self._pixels: dict[str, str] = {}
         self._preprocessing: Preprocessing | None = None
         self._augmentation: Augmentation | None = None
 
@@ -192,8 +193,11 @@ class ImageDataModule(LightningDataModule, ABC):
         sharing = [name for name in SPLITS if self._splits[name].pictures is pictures]
         folder = os.path.commonpath([path.resolve().parent for path in self.source_files()] or [Path()])
         owner = [type(self).__name__, str(folder), sharing[0]]
-        about = [self.fingerprint()["content"], sharing[0], self.preprocessing.to_dict()]
         size = max(int(self._splits[name].rows.max()) for name in sharing) + 1
+        if sharing[0] not in self._pixels:
+            self._pixels[sharing[0]] = pixels_digest(pictures, size=size)
+        # The pixels at the network's size tell of every option that has made them, the files of the originals.
+        about = [self._pixels[sharing[0]], self.fingerprint()["content"], self.preprocessing.to_dict()]
         return FeatureDataset(images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size)
 
     def _load_once(self) -> None:

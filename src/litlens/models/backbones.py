@@ -183,19 +183,19 @@ class FixedPart:
     def __init__(self, network: TransferNetwork, cut: int) -> None:
         self.network, self.cut = network, cut
 
-    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """Features float32 on the CPU of images (B, C, H, W), in evaluation mode; modes stay as they were."""
         weight = next(self.network.parameters())
         modes = [(module, module.training) for module in self.network.modules()]
         try:
             self.network.eval()
-            with torch.autocast(weight.device.type, enabled=False):
+            with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):
                 values = self.network.up_to(self.cut, images.to(weight.device, weight.dtype)).values
         finally:
             for module, mode in modes:
                 module.training = mode
-        return values.float().cpu()
+        # A copy made outside of inference_mode, in which an in-place ReLU may write.
+        return values.float().cpu().clone()
 
     def batch(self, values: Tensor) -> Features:
         """Kept values as the network takes them in place of images."""

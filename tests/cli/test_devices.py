@@ -1,0 +1,39 @@
+"""Two processes: one run folder, every sample counted once, and the figures of one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def evaluated(run: Path, *options: str) -> dict[str, Any]:
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--ckpt_path", str(run), "--accelerator=cpu", *options]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    results: dict[str, Any] = json.loads((run / "results.json").read_text())
+    return results
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo's processes are tested where they are used")
+def test_two_processes_keep_one_run_and_count_each_sample_once(tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, str(ROOT / "train.py"), "--config", str(ROOT / "configs" / "digits_cnn.yaml")),
+        *("--devices", "2", "--trainer.accelerator=cpu", "--trainer.max_epochs=2"),
+        *("--trainer.enable_progress_bar=false", "--data.batch_size=16"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LITLENS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
+    assert "batches of 16 on 2 device(s), 32 a step in total" in done.stdout
+    (run,) = (tmp_path / "runs" / "digits_cnn").iterdir()
+    results = json.loads((run / "results.json").read_text())
+    assert results["n_test"] == 359
+    alone = evaluated(run)
+    assert alone["accuracy_test"] == results["accuracy_test"]
+    assert alone["loss_test"] == pytest.approx(results["loss_test"], abs=1e-6)
+    names = [line.split(",")[0] for line in (run / "predictions-test.csv").read_text().splitlines()[1:]]
+    assert len(set(names)) == 359

@@ -1,0 +1,197 @@
+"""TransferNetwork: torchvision's networks cut and given a head, exact counts, and every bad weight file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from litlens.errors import UserError
+from litlens.models.backbones import Features, FixedPart, TransferNetwork
+from litlens.models.pretrained import imagenet_network
+
+
+def images(size: int = 64, channels: int = 3) -> Tensor:
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def count(module: nn.Module, *, trained: bool = False) -> int:
+    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad or not trained)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    return torchvision.models.squeezenet1_1().state_dict()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[Any], str]:
+    def save(values: Any) -> str:
+        torch.save(values, tmp_path / "weights.pth")
+        return str(tmp_path / "weights.pth")
+
+    return save
+
+
+def test_vgg16_with_the_large_head_has_the_published_number_of_weights() -> None:
+    with torch.device("meta"):
+        network = TransferNetwork(
+            num_classes=4, image_size=(150, 150), backbone="vgg16", head=[4096, 2048, 1024], dropout=0.5, pool="none"
+        )
+    assert count(network) == 58_766_148
+    network.fix_below(network.layer_number("head"))
+    assert count(network, trained=True) == 44_051_460
+    assert count(network) - count(network, trained=True) == 14_714_688
+
+
+def test_resnet18_with_one_linear_layer_has_torchvisions_fc() -> None:
+    network = TransferNetwork(num_classes=2, backbone="resnet18")
+    assert count(network.head) == 1026
+    assert count(network) == count(torchvision.models.resnet18(num_classes=2))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "cuttable"),
+    [("resnet18", True), ("mobilenet_v2", True), ("squeezenet1_1", True), ("alexnet", True), ("densenet121", False)],
+)
+def test_a_base_gives_what_torchvisions_classifier_is_given(backbone: str, cuttable: bool) -> None:
+    torch.manual_seed(0)
+    network = TransferNetwork(num_classes=3, image_size=(64, 64), backbone=backbone, pool="none").eval()
+    torch.manual_seed(0)
+    original = torchvision.models.get_model(backbone, weights=None).eval()
+    assert network.can_be_cut is cuttable
+    assert network(images()).shape == (2, 3)
+    given: list[Tensor] = []
+    original._modules[list(original._modules)[-1]].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))  # type: ignore[union-attr]
+    original(images())
+    last = network.up_to(len(network.layer_names), images()).values
+    expected = given[0].flatten(1)
+    if last.shape != expected.shape:  # pooled by a layer between base and classifier
+        pooled = nn.AdaptiveAvgPool2d(6 if backbone == "alexnet" else 1)
+        size = 1 if backbone == "alexnet" else 2
+        last = pooled(last.unflatten(1, (-1, size, size))).flatten(1)
+    torch.testing.assert_close(last, expected)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
+def test_what_is_below_a_cut_and_what_is_above_make_the_whole(backbone: str) -> None:
+    network = TransferNetwork(image_size=(64, 64), backbone=backbone, head=[8]).eval()
+    whole = network(images())
+    for cut in (1, len(network.layer_names) // 2, len(network.layer_names)):
+        kept = FixedPart(network, cut)(images())
+        torch.testing.assert_close(network(Features(kept, cut)), whole)
+
+
+def test_layers_are_found_by_their_names() -> None:
+    with torch.device("meta"):
+        vgg = TransferNetwork(backbone="vgg16")
+        mobile = TransferNetwork(backbone="mobilenet_v2")
+        resnet = TransferNetwork(backbone="resnet18")
+    convolutions = [name for name, layer in vgg.features.named_children() if isinstance(layer, nn.Conv2d)]
+    names = [f"block{b}_conv{c}" for b, n in enumerate([2, 2, 3, 3, 3], 1) for c in range(1, n + 1)]
+    assert [vgg.layer_names[vgg.layer_number(name)] for name in names] == [f"features.{n}" for n in convolutions]
+    assert mobile.layer_names[mobile.layer_number("features.17")] == "features.17"
+    assert resnet.layer_names[resnet.layer_number("layer4")] == "layer4.0"
+    with pytest.raises(UserError, match=r"has no layer 'layer5' to train from; nearest: layer4"):
+        resnet.layer_number("layer5")
+
+
+def test_grey_pictures_become_three_channels() -> None:
+    network = TransferNetwork(in_channels=1, image_size=(64, 64), backbone="squeezenet1_1").eval()
+    grey = images(channels=1)
+    torch.testing.assert_close(network(grey), network(grey.expand(-1, 3, -1, -1)))
+
+
+def test_only_the_fixed_layers_are_fixed() -> None:
+    network = TransferNetwork(image_size=(64, 64), backbone="resnet18").train()
+    network.fix_below(network.layer_number("layer3"))
+    for name, module in network.named_modules():
+        if name and name != "pool":
+            trains = name.startswith(("layer3", "layer4", "head"))
+            assert module.training is trains, name
+            assert all(weight.requires_grad is trains for weight in module.parameters()), name
+
+
+def test_learning_rates_fall_with_depth() -> None:
+    network = TransferNetwork(image_size=(64, 64), backbone="squeezenet1_1")
+    assert [set(group) for group in network.parameter_groups()] == [{"params"}]
+    network.base_lr_scale, network.lr_depth_decay = 0.5, 0.1
+    groups = network.parameter_groups()
+    found = {group["name"]: group["lr_scale"] for group in groups[:4]}
+    assert found == pytest.approx({"head": 1, "features.12": 0.5, "features.11": 0.05, "features.10": 0.005})
+    assert sum(weight.numel() for group in groups for weight in group["params"]) == count(network)
+
+
+def test_a_name_that_is_almost_right_is_told() -> None:
+    with pytest.raises(UserError, match="no classification network 'resnet-18'; nearest: .*resnet18"):
+        TransferNetwork(backbone="resnet-18")
+    with pytest.raises(UserError, match="the smallest that work are 32x32"):
+        TransferNetwork(backbone="vgg11", image_size=(16, 16))
+
+
+def test_half_precision_weights_of_a_base_are_loaded(state: dict[str, Tensor], saved: Callable[[Any], str]) -> None:
+    base = {name: value.half() for name, value in state.items() if name.startswith("features.")}
+    network = TransferNetwork(backbone="squeezenet1_1", weights=saved(base))
+    for name, value in base.items():
+        own = network.state_dict()[name]
+        assert own.dtype == torch.float32
+        assert torch.equal(own, value.float())
+    assert network.arguments["weights"] is None  # rebuilt from a checkpoint, nothing is read
+    assert network.weights_normalization == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+FIRST = "features.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {name: state[name] for name in state if name != FIRST}, f"lacks {FIRST} of squeezenet1_1"),
+        (lambda state: {**state, "fc.bias": torch.zeros(2)}, "has fc.bias, which is not squeezenet1_1's"),
+        (lambda state: {**state, FIRST: torch.zeros(3, 3)}, rf"{FIRST} is \[3, 3\], in .* it is \[64, 3, 3, 3\]"),
+        (lambda state: {**state, FIRST: nn.Linear(1, 1)}, "holds more than tensors, so nothing in it was run"),
+        (lambda state: {**state, FIRST: 3}, f"{FIRST} in .* is a int and not a tensor"),
+        (lambda state: [1], "holds a list and not a state dict"),
+        (
+            lambda state: {name: state[name] for name in state if name != "classifier.1.bias"},
+            "lacks classifier.1.bias",
+        ),
+    ],
+)
+def test_a_bad_file_is_told_in_one_line(
+    change: Callable[[dict[str, Any]], Any], message: str, state: dict[str, Tensor], saved: Callable[[Any], str]
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        TransferNetwork(backbone="squeezenet1_1", weights=saved(change(dict(state))))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_or_missing_file_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(UserError, match="is damaged"):
+        TransferNetwork(backbone="resnet18", weights=str(tmp_path / "w.pth"))
+    with pytest.raises(UserError, match="there is no file nowhere.pth, and torchvision .* it has IMAGENET1K_V1"):
+        TransferNetwork(backbone="resnet18", weights="nowhere.pth")
+
+
+def test_the_real_weights_name_a_dog(shared_weights: Path, shared_data: Path) -> None:
+    from litlens.data.decode import read_picture
+    from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
+
+    network, names = imagenet_network("squeezenet1_1", str(shared_weights / "squeezenet1_1_imagenet.pth"))
+    mean, std = NORMALIZATIONS["imagenet"]
+    prepared = Preprocessing(size=(224, 224), channels=3, mean=mean, std=std)
+    dogs = sorted((shared_data / "catdog_2k" / "dog").iterdir())[:8]
+    pixels = [prepared.geometry(read_picture(path)) for path in dogs]
+    with torch.inference_mode():
+        best = network(prepared.normalise(np.stack(pixels))).topk(5).indices
+    # ImageNet's classes 151 to 268 are the breeds of dogs.
+    assert names[151] == "Chihuahua"
+    assert sum(bool(((row >= 151) & (row <= 268)).any()) for row in best) >= 7
+    with pytest.raises(UserError, match=r"lacks classifier\.0\.weight of vgg16"):
+        imagenet_network("vgg16", str(shared_weights / "vgg16_imagenet_features.pth"))

@@ -1,0 +1,223 @@
+"""TransferClassifier under a Trainer: what is fixed stays fixed to the bit, in every strategy, stage and resume."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import nn
+
+from litlens.callbacks.random_state import RandomState
+from litlens.checkpoints.classifier import load_classifier
+from litlens.data.module import ImageDataModule
+from litlens.data.split import ArrayPictures, Split
+from litlens.errors import UserError
+from litlens.explain.cam import cam
+from litlens.models.backbones import TransferNetwork
+from litlens.models.transfer import TransferClassifier
+
+
+class Blobs(ImageDataModule):
+    """40 pictures of noise, bright or dark: 24, 8 and 8."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"normalize": "imagenet", "batch_size": 8, **options})
+        self.class_names, self.in_channels, self.image_size = ["dark", "bright"], 3, (32, 32)
+
+    def load(self) -> dict[str, Split]:
+        labels = np.arange(40) % 2
+        noise = np.random.default_rng(0).integers(0, 130, (40, 32, 32, 3))
+        pictures = ArrayPictures((noise + 100 * labels[:, None, None, None]).astype(np.uint8))
+        parts = {"train": range(24), "val": range(24, 32), "test": range(32, 40)}
+        return {
+            name: Split(pictures, np.array(rows), labels[rows], [str(row) for row in rows])
+            for name, rows in parts.items()
+        }
+
+
+def classifier(backbone: str = "shufflenet_v2_x0_5", **options: Any) -> TransferClassifier:
+    seed_everything(3, verbose=False)
+    network = TransferNetwork(image_size=(32, 32), backbone=backbone, head=[6], dropout=0.3)
+    rate = options.pop("lr", 0.01)
+    return TransferClassifier(
+        network, ["dark", "bright"], optimizer=lambda groups: torch.optim.AdamW(groups, lr=rate), **options
+    )
+
+
+def trainer(epochs: int = 2, **options: Any) -> Trainer:
+    options.setdefault("enable_checkpointing", False)
+    return Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+def hashes(network: nn.Module) -> dict[str, str]:
+    """A digest of every parameter and buffer."""
+    return {
+        name: hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
+        for name, value in network.state_dict().items()
+    }
+
+
+def changed(before: dict[str, str], network: nn.Module) -> set[str]:
+    return {name for name, value in hashes(network).items() if value != before[name]}
+
+
+STAGES = ("conv1", "stage2", "stage3", "stage4", "conv5", "head")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({"strategy": "scratch"}, STAGES),
+        ({"strategy": "frozen"}, ("head",)),
+        ({"strategy": "partial", "train_from": "stage4"}, ("stage4", "conv5", "head")),
+        ({"strategy": "finetune"}, STAGES),
+    ],
+)
+def test_what_does_not_train_does_not_change(options: dict[str, Any], trained: tuple[str, ...], cached: bool) -> None:
+    if cached and trained == STAGES:
+        pytest.skip("nothing is fixed")
+    model = classifier(**options, cache_features=cached)
+    before = hashes(model.network)
+    trainer().fit(model, datamodule=Blobs())
+    expected = {name for name in before if name.startswith(trained)}
+    assert changed(before, model.network) == expected  # BatchNorm's statistics are among them
+
+
+class Modes(Callback):
+    """Notes in every step which modules are in training mode and which weights want gradients."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[set[str], set[str]]] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        network: Any = pl_module.network
+        training = {name.split(".")[0] for name, module in network.named_modules() if name and module.training}
+        wanting = {name.split(".")[0] for name, weight in network.named_parameters() if weight.requires_grad}
+        self.seen.append((training, wanting))
+
+
+def test_dropout_of_fixed_layers_is_off_through_all_epochs() -> None:
+    modes = Modes()
+    # Its blocks have stochastic depth, a dropout of whole branches.
+    model = classifier("efficientnet_b0", strategy="frozen", cache_features=False)
+    trainer(callbacks=[modes]).fit(model, datamodule=Blobs())
+    assert modes.seen == [({"head"}, {"head"})] * 6
+
+
+STAGED: dict[str, Any] = {"strategy": "partial", "train_from": "conv5", "unfreeze_epoch": 2, "unfreeze_lr_scale": 0.1}
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_stages_follow_the_epoch(cached: bool) -> None:
+    modes, model = Modes(), classifier(**STAGED, cache_features=cached)
+    before = hashes(model.network)
+    fit = trainer(2)
+    fit.fit(model, datamodule=Blobs())
+    assert {name.split(".")[0] for name in changed(before, model.network)} == {"head"}
+    model = classifier(**STAGED, base_lr_scale=0.5, cache_features=cached)
+    fit = trainer(4, callbacks=[modes])
+    fit.fit(model, datamodule=Blobs())
+    assert modes.seen == [({"head"}, {"head"})] * 6 + [({"conv5", "head"}, {"conv5", "head"})] * 6
+    assert {name.split(".")[0] for name in changed(before, model.network)} == {"conv5", "head"}
+    rates = {group["name"].split("_")[0]: group["lr"] for group in fit.optimizers[0].param_groups}
+    assert rates == pytest.approx({"head": 0.001, "base": 0.0005})
+
+
+class Stop(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "stopped.ckpt")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("step", [2, 6, 7, 9, 10])  # in stage 1, at its end, and in stage 2, at and within epochs
+def test_a_run_goes_on_bit_for_bit_in_either_stage(step: int, cached: bool, tmp_path: Path) -> None:
+    options = {**STAGED, "cache_features": cached, "feature_views": 2}
+    data = {"augment": [{"horizontal_flip": {"p": 1.0}}]}
+    whole = classifier(**options)
+    trainer(4, callbacks=[RandomState(), Stop(step)], default_root_dir=tmp_path).fit(whole, datamodule=Blobs(**data))
+    resumed = classifier(**options)
+    torch.manual_seed(99)
+    again = trainer(4, callbacks=[RandomState()])
+    again.fit(resumed, datamodule=Blobs(**data), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+    assert hashes(resumed.network) == hashes(whole.network)
+    assert [group["lr"] for group in again.optimizers[0].param_groups] == [pytest.approx(0.001)]
+
+
+def test_schedules_go_on_from_the_lower_rate() -> None:
+    model = classifier(**STAGED, lr=1.0)
+    model.lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
+    fit = trainer(4)
+    fit.fit(model, datamodule=Blobs())
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
+
+
+def test_two_processes_keep_the_same_weights_through_both_stages(tmp_path: Path) -> None:
+    model = classifier(**STAGED, cache_features=True)
+    before = hashes(model.network)
+    fit = trainer(
+        3, strategy="ddp_spawn", devices=2, callbacks=[_SaveWeights(tmp_path)], num_sanity_val_steps=0
+    )
+    fit.fit(model, datamodule=Blobs(batch_size=4))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first if "conv5" in name or "head" in name)
+    model.network.load_state_dict(first)
+    assert {name.split(".")[0] for name in changed(before, model.network)} == {"conv5", "head"}
+
+
+class _SaveWeights(Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Running statistics are each rank's own until the next step: DDP copies the first one's then.
+        network: Any = pl_module.network
+        torch.save(
+            {name: v for name, v in network.state_dict().items()}, self.folder / f"{trainer.global_rank}.pt"
+        )
+
+
+def test_a_checkpoint_rebuilds_the_whole_network(tmp_path: Path) -> None:
+    model = classifier(**STAGED)
+    fit = trainer(1)
+    fit.fit(model, datamodule=Blobs())
+    fit.save_checkpoint(tmp_path / "c.ckpt")
+    loaded = load_classifier(tmp_path / "c.ckpt").classifier
+    assert isinstance(loaded, TransferClassifier)
+    assert (loaded.strategy, loaded.train_from, loaded.unfreeze_epoch) == ("partial", "conv5", 2)
+    pictures = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(pictures), model.eval()(pictures))
+    assert cam(loaded.network, pictures).maps.shape == (2, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "partial"}, "partial needs the lowest layer"),
+        ({"strategy": "frozen", "train_from": "conv5"}, "no other strategy takes one"),
+        ({"strategy": "partial", "train_from": "layer4"}, "shufflenet_v2_x0_5 has no layer 'layer4'"),
+        ({"strategy": "frozen", "unfreeze_epoch": 2}, "frozen never unfreezes"),
+        ({"strategy": "scratch", "cache_features": True}, "scratch fixes no layer"),
+        ({"strategy": "frozen", "cache_features": True, "mixup": 0.2}, "mix images, not features"),
+        ({"feature_views": 0}, "feature_views: 0"),
+        ({"base_lr_scale": 0.0}, "base_lr_scale: 0.0"),
+    ],
+)
+def test_a_wrong_combination_is_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        classifier(**options)
