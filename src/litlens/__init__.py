@@ -25,7 +25,9 @@ _HOMES = {
     "MLP": "litlens.models.mlp",
     "TransferClassifier": "litlens.models.transfer",
     "TransferNetwork": "litlens.models.backbones",
+    "imagenet_network": "litlens.models.pretrained",
     "load_classifier": "litlens.checkpoints.classifier",
+    "LoadedClassifier": "litlens.checkpoints.classifier",
     "Predictions": "litlens.evaluation.predictions",
     "UserError": "litlens.errors",
 }

@@ -128,7 +128,7 @@ def test_learning_rates_fall_with_depth() -> None:
 
 
 def test_a_name_that_is_almost_right_is_told() -> None:
-    with pytest.raises(UserError, match="no classification network 'resnet-18'; nearest: .*resnet18"):
+    with pytest.raises(UserError, match=r"no classification network 'resnet-18'; nearest: .*resnet18"):
         TransferNetwork(backbone="resnet-18")
     with pytest.raises(UserError, match="the smallest that work are 32x32"):
         TransferNetwork(backbone="vgg11", image_size=(16, 16))
@@ -175,7 +175,7 @@ def test_a_damaged_or_missing_file_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(UserError, match="is damaged"):
         TransferNetwork(backbone="resnet18", weights=str(tmp_path / "w.pth"))
-    with pytest.raises(UserError, match="there is no file nowhere.pth, and torchvision .* it has IMAGENET1K_V1"):
+    with pytest.raises(UserError, match=r"there is no file nowhere.pth, and torchvision .* it has IMAGENET1K_V1"):
         TransferNetwork(backbone="resnet18", weights="nowhere.pth")
 
 

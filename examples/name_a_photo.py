@@ -1,0 +1,22 @@
+"""What a network that was trained on ImageNet sees on a photo, before any training of ours.
+
+python examples/name_a_photo.py photo.jpg --backbone squeezenet1_1 --weights weights/squeezenet1_1_imagenet.pth
+"""
+
+import argparse
+import itertools
+
+from litlens import ImageClassifier, LoadedClassifier, Preprocessing, imagenet_network
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("photo")
+parser.add_argument("--backbone", default="vgg16", help="a classification network of torchvision")
+parser.add_argument("--weights", default="DEFAULT", help="a state-dict file; DEFAULT is downloaded")
+options = parser.parse_args()
+
+network, class_names = imagenet_network(options.backbone, options.weights)
+prepared = Preprocessing(size=(224, 224), channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+classifier = ImageClassifier(network, class_names).eval()
+named = LoadedClassifier(classifier, prepared, about={"class_names": class_names}).predict(options.photo)
+for name, probability in itertools.islice(named.items(), 5):
+    print(f"{probability:7.2%}  {name}")

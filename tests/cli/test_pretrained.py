@@ -1,0 +1,59 @@
+"""What the command says of a pretrained network before the first step."""
+
+import pytest
+import torch
+from rich.console import Console
+
+from litlens.cli.transfer import check_normalization, layer_table
+from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
+from litlens.errors import UserError
+from litlens.models.backbones import TransferNetwork
+from litlens.models.pretrained import weights_normalization
+from litlens.models.scratch import MnistCNN
+from litlens.models.transfer import TransferClassifier
+
+
+def prepared(name: str, channels: int = 3) -> Preprocessing:
+    mean, std = NORMALIZATIONS[name]
+    return Preprocessing(size=(32, 32), channels=channels, mean=mean, std=std)
+
+
+def network(wanted: str | dict[str, list[float]] | None) -> TransferNetwork:
+    with torch.device("meta"):
+        made = TransferNetwork(backbone="squeezenet1_1")
+    made.weights_normalization = wanted
+    return made
+
+
+def test_data_that_the_weights_were_trained_with_pass() -> None:
+    check_normalization(network("imagenet"), prepared("imagenet"))
+    check_normalization(network(weights_normalization("resnet18", "DEFAULT")), prepared("imagenet"))
+    check_normalization(
+        network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet_features")
+    )
+    check_normalization(network(None), prepared("mnist", 1))
+    check_normalization(MnistCNN(), prepared("mnist", 1))
+
+
+def test_other_data_are_refused_with_what_to_set() -> None:
+    with pytest.raises(UserError, match=r"set data\.normalize to imagenet_features$") as caught:
+        check_normalization(network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"set data\.normalize to \{mean: \[0\.449\], std: \[0\.226\]\}$"):
+        check_normalization(network("imagenet"), prepared("mnist", 1))
+
+
+def test_the_table_names_every_layer_and_whether_it_trains() -> None:
+    with torch.device("meta"):
+        vgg = TransferNetwork(num_classes=4, image_size=(150, 150), backbone="vgg16")
+    model = TransferClassifier(
+        vgg, list("abcd"), strategy="partial", train_from="block5_conv1", unfreeze_epoch=20, channels_last=False
+    )
+    console = Console(width=120)
+    with console.capture() as text:
+        console.print(layer_table(model))
+    rows = [line.split() for line in text.get().splitlines()[1:]]
+    assert len(rows) == 14
+    assert rows[9] == ["features.21", "(block4_conv3)", "Conv2d", "2,359,808", "no"]
+    assert rows[10] == ["features.24", "(block5_conv1)", "Conv2d", "2,359,808", "yes,", "from", "epoch", "20"]
+    assert rows[13] == ["head", "Sequential", "2,052", "yes"]
