@@ -89,7 +89,8 @@ def _names(trainer: Trainer, places: NDArray[np.int64], labels: NDArray[np.int64
     if samples is None:
         return [f"test/{place:05d}" for place in places]
     split = samples("test")
-    whole = trainer.limit_test_batches == 1.0
+    # One batch (an int) is not the whole split (a share of 1.0).
+    whole = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1.0
     if places[-1] >= len(split.names) or (whole and len(places) != len(split.names)):
         raise RuntimeError(f"{len(places)} predictions for {len(split.names)} test samples: some were doubled or lost")
     if not np.array_equal(labels, np.asarray(split.labels)[places]):

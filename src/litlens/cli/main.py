@@ -16,8 +16,8 @@ Train, test and measure a classifier of pictures.
 
   python train.py --config configs/mnist_cnn.yaml
 
-  --config FILE           an experiment; again for overlays (configs/with/…), the later one wins
-  --any.value VALUE       any value of the config, such as --data.batch_size 128
+  --config FILE           an experiment; again for overlays, the later one wins
+  --any.value VALUE       any value of it, such as --data.batch_size 128
   --devices N             how many GPUs (or processes) to train on
   --inspect               show the data (counts, statistics, samples) and train nothing
   --resume RUN_DIR        go on with a run that was interrupted

@@ -1,0 +1,61 @@
+"""What stands on the command line: changing it is a decision, not an accident."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from litlens.cli.main import _EVALUATE_HELP, _TRAIN_HELP
+from litlens.cli.parser import TrainingCommand, expand_shortcuts
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_options_of_training() -> None:
+    command = TrainingCommand([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", "--inspect"])
+    options = {option for action in command.parser._actions for option in action.option_strings}
+    # jsonargparse adds --print_shtab where the package shtab happens to be installed.
+    ours = {option for option in options - {"--print_shtab"} if not option.startswith("--trainer.")}
+    assert ours == {
+        *("-h", "--help", "-c", "--config", "--print_config"),
+        *("--seed_everything", "--inspect", "--resume"),
+        *("--data", "--data.help", "--model", "--model.help"),
+        *("--early_stopping", "--early_stopping.help", "--model_checkpoint", "--model_checkpoint.help"),
+        *("--trainer",),
+    }
+
+
+def test_the_help_is_one_screen_and_names_the_options() -> None:
+    for text in (_TRAIN_HELP, _EVALUATE_HELP):
+        lines = text.splitlines()
+        assert len(lines) <= 24
+        assert max(map(len, lines)) <= 80
+    assert set(re.findall(r"--\w+", _TRAIN_HELP)) >= {"--config", "--devices", "--inspect", "--resume"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expanded"),
+    [
+        (["--devices", "2"], ["--trainer.devices", "2"]),
+        (["--devices=2"], ["--trainer.devices=2"]),
+        (["--devicesx=2", "--data.devices=1"], ["--devicesx=2", "--data.devices=1"]),
+    ],
+)
+def test_devices_is_short_for_the_trainers(given: list[str], expanded: list[str]) -> None:
+    assert expand_shortcuts(given) == expanded
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data.help", "MNISTDataModule"], ["validation", "Where data sets live"]),
+        (["--model.help", "ImageClassifier"], ["label_smoothing", "class_weights"]),
+    ],
+)
+def test_a_class_tells_its_options(options: list[str], words: list[str]) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for word in words:
+        assert word in done.stdout
