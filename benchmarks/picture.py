@@ -1,6 +1,6 @@
 """Draw the README's picture from a run: its learning curves and its confusion matrix, as TensorBoard shows them.
 
-    python benchmarks/picture.py runs/mnist_cnn/VERSION docs/mnist_cnn.png
+python benchmarks/picture.py runs/mnist_cnn/VERSION docs/mnist_cnn.png
 """
 
 import csv
@@ -12,9 +12,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from litlens.evaluation.figures import confusion_matrix_figure, learning_curves_figure, pixels  # noqa: E402
-from litlens.evaluation.measures import confusion_matrix  # noqa: E402
-from litlens.evaluation.predictions import Predictions  # noqa: E402
+from litlens.evaluation.figures import confusion_matrix_figure, learning_curves_figure, pixels
+from litlens.evaluation.measures import confusion_matrix
+from litlens.evaluation.predictions import Predictions
 
 
 def main() -> None:

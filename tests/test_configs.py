@@ -39,9 +39,7 @@ def test_a_config_runs(
 
 
 @pytest.mark.parametrize("overlay", sorted(path.name for path in (CONFIGS / "with").glob("*.yaml")))
-def test_an_overlay_runs_over_the_digits(
-    overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overlay_runs_over_the_digits(overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if overlay == "wandb.yaml":
         pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)

@@ -51,7 +51,8 @@ def test_the_python_commands(shared_data: Path, tmp_path: Path, monkeypatch: pyt
         if script not in ("train.py", "evaluate.py"):
             continue
         versions = sorted((tmp_path / "runs" / "digits_cnn").glob("*"))
-        options = [option.replace("runs/digits_cnn/VERSION", str(versions[-1])) if versions else option for option in options]
+        latest = str(versions[-1]) if versions else ""
+        options = [option.replace("runs/digits_cnn/VERSION", latest) for option in options]
         if script == "evaluate.py":
             evaluate(options)
         elif "--devices" in options:

@@ -28,9 +28,7 @@ def network(wanted: str | dict[str, list[float]] | None) -> TransferNetwork:
 def test_data_that_the_weights_were_trained_with_pass() -> None:
     check_normalization(network("imagenet"), prepared("imagenet"))
     check_normalization(network(weights_normalization("resnet18", "DEFAULT")), prepared("imagenet"))
-    check_normalization(
-        network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet_features")
-    )
+    check_normalization(network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet_features"))
     check_normalization(network(None), prepared("mnist", 1))
     check_normalization(MnistCNN(), prepared("mnist", 1))
 

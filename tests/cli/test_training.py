@@ -113,9 +113,10 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(
         if self.global_step == 50:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+    with monkeypatch.context() as patch:
         patch.setattr(ImageClassifier, "on_train_batch_start", stop)
-        run(tmp_path, epochs=3)
+        with pytest.raises(SystemExit) as stopped:
+            run(tmp_path, epochs=3)
     assert stopped.value.code == 130
     assert "--resume" in capsys.readouterr().err
     interrupted = next(path for path in whole.parent.iterdir() if path != whole)

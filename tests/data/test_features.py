@@ -112,9 +112,7 @@ def test_another_cut_into_splits_computes_what_is_missing_alone() -> None:
 def test_a_changed_key_is_a_new_cache(options: Any, weight: float, mean: float, tmp_path: Path) -> None:
     fetch(dataset(Columns()))
     part = Columns(weight)
-    np.testing.assert_allclose(
-        fetch(dataset(part, **options)), expected(range(5), mean=mean, weight=weight), atol=1e-6
-    )
+    np.testing.assert_allclose(fetch(dataset(part, **options)), expected(range(5), mean=mean, weight=weight), atol=1e-6)
     assert part.pictures == 20 + 1
     assert len(list(tmp_path.glob("*.npy"))) == 1  # the old one is gone: nobody will ask for it again
 
@@ -165,9 +163,7 @@ def test_augmentation_with_one_view_is_refused() -> None:
     found = dataset(Columns(), views=2)
     found.source.feature_views = 1
     with pytest.raises(UserError, match="feature_views: of augmented pictures at least 2"):
-        FeatureDataset(
-            found.images, found.source, trainer=found.trainer, name="train", about=0, owner=0, size=20
-        )
+        FeatureDataset(found.images, found.source, trainer=found.trainer, name="train", about=0, owner=0, size=20)
 
 
 def test_a_dry_run_computes_the_batch_alone() -> None:
@@ -212,9 +208,7 @@ def trained(data: ImageDataModule, **options: Any) -> tuple[TransferClassifier, 
     return model, trainer
 
 
-@pytest.mark.parametrize(
-    "options", [{"strategy": "frozen"}, {"strategy": "partial", "train_from": "features.11"}]
-)
+@pytest.mark.parametrize("options", [{"strategy": "frozen"}, {"strategy": "partial", "train_from": "features.11"}])
 def test_cached_and_uncached_training_reach_the_same_weights(options: dict[str, Any]) -> None:
     cached, with_features = trained(Noise(), **options, cache_features=True)
     plain, with_images = trained(Noise(), **options, cache_features=False)

@@ -169,9 +169,7 @@ def test_schedules_go_on_from_the_lower_rate() -> None:
 def test_two_processes_keep_the_same_weights_through_both_stages(tmp_path: Path) -> None:
     model = classifier(**STAGED, cache_features=True)
     before = hashes(model.network)
-    fit = trainer(
-        3, strategy="ddp_spawn", devices=2, callbacks=[_SaveWeights(tmp_path)], num_sanity_val_steps=0
-    )
+    fit = trainer(3, strategy="ddp_spawn", devices=2, callbacks=[_SaveWeights(tmp_path)], num_sanity_val_steps=0)
     fit.fit(model, datamodule=Blobs(batch_size=4))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first if "conv5" in name or "head" in name)

@@ -167,9 +167,7 @@ class FeatureDataset(BatchDataset):
             self._fill(table, indices, lambda chunk: part(images.preprocessing.normalise(pixels(chunk))))
         return _Kept(table["features"], rows, in_memory=len(rows) * table.dtype.itemsize <= memory)
 
-    def _fill(
-        self, table: NDArray[Any], indices: order.Indices, features: Callable[[order.Indices], Tensor]
-    ) -> None:
+    def _fill(self, table: NDArray[Any], indices: order.Indices, features: Callable[[order.Indices], Tensor]) -> None:
         """Compute what is missing. The checksum tells a whole row from one that a power cut left half written."""
         rows = self.images.split.rows
         missing = indices[[table["check"][row] != _check(table["features"][row]) for row in rows[indices]]]
