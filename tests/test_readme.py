@@ -50,7 +50,7 @@ def test_the_python_commands(shared_data: Path, tmp_path: Path, monkeypatch: pyt
         options = [option for option in options if option]
         if script not in ("train.py", "evaluate.py"):
             continue
-        versions = sorted((tmp_path / "runs" / "digits_cnn").glob("*"))
+        versions = sorted((tmp_path / "runs" / "digits_cnn").glob("*/"))
         latest = str(versions[-1]) if versions else ""
         options = [option.replace("runs/digits_cnn/VERSION", latest) for option in options]
         if script == "evaluate.py":

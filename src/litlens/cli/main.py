@@ -19,13 +19,13 @@ Train, test and measure a classifier of pictures.
   --config FILE           an experiment; again for overlays, the later one wins
   --any.value VALUE       any value of it, such as --data.batch_size 128
   --devices N             how many GPUs (or processes) to train on
-  --inspect               show the data (counts, statistics, samples) and train nothing
+  --inspect               show counts, statistics and samples; train nothing
   --resume RUN_DIR        go on with a run that was interrupted
   --data.help NAME        the options of a data module, such as MNISTDataModule
   --model.help NAME       the options of a classifier, such as ImageClassifier
   --trainer.help          the options of Lightning's Trainer
 
-A run keeps everything in runs/NAME/VERSION/: config.yaml, checkpoints/best.ckpt,
+A run keeps everything in runs/NAME/VERSION/: config.yaml, checkpoints/,
 metrics.csv, predictions-test.csv, results.json, and what TensorBoard shows:
 
   tensorboard --logdir runs

@@ -4,7 +4,6 @@ The files hold features by picture of the whole data set, so that another cut in
 """
 
 import hashlib
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from litlens.data import order
-from litlens.data.cache import filled_array
+from litlens.data.cache import digest, filled_array
 from litlens.data.loader import BatchDataset, SplitDataset
 from litlens.data.preprocessing import Pixels
 from litlens.data.progress import progress
@@ -148,11 +147,11 @@ class FeatureDataset(BatchDataset):
         about = [number, repr(augmentation), self._size]
         shape = tuple(part(images.preprocessing.normalise(images.split.pictures.batch(rows[:1]))).shape[1:])
         mapped = filled_array(
-            _digest([_VERSION, part.key(), self._about, about]),
+            digest([_VERSION, part.key(), self._about, about]),
             lambda table: None,  # zeros: nothing has been computed yet
             shape=(self._size,),
             dtype=[("check", np.uint32), ("features", np.float32, shape)],
-            owner=f"features-{_digest([part.source, self._owner, about])}",
+            owner=f"features-{digest([part.source, self._owner, about])}",
         )
         path = Path(str(mapped.filename))
         table = np.load(path, mmap_mode="r+", allow_pickle=False)
@@ -197,10 +196,6 @@ class _Kept:
 def _check(values: NDArray[np.float32]) -> int:
     # Never 0, which stands for what has not been computed.
     return zlib.crc32(values.tobytes()) or 1
-
-
-def _digest(values: Any) -> str:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
 @contextmanager

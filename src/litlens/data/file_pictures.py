@@ -1,7 +1,5 @@
 """Picture files decoded once, to the network's size, into a table on the disk that processes share."""
 
-import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable
@@ -13,7 +11,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from litlens.data.cache import filled_array
+from litlens.data.cache import digest, filled_array
 from litlens.data.decode import BadPicture, read_picture
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
@@ -88,7 +86,7 @@ def decode_files(
         _for_each(decode, count=len(files), description=f"Decoding {owner.name}")
 
     table = filled_array(
-        _digest([_VERSION, PIL.__version__, stats]),
+        digest([_VERSION, PIL.__version__, stats]),
         fill,
         shape=(len(files),),
         dtype=[
@@ -96,7 +94,7 @@ def decode_files(
             ("size", np.int32, (2,)),
             ("reason", f"S{_REASON_BYTES}"),
         ],
-        owner=f"files-{_digest([os.path.realpath(owner), settings])}",
+        owner=f"files-{digest([os.path.realpath(owner), settings])}",
     )
     return FilePictures(table, files=files, names=names, channels=channels)
 
@@ -125,7 +123,3 @@ def _stat(file: Path) -> tuple[int, int]:
 
 def _clipped(reason: str) -> bytes:
     return reason.encode("ascii", "replace")[:_REASON_BYTES] or b"unknown"
-
-
-def _digest(values: Any) -> str:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=12).hexdigest()

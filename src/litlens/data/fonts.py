@@ -1,7 +1,6 @@
 """Characters of computer fonts, from Chars74K or drawn from font files: the 52 whose shapes differ.
 
-Split by family of fonts (`litlens.data.font_families`). A score on random fonts is another thing.
-"""
+Split by family of fonts (`litlens.data.font_families`): a score on random fonts is another thing."""
 
 import hashlib
 import io
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from litlens.data.cache import cached_array
+from litlens.data.cache import cached_array, digest
 from litlens.data.download import fetch
 from litlens.data.font_families import font_families, split_fonts
 from litlens.data.font_render import FontError, RenderedFonts
@@ -34,11 +33,9 @@ from litlens.errors import UserError
 CHARACTERS = "0123456789ABCDEFGHIJKLMNPQRSTUVWXYZabdefghijmnoqrtuy"
 
 _URL = "http://www.ee.surrey.ac.uk/CVSSP/demos/chars74k/EnglishFnt.tgz"
-# Chars74K's classes: Sample001 is 0, Sample062 is z.
-_ALL_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_ALL_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # of Sample001 to Sample062
 _MEMBER = re.compile(r"(?:^|/)Sample(\d{3})/img\d+-(\d+)\.png$")
-# Goes into the keys of the caches: raise it when the same files come to give other pictures or families.
-_VERSION = 1
+_VERSION = 1  # in the keys of the caches: raised when the same files come to give other pictures or families
 
 _log = logging.getLogger(__name__)
 
@@ -245,8 +242,8 @@ class _Fonts:
 
 
 def _cached_fonts(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
-    settings = _digest([_VERSION, repr(source), image_size])
-    key = _digest([settings, _content(source.files())])
+    settings = digest([_VERSION, repr(source), image_size])
+    key = digest([settings, _content(source.files())])
     read: list[_Fonts] = []
 
     def fonts() -> _Fonts:
@@ -301,7 +298,3 @@ def _key(path: str) -> tuple[int, str] | None:
     """The class's number and the font's, of `…/Sample011/img011-00042.png`."""
     match = _MEMBER.search(path)
     return (int(match[1]), match[2]) if match else None
-
-
-def _digest(values: Any) -> str:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()

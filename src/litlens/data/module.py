@@ -1,7 +1,6 @@
 """The base of every data module: from the splits that a subclass loads to loaders, statistics and provenance."""
 
 import hashlib
-import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from litlens.data.augment import Augmentation
-from litlens.data.cache import cached_array
+from litlens.data.cache import cached_array, digest
 from litlens.data.features import FeatureDataset, feature_source, pixels_digest
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
@@ -169,7 +168,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         files = self.source_files()
         stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        stat = _digest(stats)
+        stat = digest(stats)
         content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files), dtype=np.uint8))
         return {
             "files": len(files),
@@ -224,7 +223,7 @@ class ImageDataModule(LightningDataModule, ABC):
             return NORMALIZATIONS[known]
         train = self._splits["train"]
         rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
-        key = _digest([self.fingerprint(), rows, self.image_size, self.in_channels, self.fit])
+        key = digest([self.fingerprint(), rows, self.image_size, self.in_channels, self.fit])
         mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
@@ -252,7 +251,3 @@ def _content(files: list[Path]) -> bytes:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.digest()
-
-
-def _digest(values: Any) -> str:
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()

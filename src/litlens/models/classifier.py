@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from litlens.errors import UserError
-from litlens.models.losses import Loss, balanced_weights, loss_and_weight, one_hot
+from litlens.models.losses import Loss, balanced_weights, check_options, loss_and_weight, one_hot
 from litlens.models.metrics import EpochSums, PassMetrics, WeightedMean
 from litlens.models.mixing import mix_batch
 from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
@@ -67,7 +67,7 @@ class ImageClassifier(LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
-        _check(
+        check_options(
             class_names,
             label_smoothing,
             class_weights,
@@ -293,20 +293,3 @@ class ImageClassifier(LightningModule):
 
 def _class_path(instance: object) -> str:
     return f"{type(instance).__module__}.{type(instance).__qualname__}"
-
-
-def _check(
-    class_names: list[str],
-    label_smoothing: float,
-    class_weights: Literal["balanced"] | list[float] | None,
-    not_negative: dict[str, float],
-) -> None:
-    if isinstance(class_weights, list) and len(class_weights) != len(class_names):
-        raise UserError(
-            f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: give one for each."
-        )
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"model.label_smoothing: {label_smoothing} is not from 0 to below 1.")
-    for name, value in not_negative.items():
-        if value < 0:
-            raise UserError(f"model.{name}: {value} is negative.")

@@ -67,3 +67,21 @@ def balanced_weights(labels: Tensor, class_names: list[str]) -> Tensor:
         if count == 0:
             raise UserError(f"model.class_weights: balanced, but no training picture is of class {name}.")
     return len(labels) / (len(class_names) * counts).float()
+
+
+def check_options(
+    class_names: list[str],
+    label_smoothing: float,
+    class_weights: Literal["balanced"] | list[float] | None,
+    not_negative: dict[str, float],
+) -> None:
+    """Raise UserError for weights, smoothing or amounts of penalty and mixing that cannot be."""
+    if isinstance(class_weights, list) and len(class_weights) != len(class_names):
+        raise UserError(
+            f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: give one for each."
+        )
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"model.label_smoothing: {label_smoothing} is not from 0 to below 1.")
+    for name, value in not_negative.items():
+        if value < 0:
+            raise UserError(f"model.{name}: {value} is negative.")
