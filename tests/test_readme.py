@@ -61,7 +61,7 @@ def test_the_python_commands(shared_data: Path, tmp_path: Path, monkeypatch: pyt
             if "mnist" in command or "fashion" in command:
                 options.append(f"--data.root={shared_data}")
             if "--inspect" not in options:
-                options += [*few, "--trainer.max_epochs=2" if "--resume" in options else "--trainer.max_epochs=1"]
+                options += [*few, "--trainer.max_epochs=1"]
             train(options)
             if "--inspect" in options:
                 train(["--config", "configs/digits_cnn.yaml", *few, "--trainer.max_epochs=1"])

@@ -15,6 +15,7 @@ from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path, removed_if_unused
 from litlens.cli.transfer import check_normalization, layer_table
 from litlens.data.duplicates import shared_between_splits
+from litlens.errors import UserError
 from litlens.models.transfer import TransferClassifier
 
 
@@ -57,6 +58,13 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     ckpt_path = last_checkpoint(folder) if command.resumed is not None else None
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+    except ValueError as error:
+        if command.resumed is None or "total steps" not in str(error):
+            raise
+        raise UserError(
+            f"--resume: the schedule of {folder} ends with its last epoch, so it cannot be made longer; "
+            f"start a run from its weights: --model.init_from {folder}"
+        ) from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C (lightning/pytorch/trainer/call.py)
         raise KeyboardInterrupt(*[folder] if last_checkpoint(folder).is_file() else []) from stop
     seconds = time.monotonic() - start
