@@ -31,7 +31,7 @@ def imported_rooms(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("room", sorted(ALLOWED))
 def test_a_room_imports_only_what_the_design_allows(room: str) -> None:
-    for path in (SOURCE / room).glob("*.py"):
+    for path in (SOURCE / room).rglob("*.py"):
         assert imported_rooms(path) <= ALLOWED[room] | {room}, path.name
 
 

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "DigitsDataModule": "litlens.data.arrays",
-    "MNISTDataModule": "litlens.data.arrays",
-    "FashionMNISTDataModule": "litlens.data.arrays",
-    "FontsDataModule": "litlens.data.fonts",
-    "FolderDataModule": "litlens.data.folder",
-    "CatDogDataModule": "litlens.data.catdog",
+    "DigitsDataModule": "litlens.data.sets.arrays",
+    "MNISTDataModule": "litlens.data.sets.arrays",
+    "FashionMNISTDataModule": "litlens.data.sets.arrays",
+    "FontsDataModule": "litlens.data.sets.fonts",
+    "FolderDataModule": "litlens.data.sets.folder",
+    "CatDogDataModule": "litlens.data.sets.catdog",
     "ImageDataModule": "litlens.data.module",
     "Preprocessing": "litlens.data.preprocessing",
     "ImageClassifier": "litlens.models.classifier",

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from litlens.callbacks import learning_curves as module
 from litlens.callbacks.learning_curves import LearningCurves
-from litlens.data.arrays import DigitsDataModule
+from litlens.data.sets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.mlp import MLP
 

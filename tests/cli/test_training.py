@@ -139,7 +139,7 @@ def test_a_run_starts_from_the_weights_of_another(trained: Path, capsys: pytest.
 
 def test_missing_data_leave_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("litlens.data.arrays.fetch", _refuse)
+    monkeypatch.setattr("litlens.data.sets.arrays.fetch", _refuse)
     with pytest.raises(SystemExit):
         train(["--config", str(ROOT / "configs" / "mnist_cnn.yaml")])
     assert not list((tmp_path / "runs").glob("*/*"))

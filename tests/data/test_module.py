@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from litlens.data.arrays import DigitsDataModule
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
+from litlens.data.sets.arrays import DigitsDataModule
 from litlens.errors import UserError
 
 

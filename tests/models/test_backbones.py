@@ -180,8 +180,8 @@ def test_a_damaged_or_missing_file_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_real_weights_name_a_dog(shared_weights: Path, shared_data: Path) -> None:
-    from litlens.data.decode import read_picture
     from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
+    from litlens.data.sets.decode import read_picture
 
     network, names = imagenet_network("squeezenet1_1", str(shared_weights / "squeezenet1_1_imagenet.pth"))
     mean, std = NORMALIZATIONS["imagenet"]

@@ -10,9 +10,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
-import litlens.data.arrays
-import litlens.data.catdog
-import litlens.data.fonts  # noqa: F401  (class names resolve once their modules are imported)
+import litlens.data.sets.arrays
+import litlens.data.sets.catdog
+import litlens.data.sets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.classifier import load_classifier
 from litlens.cli.mistakes import parse

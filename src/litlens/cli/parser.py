@@ -16,9 +16,9 @@ import litlens.callbacks.finite_loss
 import litlens.callbacks.learning_curves
 import litlens.callbacks.learning_rate
 import litlens.callbacks.random_state
-import litlens.data.arrays
-import litlens.data.catdog
-import litlens.data.fonts
+import litlens.data.sets.arrays
+import litlens.data.sets.catdog
+import litlens.data.sets.fonts
 import litlens.models.mlp
 import litlens.models.scratch
 import litlens.models.transfer  # noqa: F401

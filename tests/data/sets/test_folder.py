@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litlens.data import file_pictures
-from litlens.data.folder import FolderDataModule
+from litlens.data.sets import file_pictures
+from litlens.data.sets.folder import FolderDataModule
 from litlens.errors import UserError
 
 

@@ -1,6 +1,6 @@
 """Characters of computer fonts, from Chars74K or drawn from font files: the 52 whose shapes differ.
 
-Split by family of fonts (`litlens.data.font_families`): a score on random fonts is another thing."""
+Split by family of fonts (`litlens.data.sets.font_families`): a score on random fonts is another thing."""
 
 import hashlib
 import io
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from litlens.data.cache import cached_array, digest
-from litlens.data.download import fetch
-from litlens.data.font_families import font_families, split_fonts
-from litlens.data.font_render import FontError, RenderedFonts
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
+from litlens.data.sets.download import fetch
+from litlens.data.sets.font_families import font_families, split_fonts
+from litlens.data.sets.font_render import FontError, RenderedFonts
 from litlens.data.split import ArrayPictures, Split
 from litlens.errors import UserError
 

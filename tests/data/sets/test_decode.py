@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litlens.data.decode import BadPicture, read_picture
+from litlens.data.sets.decode import BadPicture, read_picture
 
 RAMP = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3
 

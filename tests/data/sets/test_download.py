@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from litlens.data.download import extract, fetch
+from litlens.data.sets.download import extract, fetch
 from litlens.errors import UserError
 
 CONTENT = b"pictures" * 400_000  # 3.2 MB: more than one chunk
@@ -92,7 +92,7 @@ def test_a_full_disk_while_fetching(server: str, tmp_path: Path, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("litlens.data.download.urlopen", full)
+    monkeypatch.setattr("litlens.data.sets.download.urlopen", full)
     with pytest.raises(UserError, match="no space is left"):
         fetch(server, tmp_path / "data.bin")
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from litlens.data.download import fetch
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
+from litlens.data.sets.download import fetch
+from litlens.data.sets.splits import stratified_split
 from litlens.data.split import ArrayPictures, Split
-from litlens.data.splits import stratified_split
 from litlens.errors import UserError
 
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from litlens.data.download import extract, fetch
-from litlens.data.file_pictures import decode_files
-from litlens.data.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import Fit
+from litlens.data.sets.download import extract, fetch
+from litlens.data.sets.file_pictures import decode_files
+from litlens.data.sets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
+from litlens.data.sets.splits import stratified_split
 from litlens.data.split import Split
-from litlens.data.splits import stratified_split
 from litlens.errors import UserError
 
 _log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import PIL
 from numpy.typing import NDArray
 
 from litlens.data.cache import digest, filled_array
-from litlens.data.decode import BadPicture, read_picture
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
+from litlens.data.sets.decode import BadPicture, read_picture
 
 # Counted up when the decoding or the table changes, so that no older cache is taken for a new one.
 _VERSION = 1
