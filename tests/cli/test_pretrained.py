@@ -1,9 +1,13 @@
 """What the command says of a pretrained network before the first step."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
+from litlens.cli.main import train
 from litlens.cli.transfer import check_normalization, layer_table
 from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
 from litlens.errors import UserError
@@ -55,3 +59,20 @@ def test_the_table_names_every_layer_and_whether_it_trains() -> None:
     assert rows[9] == ["features.21", "(block4_conv3)", "Conv2d", "2,359,808", "no"]
     assert rows[10] == ["features.24", "(block5_conv1)", "Conv2d", "2,359,808", "yes,", "from", "epoch", "20"]
     assert rows[13] == ["head", "Sequential", "2,052", "yes"]
+
+
+def test_one_view_of_augmented_pictures_leaves_no_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
+    options = ["FolderDataModule", "--data.folder=photos", "--data.image_size=64", "--data.augment=[horizontal_flip]"]
+    model = ["TransferClassifier", "--model.network=TransferNetwork", "--model.network.backbone=squeezenet1_1"]
+    with pytest.raises(SystemExit) as stop:
+        train([f"--data={options[0]}", *options[1:], f"--model={model[0]}", *model[1:]])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.startswith("error: model.feature_views: ")
+    assert not list((tmp_path / "runs").rglob("*.yaml"))

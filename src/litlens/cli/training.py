@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import yaml
+from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from litlens.checkpoints.reading import read_checkpoint
@@ -15,6 +16,7 @@ from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path, removed_if_unused
 from litlens.cli.transfer import check_normalization, layer_table
 from litlens.data.duplicates import shared_between_splits
+from litlens.data.features import check_views
 from litlens.errors import UserError
 from litlens.models.transfer import TransferClassifier
 
@@ -25,7 +27,10 @@ def run(args: list[str], *, console: Console) -> None:
     if command.config.inspect:
         inspect(command.datamodule, folder=Path("runs") / command.run_name, console=console)
     else:
-        train(command, console=console)
+        try:
+            train(command, console=console)
+        finally:
+            _finish(command.trainer.loggers)
 
 
 def train(command: TrainingCommand, *, console: Console) -> None:
@@ -36,6 +41,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         with removed_if_unused(folder):
             data.prepare_data()
             check_normalization(classifier.network, data.preprocessing)
+            if isinstance(classifier, TransferClassifier) and classifier.fixed_part(0) is not None:
+                check_views(classifier.feature_views, augmented=bool(data.augment))
     if command.resumed is not None:
         keep_metrics(trainer, folder=folder)
     elif trainer.is_global_zero:
@@ -90,3 +97,11 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         print_results(results, console=console, shared=len(shared_between_splits(data)))
         console.print(f"run folder     {folder}", soft_wrap=True)
         console.print(f"live page      tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
+
+
+def _finish(loggers: list[Logger]) -> None:
+    """Close the run of W&B, which keeps one per process: the next call in it would go on writing into this one."""
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        import wandb
+
+        wandb.finish()

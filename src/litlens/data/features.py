@@ -73,6 +73,15 @@ def pixels_digest(pictures: Pictures, *, size: int, chunk: int = 256) -> str:
     return digest.hexdigest()
 
 
+def check_views(views: int, *, augmented: bool) -> None:
+    """Raise UserError where one view of each picture would leave nothing of its augmentation."""
+    if augmented and views < 2:
+        raise UserError(
+            "model.feature_views: of augmented pictures at least 2 are kept, the picture as it is and others: "
+            "raise it, remove data.augment, or set model.cache_features to false"
+        )
+
+
 class FeatureDataset(BatchDataset):
     """A split fetched by the batch, as features while a part of the classifier is fixed, else as images.
 
@@ -102,12 +111,8 @@ class FeatureDataset(BatchDataset):
     ) -> None:
         self.images, self.source, self.trainer = images, source, trainer
         self.seed = images.seed
+        check_views(source.feature_views, augmented=images.augmentation is not None)
         self.views = 1 if images.augmentation is None else source.feature_views
-        if images.augmentation is not None and self.views < 2:
-            raise UserError(
-                "model.feature_views: of augmented pictures at least 2 are kept, the picture as it is and others: "
-                "raise it, remove data.augment, or set model.cache_features to false"
-            )
         self._name, self._about, self._owner, self._size = name, about, owner, size
         self._kept: tuple[str, list[_Kept]] | None = None
 
