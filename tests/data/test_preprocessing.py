@@ -85,3 +85,35 @@ def test_known_constants_are_those_of_the_training_pictures(shared_data: Path, f
     mean, std = NORMALIZATIONS[name]
     assert mean[0] == pytest.approx(pixels.mean(), abs=1e-4)
     assert std[0] == pytest.approx(pixels.std(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "photo_box", "map_box"),
+    [
+        ("crop", (30, 100), (30, 0, 70, 30), (0, 0, 8, 6)),  # 4:3 of 30 high is 40 wide
+        ("crop", (101, 40), (0, 35.5, 40, 65.5), (0, 0, 8, 6)),
+        ("squash", (33, 7), (0, 0, 7, 33), (0, 0, 8, 6)),
+        ("pad", (20, 80), (0, 0, 80, 20), (0, 2, 8, 4)),
+        ("pad", (33, 7), (0, 0, 7, 33), (3, 0, 4, 6)),  # 1.27 wide, hence 1, and 3 of the 7 left over before it
+        ("pad", (6, 8), (0, 0, 8, 6), (0, 0, 8, 6)),
+    ],
+)
+def test_boxes_by_hand(fit: Fit, size: tuple[int, int], photo_box: tuple[float, ...], map_box: tuple[int, ...]) -> None:
+    assert make(fit).boxes(size) == (photo_box, map_box)
+
+
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    fit=st.sampled_from(["crop", "squash", "pad"]),
+)
+def test_boxes_say_what_geometry_does(height: int, width: int, fit: Fit) -> None:
+    """Pillow's own crop and resize between the boxes give what `geometry` gives, and it shows nothing else."""
+    photo = np.random.default_rng(height * 61 + width).integers(1, 256, size=(height, width, 3), dtype=np.uint8)
+    photo_box, (left, upper, right, lower) = make(fit).boxes((height, width))
+    shown = Image.fromarray(photo).resize((right - left, lower - upper), Image.Resampling.BICUBIC, box=photo_box)
+    expected = np.zeros((6, 8, 3), dtype=np.uint8)
+    expected[upper:lower, left:right] = np.asarray(shown)
+    assert np.array_equal(make(fit).geometry(photo), expected)
+    assert 0 <= photo_box[0] < photo_box[2] <= width
+    assert 0 <= photo_box[1] < photo_box[3] <= height

@@ -1,8 +1,11 @@
 """Comparing two classifiers: hand counts, brute force, and mistakes told in one line."""
 
+import time
+
 import numpy as np
 import pytest
 import sklearn.metrics
+import torch
 
 from litlens.errors import UserError
 from litlens.evaluation.comparison import compare, mcnemar
@@ -52,6 +55,18 @@ def test_a_classifier_against_itself(made_up) -> None:
     some = made_up(200, 4, strength=1.0)
     result = compare(some, some, resamples=100)
     assert (result.accuracy.low, result.accuracy.high, result.p_value) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("classes", [10, 62])
+def test_ten_thousand_resamples_of_ten_thousand_samples_are_quick_and_seeded(made_up, classes: int) -> None:
+    first, second = (made_up(10_000, classes, strength=4.0, seed=seed) for seed in (0, 1))
+    states = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    start = time.process_time()  # the limit is 2 s; other processes on the machine do not count
+    result = compare(first, second)
+    assert time.process_time() - start < 2
+    assert compare(first, second).f1 == result.f1
+    assert compare(first, second, seed=1).f1 != result.f1
+    assert states == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(made_up) -> None:

@@ -30,6 +30,9 @@ def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
     of_hits = {k: intervals.wilson_interval(int(k), 98) for k in np.unique(hits)}
     covered = np.mean([of_hits[k].low <= 0.96 <= of_hits[k].high for k in hits])
     assert 0.93 <= covered <= 0.97
+    # A bootstrap of the same samples promises as much and keeps 0.89.
+    resampled = {k: scipy.stats.binom.ppf([0.025, 0.975], 98, k / 98) / 98 for k in of_hits}
+    assert np.mean([resampled[k][0] <= 0.96 <= resampled[k][1] for k in hits]) == pytest.approx(0.89, abs=0.02)
 
 
 def test_resampled_counts_are_multinomial() -> None:

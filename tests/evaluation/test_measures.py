@@ -19,6 +19,7 @@ def by_hand() -> Predictions:
 def test_a_hand_count() -> None:
     some = by_hand()
     assert measures.confusion_matrix(some).tolist() == [[2, 1, 0], [0, 0, 2], [0, 0, 1]]
+    assert measures.row_shares(np.array([[0, 0], [1, 3]])).tolist() == [[0, 0], [0.25, 0.75]]
     assert measures.accuracy(some).value == 0.5
     # -log(e / (e + 2)) for the three right ones, -log(1 / (e + 2)) for the others
     assert measures.loss(some) == pytest.approx(np.log(np.e + 2) - 0.5, rel=1e-12)
@@ -44,6 +45,10 @@ def test_as_torchmetrics_scikit_learn_and_torch_count(made_up, classes: int) -> 
     labels, predicted = torch.from_numpy(some.labels), torch.from_numpy(some.predicted)
     expected = reference.multiclass_confusion_matrix(predicted, labels, classes)
     assert measures.confusion_matrix(some).tolist() == expected.tolist()
+    normalised = sklearn.metrics.confusion_matrix(
+        some.labels, some.predicted, labels=np.arange(classes), normalize="true"
+    )
+    np.testing.assert_allclose(measures.row_shares(measures.confusion_matrix(some)), normalised, rtol=1e-12)
     assert measures.accuracy(some).value == sklearn.metrics.accuracy_score(some.labels, some.predicted)
     expected_loss = torch.nn.functional.cross_entropy(torch.from_numpy(some.logits).double(), labels)
     assert measures.loss(some) == pytest.approx(float(expected_loss), rel=1e-12)

@@ -6,7 +6,8 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from litlens.explain.overlay import feature_grid, onto_photo, overlay
+from litlens.data.preprocessing import Fit, Preprocessing
+from litlens.explain.overlay import feature_grid, onto_photo, overlay, overlay_on_photo
 
 
 def test_overlay_mixes_by_the_heat() -> None:
@@ -89,3 +90,35 @@ def test_there_and_back_by_pillow() -> None:
     assert abs(rows.mean() - 134.5) < 1
     assert abs(columns.mean() - 229.5) < 1
     assert back.sum() == pytest.approx(photo.sum(), rel=0.02)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [(301, 403), (403, 301), (97, 640), (224, 224), (61, 60)])
+def test_a_spot_comes_back_from_the_geometry_itself(fit: Fit, size: tuple[int, int]) -> None:
+    """What `Preprocessing.geometry` makes of a bright spot, taken as the map, lies on the spot again."""
+    height, width = size
+    preprocessing = Preprocessing(size=(75, 91), channels=1, mean=(0.5,), std=(0.5,), fit=fit)
+    photo = np.zeros((height, width, 1), dtype=np.uint8)
+    middle = (round(height * 0.47), round(width * 0.52))  # off the centre, but within every crop
+    side = min(size) // 6
+    photo[middle[0] : middle[0] + side, middle[1] : middle[1] + side] = 255
+    back = onto_photo(
+        preprocessing.geometry(photo)[..., 0] / 255.0,
+        size=size,
+        **dict(zip(("photo_box", "map_box"), preprocessing.boxes(size), strict=True)),
+    )
+    rows, columns = (back.sum(axis) @ np.arange(length) / back.sum() for axis, length in ((1, height), (0, width)))
+    pixel = max(size) / 75  # of the map, seen on the photo
+    assert abs(rows - (middle[0] + (side - 1) / 2)) < 0.2 * pixel
+    assert abs(columns - (middle[1] + (side - 1) / 2)) < 0.2 * pixel
+    assert back.sum() == pytest.approx(side * side, rel=0.1)
+
+
+def test_the_overlay_of_a_photo_leaves_alone_what_the_network_did_not_see() -> None:
+    preprocessing = Preprocessing(size=(10, 10), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    photo = np.random.default_rng(0).integers(256, size=(20, 50, 1), dtype=np.uint8)
+    laid = overlay_on_photo(photo, torch.ones(10, 10), *preprocessing.boxes((20, 50)))
+    assert (laid.dtype, laid.shape) == (np.uint8, (20, 50, 3))
+    assert (laid[:, :15] == photo[:, :15]).all()
+    assert (laid[:, 35:] == photo[:, 35:]).all()
+    assert (laid[:, 15:35] == overlay(photo[:, 15:35], np.ones((20, 20)))).all()

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from litlens.errors import UserError
-
-FORMAT = 1
+from litlens.models.classifier import CHECKPOINT_FORMAT
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -36,8 +35,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "litlens" not in checkpoint or "state_dict" not in checkpoint:
         raise UserError(f"{path} was not written by litlens: it lacks the key 'litlens' or 'state_dict'")
     found = checkpoint["litlens"].get("format")
-    if found != FORMAT:
-        raise UserError(f"{path} has format {found}, this litlens reads format {FORMAT}: use the version that wrote it")
+    if found != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{path} has format {found}, this litlens reads format {CHECKPOINT_FORMAT}: use the version that wrote it"
+        )
     return checkpoint
 
 

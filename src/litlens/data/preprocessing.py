@@ -17,6 +17,7 @@ from litlens.errors import UserError
 
 Fit = Literal["crop", "squash", "pad"]
 Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
 
 # Mean and standard deviation per channel, of pixels in [0, 1].
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -60,14 +61,33 @@ class Preprocessing:
         image = image.convert("L" if self.channels == 1 else "RGB")
         height, width = self.size
         if image.size != (width, height):
-            if self.fit == "crop":
-                box = _centre(image.size, aspect=width / height)
-                image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-            elif self.fit == "squash":
-                image = image.resize((width, height), Image.Resampling.BICUBIC)
-            else:
-                image = _padded(image, width=width, height=height)
+            photo_box, map_box = self.boxes((image.height, image.width))
+            left, upper, right, lower = map_box
+            image = image.resize((right - left, lower - upper), Image.Resampling.BICUBIC, box=photo_box)
+            if self.fit == "pad":
+                canvas = Image.new(image.mode, (width, height))
+                canvas.paste(image, (left, upper))
+                image = canvas
         return np.array(image).reshape(height, width, self.channels)
+
+    def boxes(self, size: tuple[int, int]) -> tuple[Box, tuple[int, int, int, int]]:
+        """Which part of a photo of `size` (h, w) `geometry` shows, and where in its own result: two boxes.
+
+        Both (left, upper, right, lower) in pixels, the second in whole ones; `explain.overlay` takes them to lay
+        what the network saw over the whole photo.
+        """
+        (photo_height, photo_width), (height, width) = size, self.size
+        if self.fit == "pad":
+            scale = min(width / photo_width, height / photo_height)
+            w, h = (max(1, round(side * scale)) for side in (photo_width, photo_height))
+            left, upper = (width - w) // 2, (height - h) // 2
+            return (0, 0, photo_width, photo_height), (left, upper, left + w, upper + h)
+        seen_width, seen_height = float(photo_width), float(photo_height)
+        if self.fit == "crop":
+            aspect = width / height
+            seen_width, seen_height = min(seen_width, photo_height * aspect), min(seen_height, photo_width / aspect)
+        x, y = (photo_width - seen_width) / 2, (photo_height - seen_height) / 2
+        return (x, y, (photo_width + seen_width) / 2, (photo_height + seen_height) / 2), (0, 0, width, height)
 
     def normalise(self, batch: Pixels | Tensor) -> Tensor:
         """Turn uint8 (B, H, W, C) into float32 (B, C, H, W), (pixel / 255 - mean) / std, channels last in memory."""
@@ -95,18 +115,3 @@ class Preprocessing:
 
 def _image(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-
-
-def _centre(size: tuple[int, int], *, aspect: float) -> tuple[float, float, float, float]:
-    """The largest centred box (left, upper, right, lower) of aspect ratio width / height in a picture of `size`."""
-    width, height = size
-    w, h = min(width, height * aspect), min(height, width / aspect)
-    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
-
-
-def _padded(image: Image.Image, *, width: int, height: int) -> Image.Image:
-    scale = min(width / image.width, height / image.height)
-    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    canvas = Image.new(image.mode, (width, height))
-    canvas.paste(image.resize(inner, Image.Resampling.BICUBIC), ((width - inner[0]) // 2, (height - inner[1]) // 2))
-    return canvas

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from litlens.evaluation.calibration import ReliabilityBin
+from litlens.evaluation.measures import row_shares
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#9A9A9A", "#2B2B2B"
 
@@ -67,7 +68,7 @@ def confusion_matrix_figure(
     """
     table = np.asarray(counts, dtype=np.int64)
     classes = len(class_names)
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    shares = row_shares(table)
     numbered = classes <= _NUMBERED
     side = float(np.clip(2.2 + 0.42 * classes, 4.2, 8.5))
     figure = _figure(side + 1.2, side, layout="compressed")  # which knows that the cells are square

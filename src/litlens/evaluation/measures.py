@@ -53,6 +53,11 @@ def confusion_matrix(predictions: Predictions) -> NDArray[np.int64]:
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
+def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A confusion matrix `(K, K)` normalised: of each label's samples, the share that got each class."""
+    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+
 def class_table(predictions: Predictions) -> list[ClassFigures]:
     """Precision, recall and F1 of every class, in the order of the class names."""
     from sklearn.metrics import precision_recall_fscore_support

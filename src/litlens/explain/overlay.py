@@ -66,6 +66,15 @@ def onto_photo(
     return photo
 
 
+def overlay_on_photo(photo: Pixels, heat: ArrayLike, photo_box: Box, map_box: Box) -> Pixels:
+    """Lay a heat map (H, W) of what the network saw over the whole photo uint8 (h, w, 3 or 1); gives RGB (h, w, 3).
+
+    The boxes are those that `Preprocessing.boxes` gives for the photo's size; the map is at the network's size.
+    """
+    height, width = photo.shape[:2]
+    return overlay(photo, onto_photo(heat, size=(height, width), photo_box=photo_box, map_box=map_box))
+
+
 class _Axis:
     """One side of the photo: which pixels were seen, and between which two of the map's each one lies."""
 
