@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def main() -> None:
         "seed": 42,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("torch", "lightning", "matplotlib", "tensorboard")},
-        "hardware": f"{hardware()}, {torch.get_num_threads()} threads",
+        "hardware": hardware(),
         "setting": f"mnist_cnn, {options.epochs} epochs of {options.limit or 'all'} batches, {options.rounds} rounds",
         **measure(options.root.resolve(), epochs=options.epochs, limit=options.limit, rounds=options.rounds),
     }
@@ -93,9 +94,9 @@ def measure(root: Path, *, epochs: int, limit: int | None, rounds: int) -> dict[
 def fit(root: Path, *, on: bool, epochs: int, limit: int | None) -> tuple[Counter[str], float, dict[str, Tensor]]:
     """Seconds in each callback, seconds of fit, and the weights at its end."""
     chosen = [path for path in _CALLBACKS if on or path["class_path"].rpartition(".")[2] in BASICS]
-    average = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.998, "update_starting_at_step": 400}}
+    own = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["trainer"]["callbacks+"]
     arguments = ["--config", str(CONFIG), f"--data.root={root}", f"--trainer.max_epochs={epochs}"]
-    arguments += [f"--trainer.callbacks={json.dumps([*chosen, average])}", "--trainer.enable_progress_bar=false"]
+    arguments += [f"--trainer.callbacks={json.dumps([*chosen, own])}", "--trainer.enable_progress_bar=false"]
     arguments += ["--trainer.enable_model_summary=false"]
     if limit is not None:
         arguments += [f"--trainer.limit_train_batches={limit}", f"--trainer.limit_val_batches={limit}"]
