@@ -185,7 +185,17 @@ def test_features_in_place_of_pictures_change_nothing(tmp_path: Path) -> None:
     classifier = TransferClassifier(network, data.class_names, strategy="frozen")
     assert classifier.fixed_part(0) is not None
     run(tmp_path, live(), data=data, classifier=classifier)
-    assert set(events(tmp_path).Tags()["images"]) >= MAPS | PICTURES
+    tags = events(tmp_path).Tags()
+    assert set(tags["images"]) >= MAPS | PICTURES - {"wrong_samples/val"}
+    assert tags["graph"]
+
+
+def test_a_network_that_has_broken_down_is_shown_as_it_is(tmp_path: Path) -> None:
+    classifier = ImageClassifier(MnistCNN(10, 1, (8, 8)), [str(digit) for digit in range(10)])
+    for weight in classifier.parameters():
+        nn.init.constant_(weight, float("nan"))
+    run(tmp_path, live(), classifier=classifier, max_epochs=1, limit_train_batches=1)
+    assert set(events(tmp_path).Tags()["images"]) >= {"feature_maps/val", "wrong_samples/val", "prediction_grid/val"}
 
 
 def test_loaders_of_somebody_else_are_shown_too(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class GradCam(ShownSamples):
         found = cam(network, samples.images, layer=self.layer, method=self.method)
         predicted, maps = found.predicted.numpy(), found.maps.numpy()
         names = names_of_classes(pl_module, int(max(predicted.max(), samples.labels.max())) + 1)
-        title = f"{split_title(trainer, 'val')}: where the network looks, by layer {found.layer}"
+        title = f"{split_title(trainer, 'val')}: where the network looks ({found.layer})"
         show_figure(
             trainer,
             "grad_cam/val",

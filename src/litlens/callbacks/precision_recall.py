@@ -1,5 +1,6 @@
 """Precision against recall of every class."""
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -61,6 +62,8 @@ class PrecisionRecallCurves(Callback):
             return
         logits, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._batches, strict=True))
         self._batches.clear()
+        if not np.isfinite(logits).all():  # a curve needs an order
+            return
         names = names_of_classes(pl_module, logits.shape[1])
         predictions = Predictions(logits, labels, [str(place) for place in range(len(labels))], names)
         title = split_title(trainer, split)

@@ -47,12 +47,12 @@ class ShownSamples(Callback, ABC):
 
     def __init__(self, samples: int, every_n_epochs: int | None = None) -> None:
         self.samples, self.every_n_epochs = samples, every_n_epochs
-        self._finished = False
+        self._finished = self._told = False
         self._chosen: Samples | None = None
 
     @abstractmethod
     def show(self, trainer: Trainer, pl_module: LightningModule, network: nn.Module, samples: Samples) -> None:
-        """Show something about the samples. May raise NoMapError, and is not called again then."""
+        """Show something about the samples. May raise NoMapError; `_finished` ends it for the run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Other data may come."""
@@ -79,8 +79,9 @@ class ShownSamples(Callback, ABC):
         try:
             self.show(trainer, pl_module, network_of(pl_module), self._chosen)
         except NoMapError as error:
-            self._finished = True
-            _log.warning("%s: %s", type(self).__name__, error)
+            if not self._told:
+                _log.warning("%s: %s", type(self).__name__, error)
+            self._told = True
 
 
 def network_of(module: LightningModule) -> nn.Module:

@@ -28,7 +28,7 @@ class WrongSamples(Callback):
     def __init__(self, samples: int = 12, every_n_epochs: int | None = None) -> None:
         self.samples, self.every_n_epochs = samples, every_n_epochs
         self._worst: dict[str, Tensor] = {}
-        self._seen = self._wrong = 0
+        self._seen = 0
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the last pass."""
@@ -70,7 +70,8 @@ class WrongSamples(Callback):
         """Fetch the pictures of the worst and draw."""
         if not self._worst:
             return
-        rows = {name: values[self._worst["losses"].to(values.device) >= 0] for name, values in self._worst.items()}
+        wrong = ~(self._worst["losses"] < 0)  # NaN is
+        rows = {name: values[wrong.to(values.device)] for name, values in self._worst.items()}
         self._worst = {}
         shares = rows["logits"].softmax(1).cpu().numpy()
         if not len(shares):

@@ -145,7 +145,9 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
         values = [getattr(row, kind) for row in rows]
         name = "F1" if kind == "f1" else kind
         size, width = (4.5, 0) if kind == "f1" else (9, 2.2)
-        axes.plot(values, places, marker, color=colour, markersize=size, markeredgewidth=width, label=name)
+        axes.plot(
+            values, places, marker, color=colour, markersize=size, markeredgewidth=width, label=name, clip_on=False
+        )
     axes.hlines(
         places,
         [min(row.precision, row.recall) for row in rows],
@@ -170,7 +172,7 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
             color=GREY,
             fontsize=8,
         )
-    which = f"the {len(rows)} of {len(table)} classes with the lowest F1" if len(rows) < len(table) else "by F1"
+    which = f"the {len(rows)} of {len(table)} classes with the lowest F1" if len(rows) < len(table) else "classes by F1"
     axes.set_title(f"{title}: {which}", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False, borderaxespad=0.1)
     return figure

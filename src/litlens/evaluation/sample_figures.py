@@ -18,6 +18,7 @@ from litlens.explain.overlay import feature_grid, overlay
 Pixels = NDArray[np.uint8]
 
 _DPI, _MARGIN, _TITLE = 110, 16, 44  # the last two in pixels
+_LIKELIEST = 3  # classes named for each mistake
 _PALE = {GREEN: "#BFE6D9", ORANGE: "#F6D0B8", GREY: "#E6E6E6"}
 
 
@@ -67,8 +68,8 @@ def wrong_samples_figure(
 
     A bar behind each class shows its probability: green for the label, red for the class predicted instead.
     """
-    tiles = [_scaled(picture, 144) for picture in pictures]
-    sheet = _Sheet(len(tiles), columns, cell=(158, tiles[0].shape[0] + 118))
+    tiles, lines = [_scaled(picture, 144) for picture in pictures], min(_LIKELIEST, probabilities.shape[1])
+    sheet = _Sheet(len(tiles), columns, cell=(158, tiles[0].shape[0] + 58 + 20 * lines))
     for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x, y = sheet.corner(number)
         sheet.paste(x, y, tile)
@@ -77,7 +78,7 @@ def wrong_samples_figure(
         sheet.write(x, y + 15, f"label {_shortened(class_names[label], 16)}", weight="bold")
         y += 36
         shares = probabilities[number]
-        for place, guess in enumerate(np.argsort(-shares, kind="stable")[:3]):
+        for place, guess in enumerate(np.argsort(-shares, kind="stable")[:_LIKELIEST]):
             colour = GREEN if guess == label else GREY if place else ORANGE
             sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(shares[guess])))), 17, _PALE[colour])
             sheet.write(x + 4, y + 1, _shortened(class_names[guess], 13))
@@ -104,7 +105,9 @@ def cam_figure(
     for number, (tile, heat, label, guess) in enumerate(zip(tiles, maps, labels, predicted, strict=True)):
         x, y = sheet.corner(number)
         # Enlarged smoothly, as the map itself has been: one of 7×7 looks like the coarse thing that it is.
-        fine = np.asarray(Image.fromarray(np.float32(heat)).resize((width, height), Image.Resampling.BILINEAR))
+        fine = np.asarray(
+            Image.fromarray(np.nan_to_num(np.float32(heat))).resize((width, height), Image.Resampling.BILINEAR)
+        )
         sheet.paste(x, y, tile)
         sheet.paste(x + width + 3, y, overlay(tile, fine))
         colour, words = GREEN, f"{_shortened(class_names[guess], 24)}"
@@ -186,7 +189,7 @@ def _scaled(picture: Pixels, longest: int) -> Pixels:
 
 def _grid(values: NDArray[np.floating], longest: int) -> Pixels:
     times = max(1, longest // (int(np.ceil(np.sqrt(len(values)))) * max(values.shape[1:])))
-    grid = feature_grid(values.repeat(times, axis=1).repeat(times, axis=2), most=len(values), gap=2)
+    grid = feature_grid(np.nan_to_num(values).repeat(times, axis=1).repeat(times, axis=2), most=len(values), gap=2)
     return _scaled(grid, longest) if max(grid.shape) > 1.2 * longest else grid
 
 
