@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from litlens.callbacks.drawing import show_figure, shows_pictures
+from litlens.callbacks.drawing import show_figure, show_histogram, show_scalars, shows_pictures
 from litlens.evaluation.figures import learning_curves_figure
 
 
@@ -81,3 +82,21 @@ def test_a_picture_reads_back_from_the_event_file(tmp_path) -> None:
     events.Reload()
     stored = Image.open(io.BytesIO(events.Images("learning_curves")[0].encoded_image_string))
     assert np.array_equal(np.asarray(stored), pixels(learning_curves_figure([])))
+
+
+def test_scalars_and_histograms_go_to_the_same_walls(tmp_path) -> None:
+    wandb = pytest.importorskip("wandb")
+    logged: list[dict[str, object]] = []
+    wall = Wall()
+    wall._experiment = SimpleNamespace(log=logged.append)
+    wall._wandb_init, wall._prefix = {}, ""
+    board = TensorBoardLogger(tmp_path)
+    show_scalars(stage(board, CSVLogger(tmp_path), wall), {"f1/val/cat": 0.5})
+    show_histogram(stage(board, wall), "weights/x", torch.tensor([1.0, float("nan"), 3.0]))
+    show_histogram(stage(board, wall), "weights/none", torch.tensor([float("inf")]))
+    show_histogram(stage(wall, rank=1), "weights/other", torch.ones(2))
+    assert logged[0] == {"f1/val/cat": 0.5, "trainer/global_step": 7}
+    assert [set(entry) for entry in logged[1:]] == [{"weights/x", "trainer/global_step"}]
+    histogram = logged[1]["weights/x"]
+    assert isinstance(histogram, wandb.Histogram)
+    assert sum(histogram.histogram) == 2

@@ -59,3 +59,13 @@ def test_a_class_tells_its_options(options: list[str], words: list[str]) -> None
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for word in words:
         assert word in done.stdout
+
+
+def test_the_callbacks_that_are_on_by_default() -> None:
+    command = TrainingCommand([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", "--inspect"])
+    chosen = command.parser.get_default("trainer.callbacks")
+    assert [callback["class_path"].rpartition(".")[2] for callback in chosen] == [
+        *("RandomState", "FiniteLoss", "LearningRate", "LearningCurves", "ConfusionMatrix", "PerClassMetrics"),
+        *("PrecisionRecallCurves", "WrongSamples", "PredictionGrid", "GradCam", "FeatureMaps", "ModelGraph"),
+        "HyperParameters",
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import train
@@ -61,6 +62,22 @@ def test_the_logged_names_are_frozen(trained: Path) -> None:
         names = set(next(csv.reader(file)))
     expected = {f"{kind}/{split}" for kind in ("loss", "accuracy") for split in ("train", "val", "test")}
     assert names == expected | {"f1/val", "f1/test", "loss/train_step", "lr/weights", "lr/biases", "epoch", "step"}
+
+
+def test_what_tensorboard_shows_is_frozen(trained: Path) -> None:
+    events = EventAccumulator(str(trained), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    both = {f"{name}/{split}" for name in ("confusion_matrix", "precision_recall") for split in ("val", "test")}
+    maps = {"grad_cam/val", "feature_maps/val"}
+    assert set(tags["images"]) == both | maps | {"learning_curves", "prediction_grid/val", "wrong_samples/val"} | {
+        "per_class/test"
+    }
+    of_classes = {tag for tag in tags["scalars"] if tag.count("/") > 1}
+    assert of_classes == {f"{kind}/val/{digit}" for kind in ("precision", "recall", "f1") for digit in range(10)}
+    assert tags["graph"]
+    assert not tags["histograms"]
+    assert "_hparams_/session_start_info" in events.summary_metadata
 
 
 def test_config_yaml_is_resolved_and_trains_again(trained: Path) -> None:

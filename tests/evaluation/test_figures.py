@@ -12,10 +12,11 @@ from litlens.evaluation.calibration import calibration_error, reliability
 from litlens.evaluation.figures import (
     confusion_matrix_figure,
     learning_curves_figure,
+    per_class_figure,
     pixels,
     reliability_figure,
 )
-from litlens.evaluation.measures import confusion_matrix
+from litlens.evaluation.measures import class_table, confusion_matrix
 
 HISTORY = [
     {"epoch": 0, "loss/train": 0.9, "loss/val": 0.8, "accuracy/train": 0.7, "accuracy/val": 0.75},
@@ -118,3 +119,21 @@ def test_pyplot_stays_out() -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_classes_with_the_lowest_f1_come_first_and_no_more_than_fit(made_up) -> None:
+    table = class_table(made_up(3000, 62, strength=2.0))
+    axes = per_class_figure(table).axes[0]
+    worst = sorted(table, key=lambda row: row.f1)[:30]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [row.name for row in worst]
+    drawn = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
+    assert drawn["recall"] == [row.recall for row in worst]
+    assert [text.get_text() for text in axes.texts] == [f"{row.labelled}" for row in worst]
+    assert "the 30 of 62" in axes.get_title(loc="left")
+
+
+@pytest.mark.parametrize("classes", [1, 2, 62])
+def test_any_number_of_classes_has_a_figure_that_fits(made_up, classes: int) -> None:
+    picture = pixels(per_class_figure(class_table(made_up(300, classes, strength=9.0))))
+    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+        assert np.all(edge == 255)

@@ -94,3 +94,9 @@ def test_losses_stay_finite_where_probabilities_underflow() -> None:
     assert measures.sample_losses(some).tolist() == [2000, 3000]
     assert measures.self_confidence(some).tolist() == [0, 0]
     assert measures.suspected_label_errors(some).tolist() == [1, 0]
+
+
+def test_the_table_of_a_confusion_matrix_is_that_of_its_predictions(made_up) -> None:
+    some = made_up(300, 5, strength=1.0)
+    counts = measures.confusion_matrix(some)
+    assert measures.class_table_of(counts, some.class_names) == measures.class_table(some)

@@ -2,7 +2,7 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlens.callbacks.drawing import show_figure, shows_pictures
+from litlens.callbacks.drawing import due, names_of_classes, show_figure, split_title
 from litlens.evaluation.figures import confusion_matrix_figure
 
 
@@ -20,24 +20,16 @@ class ConfusionMatrix(Callback):
     # Lightning calls these before the module's own hooks of the same name, which may reset the counts.
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the validation's matrix, if this epoch is due."""
-        if trainer.sanity_checking:
-            return
-        epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs or trainer.state.fn != "fit":
-            _show(trainer, pl_module, "val")
+        self._show(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the test's matrix."""
-        _show(trainer, pl_module, "test")
+        self._show(trainer, pl_module, "test")
 
-
-def _show(trainer: Trainer, pl_module: LightningModule, split: str) -> None:
-    confusion = getattr(pl_module, "confusion", None)
-    if confusion is None or split not in confusion or not shows_pictures(trainer):
-        return
-    counts = confusion[split].compute().cpu().numpy()  # adds up over the ranks, so every rank has to take part
-    names = getattr(pl_module, "class_names", None) or [str(label) for label in range(len(counts))]
-    title = {"val": "Validation", "test": "Test"}[split]
-    if split == "val" and trainer.state.fn == "fit":
-        title += f", epoch {trainer.current_epoch}"
-    show_figure(trainer, f"confusion_matrix/{split}", lambda: confusion_matrix_figure(counts, names, title=title))
+    def _show(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        confusion = getattr(pl_module, "confusion", None)
+        if confusion is None or split not in confusion or not due(trainer, self.every_n_epochs):
+            return
+        counts = confusion[split].compute().cpu().numpy()  # adds up over the ranks, so every rank has to take part
+        names, title = names_of_classes(pl_module, len(counts)), split_title(trainer, split)
+        show_figure(trainer, f"confusion_matrix/{split}", lambda: confusion_matrix_figure(counts, names, title=title))

@@ -1,17 +1,45 @@
-"""Where pictures go: to every logger of the trainer that shows pictures, and nowhere else."""
+"""When and where pictures are shown: by every logger of the trainer that shows any, and nowhere else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from lightning.pytorch import Trainer
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from litlens.evaluation.figures import pixels
+
+_DRAWINGS = 10  # of one kind in a run, where no frequency is given
 
 
 def shows_pictures(trainer: Trainer) -> bool:
     """Whether any logger shows pictures: TensorBoard's and Weights & Biases' do. The same on every rank."""
     return any(_is_gallery(logger) for logger in trainer.loggers)
+
+
+def due(trainer: Trainer, every_n_epochs: int | None) -> bool:
+    """Whether to draw in this pass over a split: somebody can look, and in fit it is the epoch's turn.
+
+    That is every n-th epoch and the last; None stands for about ten epochs of the run. Never in the sanity
+    check; the same on every rank.
+    """
+    if trainer.sanity_checking or not shows_pictures(trainer):
+        return False
+    epoch, last = trainer.current_epoch + 1, trainer.max_epochs or -1
+    every = every_n_epochs or max(1, -(-last // _DRAWINGS))
+    return epoch % every == 0 or epoch == last or trainer.state.fn != "fit"
+
+
+def split_title(trainer: Trainer, split: str) -> str:
+    """What a figure of `val` or `test` is called."""
+    title = {"val": "Validation", "test": "Test"}[split]
+    return f"{title}, epoch {trainer.current_epoch}" if split == "val" and trainer.state.fn == "fit" else title
+
+
+def names_of_classes(module: LightningModule, number: int) -> list[str]:
+    """The module's `class_names`, or the classes' numbers where it has none."""
+    return list(getattr(module, "class_names", None) or map(str, range(number)))
 
 
 def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:
@@ -24,6 +52,29 @@ def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:
             logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             logger.log_image(tag, [picture], step=trainer.global_step)
+
+
+def show_scalars(trainer: Trainer, values: Mapping[str, float]) -> None:
+    """Log values at the current step to the loggers that show pictures: metrics.csv is not widened by them."""
+    for logger in trainer.loggers:
+        if _is_gallery(logger):
+            logger.log_metrics(dict(values), step=trainer.global_step)
+
+
+def show_histogram(trainer: Trainer, tag: str, values: Tensor) -> None:
+    """Add the distribution of the finite ones of any values, on rank zero."""
+    finite = values.detach().float().flatten()
+    finite = finite[finite.isfinite()].cpu()
+    if not trainer.is_global_zero or not len(finite):
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_histogram(tag, finite, trainer.global_step)
+        elif isinstance(logger, WandbLogger):
+            import wandb
+
+            shown = wandb.Histogram(np_histogram=np.histogram(finite.numpy(), bins=64))
+            logger.experiment.log({tag: shown, "trainer/global_step": trainer.global_step})
 
 
 def _is_gallery(logger: Logger) -> bool:

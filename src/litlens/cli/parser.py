@@ -12,10 +12,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 # Class names in a config resolve once their modules are imported.
 import litlens.callbacks.confusion_matrix
+import litlens.callbacks.feature_maps
 import litlens.callbacks.finite_loss
+import litlens.callbacks.grad_cam
+import litlens.callbacks.histograms
+import litlens.callbacks.hyperparameters
 import litlens.callbacks.learning_curves
 import litlens.callbacks.learning_rate
+import litlens.callbacks.model_graph
+import litlens.callbacks.per_class_metrics
+import litlens.callbacks.precision_recall
+import litlens.callbacks.prediction_grid
 import litlens.callbacks.random_state
+import litlens.callbacks.wrong_samples
 import litlens.data.sets.arrays
 import litlens.data.sets.catdog
 import litlens.data.sets.fonts
@@ -59,6 +68,14 @@ _CALLBACKS = [
         "learning_rate.LearningRate",
         "learning_curves.LearningCurves",
         "confusion_matrix.ConfusionMatrix",
+        "per_class_metrics.PerClassMetrics",
+        "precision_recall.PrecisionRecallCurves",
+        "wrong_samples.WrongSamples",
+        "prediction_grid.PredictionGrid",
+        "grad_cam.GradCam",
+        "feature_maps.FeatureMaps",
+        "model_graph.ModelGraph",
+        "hyperparameters.HyperParameters",
     )
 ]
 

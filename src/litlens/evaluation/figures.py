@@ -19,9 +19,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from litlens.evaluation.calibration import ReliabilityBin
-from litlens.evaluation.measures import row_shares
+from litlens.evaluation.measures import ClassFigures, row_shares
 
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#9A9A9A", "#2B2B2B"
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#9A9A9A", "#2B2B2B"
+PALETTE = (ORANGE, BLUE, GREEN, "#E69F00", "#CC79A7", "#56B4E9")
 
 _NUMBERED = 20  # classes up to which a confusion matrix has a number in every cell
 _TICKS = 32  # class names that an axis has room for
@@ -128,6 +129,52 @@ def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figur
     upper.legend(loc="upper left", frameon=False, handlelength=1.6)
     lower.bar(left, count / max(count.sum(), 1), width, align="edge", color=GREY, edgecolor="white")
     lower.set(xlabel="confidence", ylabel="share of\nsamples", ylim=(0, None))
+    return figure
+
+
+@_in_house_style
+def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", most: int = 30) -> Figure:
+    """Precision, recall and F1 of the `most` classes with the lowest F1, the lowest on top, and how many samples."""
+    rows = sorted(table, key=lambda row: row.f1)[:most]
+    figure = _figure(6.6, 1.1 + 0.2 * max(len(rows), 4))
+    axes = figure.add_subplot()
+    _plain(axes)
+    axes.grid(axis="x", color="#E8E8E8", linewidth=0.8)
+    places = np.arange(len(rows))
+    for kind, colour, marker in (("precision", BLUE, "|"), ("recall", ORANGE, "|"), ("f1", INK, "o")):
+        values = [getattr(row, kind) for row in rows]
+        name = "F1" if kind == "f1" else kind
+        size, width = (4.5, 0) if kind == "f1" else (9, 2.2)
+        axes.plot(
+            values, places, marker, color=colour, markersize=size, markeredgewidth=width, label=name, clip_on=False
+        )
+    axes.hlines(
+        places,
+        [min(row.precision, row.recall) for row in rows],
+        [max(row.precision, row.recall) for row in rows],
+        color="#CFCFCF",
+        linewidth=2,
+        zorder=1,
+    )
+    axes.set_yticks(places, [_shortened(row.name) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    lowest = min((min(row.precision, row.recall) for row in rows), default=0.0)
+    axes.set_xlim(max(0.0, lowest - 0.05 * (1 - lowest) - 0.01), 1.01)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    for place, row in zip(places, rows, strict=True):
+        axes.annotate(
+            f"{row.labelled:,}",
+            (1.0, place),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            color=GREY,
+            fontsize=8,
+        )
+    which = f"the {len(rows)} of {len(table)} classes with the lowest F1" if len(rows) < len(table) else "classes by F1"
+    axes.set_title(f"{title}: {which}", pad=24)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False, borderaxespad=0.1)
     return figure
 
 

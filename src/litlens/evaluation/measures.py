@@ -1,5 +1,6 @@
 """Counts and averages over one set of predictions: accuracy, loss, confusion, classes, worst mistakes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,18 @@ def class_table(predictions: Predictions) -> list[ClassFigures]:
     return [
         ClassFigures(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k]))
         for k, name in enumerate(predictions.class_names)
+    ]
+
+
+def class_table_of(counts: NDArray[np.integer], class_names: Sequence[str]) -> list[ClassFigures]:
+    """The same table from a confusion matrix `(K, K)`."""
+    right = np.diagonal(counts)
+    labelled, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    precision, recall = right / np.maximum(predicted, 1), right / np.maximum(labelled, 1)
+    f1 = 2 * right / np.maximum(labelled + predicted, 1)
+    return [
+        ClassFigures(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k]))
+        for k, name in enumerate(class_names)
     ]
 
 

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from litlens.data.preprocessing import Pixels, Preprocessing
-from litlens.evaluation.figures import BLUE, GREY, INK, ORANGE, _figure, _in_house_style, _plain, _shortened
+from litlens.evaluation.figures import PALETTE, _figure, _in_house_style, _plain, _shortened
 from litlens.evaluation.intervals import Interval, wilson_interval
 from litlens.explain.untouched import at_home, untouched
 
 _LIMIT, _FEWEST = 2000, 250  # pictures
 _PIXELS = _LIMIT * 64 * 64  # of all pictures, where that leaves more than the fewest
 _BATCH_PIXELS = 2**20  # at 224×224, 20 pictures: 0.3 GB for each of VGG16's first layers
-_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", INK, GREY)
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def robustness_figure(runs: Mapping[str, Sequence[DistortedAccuracy]]) -> Figure
             low, value, high = (
                 [100 * getattr(point.accuracy, side) for point in own] for side in ("low", "value", "high")
             )
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = PALETTE[number % len(PALETTE)]
             axes.fill_between(strengths, low, high, color=colour, alpha=0.18, linewidth=0)
             axes.plot(strengths, value, "o-", color=colour, linewidth=1.6, markersize=3.2, label=_shortened(run, 28))
         axes.set_title(name.capitalize())

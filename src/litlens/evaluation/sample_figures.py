@@ -1,0 +1,197 @@
+"""Samples as pictures: predictions, mistakes, where a network looks and what its layers see.
+
+Pictures are pasted pixel by pixel and only words are left to matplotlib: one axes per picture would take a second.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from litlens.evaluation.figures import GREEN, GREY, INK, ORANGE, _in_house_style, _shortened
+from litlens.explain.overlay import feature_grid, overlay
+
+Pixels = NDArray[np.uint8]
+
+_DPI, _MARGIN, _TITLE = 110, 16, 44  # the last two in pixels
+_LIKELIEST = 3  # classes named for each mistake
+_PALE = {GREEN: "#BFE6D9", ORANGE: "#F6D0B8", GREY: "#E6E6E6"}
+
+
+@_in_house_style
+def prediction_grid_figure(
+    pictures: Pixels,
+    labels: Sequence[int] | NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    class_names: Sequence[str],
+    *,
+    title: str = "Predictions",
+    columns: int = 8,
+) -> Figure:
+    """Pictures uint8 (N, H, W, 1 or 3), labels (N,), probabilities (N, K): the class predicted under each picture.
+
+    Right ones have a green frame, wrong ones a red one and a second line with the label.
+    """
+    tiles = [_scaled(picture, 104) for picture in pictures]
+    predicted = probabilities.argmax(axis=1)
+    right = int((predicted == np.asarray(labels)).sum())
+    sheet = _Sheet(len(tiles), columns, cell=(max(118, tiles[0].shape[1] + 10), tiles[0].shape[0] + 56))
+    for number, (tile, label, guess) in enumerate(zip(tiles, labels, predicted, strict=True)):
+        x, y = sheet.corner(number)
+        colour = GREEN if guess == label else ORANGE
+        height, width = tile.shape[:2]
+        sheet.fill(x, y, width + 8, height + 8, colour)
+        sheet.paste(x + 4, y + 4, tile)
+        sheet.write(x, y + height + 13, _shortened(class_names[guess], 7), color=colour, weight="bold")
+        sheet.write(x + width + 7, y + height + 13, _percent(probabilities[number, guess]), ha="right")
+        if guess != label:
+            sheet.write(x, y + height + 29, f"is {_shortened(class_names[label], 13)}")
+    return sheet.figure(f"{title}: {right} of {len(tiles)} right")
+
+
+@_in_house_style
+def wrong_samples_figure(
+    pictures: Pixels,
+    names: Sequence[str],
+    labels: Sequence[int] | NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    class_names: Sequence[str],
+    *,
+    title: str = "The worst mistakes",
+    columns: int = 6,
+) -> Figure:
+    """Pictures uint8 (N, H, W, 1 or 3) with name, label and the three likeliest classes of probabilities (N, K).
+
+    A bar behind each class shows its probability: green for the label, red for the class predicted instead.
+    """
+    tiles, lines = [_scaled(picture, 144) for picture in pictures], min(_LIKELIEST, probabilities.shape[1])
+    sheet = _Sheet(len(tiles), columns, cell=(158, tiles[0].shape[0] + 58 + 20 * lines))
+    for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
+        x, y = sheet.corner(number)
+        sheet.paste(x, y, tile)
+        y += tile.shape[0] + 6
+        sheet.write(x, y, _shortened(names[number], 22), color="#6E6E6E", size=7)
+        sheet.write(x, y + 15, f"label {_shortened(class_names[label], 16)}", weight="bold")
+        y += 36
+        shares = probabilities[number]
+        for place, guess in enumerate(np.argsort(-shares, kind="stable")[:_LIKELIEST]):
+            colour = GREEN if guess == label else GREY if place else ORANGE
+            sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(shares[guess])))), 17, _PALE[colour])
+            sheet.write(x + 4, y + 1, _shortened(class_names[guess], 13))
+            sheet.write(x + 142, y + 1, _percent(shares[guess]), ha="right")
+            y += 19
+    return sheet.figure(title)
+
+
+@_in_house_style
+def cam_figure(
+    pictures: Pixels,
+    maps: NDArray[np.floating],
+    labels: Sequence[int] | NDArray[np.int64],
+    predicted: Sequence[int] | NDArray[np.int64],
+    class_names: Sequence[str],
+    *,
+    title: str = "Grad-CAM",
+    columns: int = 4,
+) -> Figure:
+    """Pictures uint8 (N, H, W, 1 or 3), each beside itself under its map (N, H, W) for the class predicted."""
+    tiles = [_scaled(picture, 112) for picture in pictures]
+    height, width = tiles[0].shape[:2]
+    sheet = _Sheet(len(tiles), columns, cell=(2 * width + 22, height + 42))
+    for number, (tile, heat, label, guess) in enumerate(zip(tiles, maps, labels, predicted, strict=True)):
+        x, y = sheet.corner(number)
+        # Enlarged smoothly, as the map itself has been: one of 7×7 looks like the coarse thing that it is.
+        fine = np.asarray(
+            Image.fromarray(np.nan_to_num(np.float32(heat))).resize((width, height), Image.Resampling.BILINEAR)
+        )
+        sheet.paste(x, y, tile)
+        sheet.paste(x + width + 3, y, overlay(tile, fine))
+        colour, words = GREEN, f"{_shortened(class_names[guess], 24)}"
+        if guess != label:
+            colour, words = ORANGE, f"{_shortened(class_names[guess], 13)}, is {_shortened(class_names[label], 13)}"
+        sheet.write(x, y + height + 6, words, color=colour, weight="bold")
+    return sheet.figure(title)
+
+
+@_in_house_style
+def feature_maps_figure(
+    picture: Pixels, maps: Mapping[str, NDArray[np.floating]], *, title: str = "Feature maps", most: int = 64
+) -> Figure:
+    """A picture uint8 (H, W, 1 or 3) and beside it the maps (C, h, w) of layers, by name, each as a grid."""
+    grids = [_grid(values[:most], 360) for values in maps.values()]
+    tile = _scaled(picture, 144)
+    height = max(part.shape[0] for part in (tile, *grids))
+    sheet = _Sheet(1, 1, cell=(tile.shape[1] + sum(grid.shape[1] + 20 for grid in grids), height + 24))
+    x, y = sheet.corner(0)
+    sheet.write(x, y, "picture", weight="bold")
+    sheet.paste(x, y + 20, tile)
+    x += tile.shape[1] + 20
+    for (name, values), grid in zip(maps.items(), grids, strict=True):
+        shown = f"{most} of {len(values)}" if len(values) > most else f"{len(values)}"
+        sheet.write(x, y, _shortened(name, 22), weight="bold")
+        sheet.write(x + grid.shape[1], y, f"{shown} maps {values.shape[1]}×{values.shape[2]}", ha="right")
+        sheet.paste(x, y + 20, grid)
+        x += grid.shape[1] + 20
+    return sheet.figure(title)
+
+
+class _Sheet:
+    """White paper with a title and cells from left to right: places and sizes in pixels, y downwards."""
+
+    def __init__(self, cells: int, columns: int, *, cell: tuple[int, int]) -> None:
+        self._columns, self._cell = columns, cell
+        columns, rows = max(1, min(cells, columns)), max(1, -(-cells // columns))
+        width, height = max(columns * cell[0], 420), rows * cell[1]
+        self._pixels = np.full((height + _TITLE + _MARGIN // 2, width + 2 * _MARGIN, 3), 255, dtype=np.uint8)
+        self._words: list[tuple[int, int, str, dict[str, object]]] = []
+
+    def corner(self, number: int) -> tuple[int, int]:
+        """The upper left corner of a cell."""
+        row, column = divmod(number, self._columns)
+        return _MARGIN + column * self._cell[0], _TITLE + row * self._cell[1]
+
+    def paste(self, x: int, y: int, tile: Pixels) -> None:
+        self._pixels[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
+
+    def fill(self, x: int, y: int, width: int, height: int, colour: str) -> None:
+        self._pixels[y : y + height, x : x + width] = np.rint(255 * np.array(to_rgb(colour)))
+
+    def write(self, x: int, y: int, words: str, **style: object) -> None:
+        self._words.append((x, y, words, {"size": 8, "va": "top", "color": INK, **style}))
+
+    def figure(self, title: str) -> Figure:
+        height, width = self._pixels.shape[:2]
+        # Half a pixel more, since the canvas rounds down.
+        figure = Figure(figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI, facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.figimage(self._pixels, origin="upper")
+        self.write(_MARGIN, 14, title, size=10.5)
+        for x, y, words, style in self._words:
+            figure.text(x / width, 1 - y / height, words, **style)  # type: ignore[arg-type]
+        return figure
+
+
+def _scaled(picture: Pixels, longest: int) -> Pixels:
+    """A picture (h, w, 1 or 3) as RGB with a longer side of about `longest`: a small one by repeating its pixels."""
+    height, width = picture.shape[:2]
+    rgb = np.broadcast_to(picture, (height, width, 3))
+    times = longest // max(height, width)
+    if times >= 2:
+        return rgb.repeat(times, axis=0).repeat(times, axis=1)
+    share = longest / max(height, width)
+    size = max(1, round(width * share)), max(1, round(height * share))
+    return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize(size, Image.Resampling.LANCZOS))
+
+
+def _grid(values: NDArray[np.floating], longest: int) -> Pixels:
+    times = max(1, longest // (int(np.ceil(np.sqrt(len(values)))) * max(values.shape[1:])))
+    grid = feature_grid(np.nan_to_num(values).repeat(times, axis=1).repeat(times, axis=2), most=len(values), gap=2)
+    return _scaled(grid, longest) if max(grid.shape) > 1.2 * longest else grid
+
+
+def _percent(share: float) -> str:
+    return "100 %" if share >= 0.9995 else f"{100 * share:.1f} %"

@@ -1,0 +1,254 @@
+"""All live callbacks at once: without a trace in the training, complete in the event file, at any number of classes."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import nn
+
+from litlens.callbacks import drawing
+from litlens.callbacks.confusion_matrix import ConfusionMatrix
+from litlens.callbacks.feature_maps import FeatureMaps
+from litlens.callbacks.grad_cam import GradCam
+from litlens.callbacks.histograms import Histograms
+from litlens.callbacks.hyperparameters import HyperParameters
+from litlens.callbacks.learning_curves import LearningCurves
+from litlens.callbacks.model_graph import ModelGraph
+from litlens.callbacks.per_class_metrics import PerClassMetrics
+from litlens.callbacks.precision_recall import PrecisionRecallCurves
+from litlens.callbacks.prediction_grid import PredictionGrid
+from litlens.callbacks.provenance import Provenance
+from litlens.callbacks.wrong_samples import WrongSamples
+from litlens.data.module import ImageDataModule
+from litlens.data.sets.arrays import DigitsDataModule
+from litlens.data.split import ArrayPictures, Split
+from litlens.models.backbones import TransferNetwork
+from litlens.models.classifier import ImageClassifier
+from litlens.models.mlp import MLP
+from litlens.models.scratch import MnistCNN
+from litlens.models.transfer import TransferClassifier
+
+CONFIG = {
+    "seed_everything": 42,
+    "model": {"class_path": "litlens.X", "init_args": {"optimizer": {"class_path": "torch.optim.Adam"}, "l1": None}},
+    "trainer": {"callbacks": [1], "max_epochs": 2},
+}
+PICTURES = {f"{name}/val" for name in ("confusion_matrix", "precision_recall", "wrong_samples", "prediction_grid")}
+PICTURES |= {"learning_curves", "confusion_matrix/test", "precision_recall/test", "per_class/test"}
+MAPS = {"grad_cam/val", "feature_maps/val"}
+
+
+def live() -> list[Callback]:
+    """All of them, those that are off by default too."""
+    shown: list[Callback] = [PredictionGrid(), GradCam(), FeatureMaps(), ModelGraph(), Histograms(), WrongSamples()]
+    figures = [ConfusionMatrix(), LearningCurves(), PerClassMetrics(), PrecisionRecallCurves(), HyperParameters()]
+    return [*shown, *figures, Provenance(CONFIG)]
+
+
+class Noise(ImageDataModule):
+    """Pictures of noise in any number of classes, four of each in every split."""
+
+    def __init__(self, classes: int, *, size: int = 8, channels: int = 1) -> None:
+        super().__init__(batch_size=2 * classes, normalize="half")
+        self.class_names = [f"class {number}" for number in range(classes)]
+        self.in_channels, self.image_size = channels, (size, size)
+
+    def load(self) -> dict[str, Split]:
+        number = 4 * self.num_classes
+        shape = (number, *self.image_size, self.in_channels)
+        pictures = ArrayPictures(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+        labels = np.arange(number) % self.num_classes
+        rows = np.arange(number)
+        return {split: Split(pictures, rows, labels, [f"{split}/{k}" for k in rows]) for split in self._names()}
+
+    @staticmethod
+    def _names() -> tuple[str, ...]:
+        return ("train", "val", "test")
+
+
+def run(
+    folder: Path,
+    callbacks: list[Callback],
+    *,
+    data: ImageDataModule | None = None,
+    classifier: ImageClassifier | None = None,
+    logger: Any = None,
+    **settings: Any,
+) -> tuple[Trainer, ImageClassifier]:
+    """Fit and test, on few batches, from the same random state."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    data = data or DigitsDataModule(batch_size=32, augment=[{"rotation": 10}])
+    classifier = classifier or ImageClassifier(MnistCNN(10, 1, (8, 8)), data.class_names)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=TensorBoardLogger(folder, name="", version="") if logger is None else logger,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_epochs": 2, "limit_train_batches": 4, "default_root_dir": folder, **settings},
+    )
+    trainer.fit(classifier, datamodule=data)
+    trainer.test(classifier, datamodule=data, verbose=False)
+    return trainer, classifier
+
+
+def events(folder: Path) -> EventAccumulator:
+    """What the event files of a folder hold."""
+    found = EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0, "scalars": 0})
+    found.Reload()
+    return found
+
+
+def test_weights_and_random_states_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    states = []
+    for callbacks in ([], live()):
+        trainer, classifier = run(tmp_path / str(len(callbacks)), callbacks)
+        state = {**classifier.state_dict(), "torch": torch.get_rng_state()}
+        moments = trainer.optimizers[0].state_dict()["state"]
+        state |= {f"{key}.{name}": value for key, row in moments.items() for name, value in row.items()}
+        states.append((state, random.getstate(), np.random.get_state()[1].tolist()))
+    assert states[0][1:] == states[1][1:]
+    assert states[0][0].keys() == states[1][0].keys()
+    for name, value in states[0][0].items():
+        assert torch.equal(value, states[1][0][name]), name
+
+
+def test_every_tag_is_in_the_event_file(tmp_path: Path) -> None:
+    _, classifier = run(tmp_path, live())
+    found = events(tmp_path)
+    tags = found.Tags()
+    assert set(tags["images"]) == PICTURES | MAPS
+    assert tags["graph"]
+    kinds = {f"{kind}/val/{digit}" for kind in ("precision", "recall", "f1") for digit in range(10)}
+    logged = {f"{kind}/{split}" for kind in ("loss", "accuracy", "f1") for split in ("val", "test")}
+    assert set(tags["scalars"]) == kinds | logged | {"loss/train", "accuracy/train", "epoch"}
+    for tag in MAPS | {"prediction_grid/val", "precision/val/3"}:
+        kind = found.Images if tag in MAPS | PICTURES else found.Scalars
+        assert [event.step for event in kind(tag)] == [4, 8], tag
+    leaves = [name for name, layer in classifier.network.named_modules() if not any(layer.children())]
+    histograms = {f"weights/{name}" for name, _ in classifier.network.named_parameters()}
+    assert set(tags["histograms"]) == histograms | {f"activations/{name}" for name in leaves}
+
+
+def test_the_hyper_parameters_stand_beside_the_final_figures(tmp_path: Path) -> None:
+    run(tmp_path, [HyperParameters(), Provenance(CONFIG)])
+    metadata = events(tmp_path).summary_metadata
+    told = {
+        tag: HParamsPluginData.FromString(metadata[tag].plugin_data.content)
+        for tag in metadata
+        if tag.startswith("_hparams_")
+    }
+    start = told["_hparams_/session_start_info"].session_start_info.hparams
+    values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.items()}
+    assert values == {"seed_everything": 42, "model": "X", "model.optimizer": "Adam", "trainer.max_epochs": 2}
+    experiment = told["_hparams_/experiment"].experiment
+    assert {info.name.tag for info in experiment.metric_infos} == {
+        f"{kind}/{split}" for kind in ("loss", "accuracy", "f1") for split in ("val", "test")
+    }
+
+
+def test_an_mlp_says_once_that_it_has_no_maps_and_shows_the_rest(tmp_path: Path, caplog: Any) -> None:
+    classifier = ImageClassifier(MLP(10, 1, (8, 8), widths=[8]), [str(digit) for digit in range(10)])
+    run(tmp_path, live(), classifier=classifier, max_epochs=3)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("litlens")]
+    assert sorted(line.partition(":")[0] for line in said) == ["FeatureMaps", "GradCam"]
+    assert all("MLP has no layer with a map larger than 1×1" in line for line in said)
+    tags = events(tmp_path).Tags()
+    assert set(tags["images"]) == PICTURES
+    assert tags["graph"]
+
+
+def test_sixty_two_classes_have_one_figure_instead_of_186_curves(tmp_path: Path) -> None:
+    data = Noise(62)
+    classifier = ImageClassifier(MnistCNN(62, 1, (8, 8)), data.class_names)
+    run(tmp_path, live(), data=data, classifier=classifier, max_epochs=1)
+    tags = events(tmp_path).Tags()
+    assert set(tags["images"]) == PICTURES | MAPS | {"per_class/val"}
+    assert not [tag for tag in tags["scalars"] if tag.count("/") > 1]
+
+
+def test_features_in_place_of_pictures_change_nothing(tmp_path: Path) -> None:
+    data = Noise(2, size=32, channels=3)
+    torch.manual_seed(1)
+    network = TransferNetwork(2, 3, (32, 32), backbone="shufflenet_v2_x0_5")
+    classifier = TransferClassifier(network, data.class_names, strategy="frozen")
+    assert classifier.fixed_part(0) is not None
+    run(tmp_path, live(), data=data, classifier=classifier)
+    tags = events(tmp_path).Tags()
+    assert set(tags["images"]) >= MAPS | PICTURES - {"wrong_samples/val"}
+    assert tags["graph"]
+
+
+def test_a_network_that_has_broken_down_is_shown_as_it_is(tmp_path: Path) -> None:
+    classifier = ImageClassifier(MnistCNN(10, 1, (8, 8)), [str(digit) for digit in range(10)])
+    for weight in classifier.parameters():
+        nn.init.constant_(weight, float("nan"))
+    run(tmp_path, live(), classifier=classifier, max_epochs=1, limit_train_batches=1)
+    assert set(events(tmp_path).Tags()["images"]) >= {"feature_maps/val", "wrong_samples/val", "prediction_grid/val"}
+
+
+def test_loaders_of_somebody_else_are_shown_too(tmp_path: Path) -> None:
+    data = DigitsDataModule(batch_size=32)
+    data.setup()
+    torch.manual_seed(0)
+    classifier = ImageClassifier(MnistCNN(10, 1, (8, 8)), data.class_names)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(tmp_path, name="", version=""),
+        callbacks=live(),
+        max_epochs=1,
+        limit_train_batches=2,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    pixels = [data.preprocessing.normalise(data.picture("val", index)[None])[0] for index in range(40)]
+    pairs = torch.utils.data.TensorDataset(torch.stack(pixels), torch.arange(40) % 10)
+    loader = torch.utils.data.DataLoader(pairs, batch_size=16)
+    trainer.fit(classifier, loader, loader)
+    assert set(events(tmp_path).Tags()["images"]) == {tag for tag in MAPS | PICTURES if not tag.endswith("test")}
+
+
+@pytest.mark.parametrize("kind", ["no logger", "csv", "another rank"])
+def test_nothing_is_drawn_or_computed_where_nobody_looks(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("drawn")
+
+    monkeypatch.setattr(drawing, "pixels", refuse)
+    monkeypatch.setattr("litlens.callbacks.grad_cam.cam", refuse)
+    monkeypatch.setattr("litlens.callbacks.prediction_grid.probabilities_of", refuse)
+    monkeypatch.setattr("litlens.callbacks.precision_recall.precision_recall_curves", refuse)
+    logger: Any = {"no logger": False, "csv": CSVLogger(tmp_path), "another rank": None}[kind]
+    if kind == "another rank":
+        monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
+    run(tmp_path, live(), logger=logger, max_epochs=1, limit_train_batches=1)
+
+
+class Untraceable(MnistCNN):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_tracing():
+            raise RuntimeError("not me\nand more")
+        return super().forward(images)
+
+
+def test_a_network_that_cannot_be_traced_goes_on(tmp_path: Path, caplog: Any, capsys: Any) -> None:
+    network: nn.Module = Untraceable(10, 1, (8, 8))
+    classifier = ImageClassifier(network, [str(digit) for digit in range(10)])
+    run(tmp_path, [ModelGraph()], classifier=classifier)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("litlens")]
+    assert len(said) == 1
+    assert "Untraceable cannot be traced" in said[0]
+    assert "and more" not in said[0]
+    assert "Error occurs" not in capsys.readouterr().out
+    assert all(layer.training for layer in network.modules())
