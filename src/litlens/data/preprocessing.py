@@ -69,6 +69,20 @@ class Preprocessing:
                 image = _padded(image, width=width, height=height)
         return np.array(image).reshape(height, width, self.channels)
 
+    def boxes(self, size: tuple[int, int]) -> tuple[tuple[float, float, float, float], ...]:
+        """Stands in for the method of that name until it is merged."""
+        height, width = self.size
+        whole = (0.0, 0.0, float(width), float(height))
+        photo = (0.0, 0.0, float(size[1]), float(size[0]))
+        if self.fit == "crop":
+            return _centre((size[1], size[0]), aspect=width / height), whole
+        if self.fit == "squash":
+            return photo, whole
+        scale = min(width / size[1], height / size[0])
+        w, h = max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
+        left, upper = (width - w) // 2, (height - h) // 2
+        return photo, (left, upper, left + w, upper + h)
+
     def normalise(self, batch: Pixels | Tensor) -> Tensor:
         """Turn uint8 (B, H, W, C) into float32 (B, C, H, W), (pixel / 255 - mean) / std, channels last in memory."""
         pixels = torch.as_tensor(batch)

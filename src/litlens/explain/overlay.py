@@ -66,6 +66,12 @@ def onto_photo(
     return photo
 
 
+def overlay_on_photo(photo: Pixels, heat: ArrayLike, photo_box: Box, map_box: Box) -> Pixels:
+    """Stands in for the function of that name until it is merged."""
+    size = (photo.shape[0], photo.shape[1])
+    return overlay(photo, onto_photo(heat, size=size, photo_box=photo_box, map_box=map_box))
+
+
 class _Axis:
     """One side of the photo: which pixels were seen, and between which two of the map's each one lies."""
 
