@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,7 @@ from litlens.evaluation.figures import (
     learning_curves_figure,
     pixels,
     reliability_figure,
+    svg,
 )
 from litlens.evaluation.measures import confusion_matrix
 
@@ -118,3 +120,12 @@ def test_pyplot_stays_out() -> None:
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_drawing_has_its_names_as_text_and_no_date() -> None:
+    name = "<b>a & b</b>"
+    drawing = svg(confusion_matrix_figure([[3, 1], [0, 4]], [name, "猫"]))
+    texts = {element.text for element in ElementTree.fromstring(drawing).iter() if element.tag.endswith("}text")}
+    assert {name, "猫", "3", "predicted"} <= texts
+    assert "date>" not in drawing
+    assert drawing == svg(confusion_matrix_figure([[3, 1], [0, 4]], [name, "猫"]))

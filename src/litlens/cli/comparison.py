@@ -19,20 +19,15 @@ def show_comparison(runs: Mapping[str, Predictions], data: ImageDataModule, *, f
     """Compare every run with the first, whose data module is `data`; print a table and write comparison.html."""
     first, *others = runs
     comparisons = {name: compare(runs[first], runs[name]) for name in others}
-    table = Table("", "accuracy, points", "macro F1, points", "McNemar", "only it right", "only the first", box=None)
     for name, result in comparisons.items():
-        table.add_row(
-            name,
-            *(
-                f"{100 * value.value:+.2f} ({100 * value.low:+.2f} to {100 * value.high:+.2f})"
-                for value in (result.accuracy, result.f1)
-            ),
-            f"p = {result.p_value:.3g}",
-            f"{len(result.only_second):,}",
-            f"{len(result.only_first):,}",
-        )
-    console.print(f"against the first, {first} (95 % intervals, paired bootstrap)", soft_wrap=True, markup=False)
-    console.print(table)
+        console.print(f"\n{name} against {first}", soft_wrap=True, markup=False)
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for what, value in (("accuracy", result.accuracy), ("macro F1", result.f1)):
+            interval = f"95 % interval {100 * value.low:+.2f} to {100 * value.high:+.2f}, paired bootstrap"
+            table.add_row(what, f"{100 * value.value:+.2f} points", interval)
+        only = f"{len(result.only_second):,} pictures only it gets right, {len(result.only_first):,} only the first"
+        table.add_row("McNemar's test", f"p = {result.p_value:.3g}", only)
+        console.print(table)
     page = render_comparison(runs, comparisons, picture=lambda index: data.picture("test", index))
     path = write_page(folder / COMPARISON_FILE, page)
     console.print(f"comparison     {path}", soft_wrap=True, markup=False)

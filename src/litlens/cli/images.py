@@ -48,7 +48,7 @@ def label_images(run: Path, images: Path, *, output: Path | None, console: Conso
         raise UserError(f"{checkpoint} does not say how pictures are prepared: it was not written by train.py")
     if not images.is_dir():
         raise UserError(f"--images: there is no folder {images}")
-    files = sorted(path for path in images.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in images.rglob("*") if path.is_file() and not _hidden(path, images))
     if not files:
         raise UserError(f"--images: there is no file in {images}")
     folder = output or run_home(checkpoint) / f"images-{images.resolve().name}"
@@ -70,7 +70,8 @@ def label_images(run: Path, images: Path, *, output: Path | None, console: Conso
     if found.unreadable:
         console.print(f"{len(found.unreadable):,} files are no pictures:")
         for name, reason in found.unreadable[:_LISTED]:
-            console.print(f"  {name}: {reason}", markup=False, soft_wrap=True)
+            readable = name.encode(errors="replace").decode()
+            console.print(f"  {readable}: {reason}", markup=False, soft_wrap=True)
         if len(found.unreadable) > _LISTED:
             console.print(f"  and {len(found.unreadable) - _LISTED:,} more: see the page")
     console.print(f"table  {folder / 'predictions.csv'}\npage   {path}", soft_wrap=True, markup=False)
@@ -120,6 +121,10 @@ def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Prepr
     across, down = image.width / width, image.height / height
     over = overlay_on_photo(small, heat, (left * across, upper * down, right * across, lower * down), map_box)
     return embedded_picture(small, side=_SIDE, quality=72), embedded_picture(over, side=_SIDE, quality=72)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _write_csv(path: Path, rows: list[list[str]]) -> None:
