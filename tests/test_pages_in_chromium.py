@@ -47,9 +47,7 @@ def dom(tmp_path: Path, page: str, *options: str) -> str:
     return chromium(tmp_path, path.as_uri(), "--virtual-time-budget=5000", "--dump-dom", *options)
 
 
-def screenshot(
-    tmp_path: Path, address: str, name: str, *options: str, size: tuple[int, int], wait: int = 5000
-) -> Image.Image:
+def screenshot(tmp_path: Path, address: str, name: str, *, size: tuple[int, int], wait: int = 5000) -> Image.Image:
     folder = Path(os.environ.get("LITLENS_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
@@ -59,14 +57,14 @@ def screenshot(
         f"--window-size={size[0]},{size[1]}",
         f"--virtual-time-budget={wait}",
         f"--screenshot={path}",
-        *options,
     )
-    return Image.open(path)
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
 def dark_blue(image: Image.Image) -> int:
     """Pixels of the darkest of the confusion matrix' colours."""
-    return int((np.asarray(image.convert("RGB")) == np.array([0x08, 0x30, 0x6B])).all(axis=2).sum())
+    return int((np.asarray(image) == np.array([0x08, 0x30, 0x6B])).all(axis=2).sum())
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +109,12 @@ def test_filtering_and_sorting(run_folder: Path, page: str, tmp_path: Path) -> N
 
 
 def test_without_a_script_it_looks_the_same(run_folder: Path, tmp_path: Path) -> None:
-    address, size = (run_folder / "report.html").as_uri(), (1200, 1600)
-    plain = screenshot(tmp_path, address, "without-script", "--blink-settings=scriptEnabled=false", size=size)
-    assert dark_blue(plain) == dark_blue(screenshot(tmp_path, address, "report", size=size)) > 1000
+    shown = []
+    for sandbox in ("", "allow-scripts"):
+        frame = f'<iframe sandbox="{sandbox}" src="{(run_folder / "report.html").as_uri()}" width="1180" height="1600">'
+        (tmp_path / "frame.html").write_text(frame)
+        shown.append(screenshot(tmp_path, (tmp_path / "frame.html").as_uri(), "framed", size=(1200, 1650)))
+    assert dark_blue(shown[0]) == dark_blue(shown[1]) > 1000
 
 
 def test_no_other_script_runs(page: str, tmp_path: Path) -> None:
@@ -192,7 +193,8 @@ def test_tensorboard_shows_scalars_and_the_confusion_matrix(tensorboard: str, tm
     query = f"tag={quote('confusion_matrix/test', safe='')}&run={quote(run)}&sample=0"
     (shown,) = _asked(f"{tensorboard}/data/plugin/images/images?{query}")
     picture = f"{tensorboard}/data/plugin/images/individualImage?{shown['query']}"
-    with urlopen(picture, timeout=30) as answer:
-        assert Image.open(answer).width > 300
-    image = screenshot(tmp_path, f"{tensorboard}/#timeseries", "tensorboard", size=(1400, 1000), wait=20_000)
-    assert len(np.unique(np.asarray(image.convert("L")))) > 50
+    with urlopen(picture, timeout=30) as answer, Image.open(answer) as image:
+        assert image.width > 300
+    screenshot(tmp_path, f"{tensorboard}/#timeseries", "tensorboard", size=(1400, 1000), wait=20_000)
+    seen = screenshot(tmp_path, f"{tensorboard}/#images", "tensorboard-images", size=(1400, 1000), wait=20_000)
+    assert dark_blue(seen) > 100

@@ -26,7 +26,7 @@ from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import overlay_on_photo
 
 _SHOWN = 500
-_SIDE = 160
+_SIDE = 150
 _AT_ONCE = 16
 _LISTED = 10  # unreadable files that the terminal names
 _COLUMNS = ["name", "predicted", "probability", "second", "second_probability", "third", "third_probability"]

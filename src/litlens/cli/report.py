@@ -97,7 +97,7 @@ def _facts(loaded: LoadedClassifier) -> dict[str, str]:
     about, network = loaded.about, loaded.classifier.network
     model, data = about["config"]["model"]["init_args"], about["config"]["data"]
     height, width = about["preprocessing"]["size"]
-    where, chosen = about["computed_on"], about["config"]["model_checkpoint"]["init_args"]
+    where, monitor = about["computed_on"], about["config"]["model_checkpoint"]["init_args"]["monitor"]
     facts = {
         "network": f"{_name(model['network'])}, {sum(p.numel() for p in network.parameters()):,} parameters",
         "data": f"{_name(data)}, {height}×{width}, {about['preprocessing']['channels']} channel(s)",
@@ -106,7 +106,7 @@ def _facts(loaded: LoadedClassifier) -> dict[str, str]:
         "batches": f"{where['batch_size']} on {where['devices']} device(s)",
         "precision": where["precision"],
         "seed": str(about["seed"]),
-        "checkpoint": f"epoch {about['epoch']}, chosen by {chosen['monitor']}",
+        "checkpoint": f"epoch {about['epoch']}" + (f", chosen by {monitor}" if monitor else ""),
     }
     return {key: value for key, value in facts.items() if value}
 

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from configparser import ConfigParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,3 +140,13 @@ print(hashlib.sha256(page.encode()).hexdigest())
         )
         digests.add(done.stdout)
     assert len(digests) == 1
+
+
+def test_the_templates_are_installed_with_the_package() -> None:
+    root = Path(__file__).resolve().parents[3]
+    setup = ConfigParser()
+    setup.read(root / "setup.cfg")
+    package = root / "src" / "litlens" / "evaluation" / "report"
+    (pattern,) = setup["options.package_data"]["litlens.evaluation.report"].split()
+    others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert set(package.glob(pattern)) == others
