@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,7 @@ from litlens.evaluation.figures import (
     per_class_figure,
     pixels,
     reliability_figure,
+    svg,
 )
 from litlens.evaluation.measures import class_table, confusion_matrix
 
@@ -137,3 +139,12 @@ def test_any_number_of_classes_has_a_figure_that_fits(made_up, classes: int) -> 
     picture = pixels(per_class_figure(class_table(made_up(300, classes, strength=9.0))))
     for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
         assert np.all(edge == 255)
+
+
+def test_a_drawing_has_its_names_as_text_and_no_date() -> None:
+    name = "<b>a & b</b>"
+    drawing = svg(confusion_matrix_figure([[3, 1], [0, 4]], [name, "猫"]))
+    texts = {element.text for element in ElementTree.fromstring(drawing).iter() if element.tag.endswith("}text")}
+    assert {name, "猫", "3", "predicted"} <= texts
+    assert "date>" not in drawing
+    assert drawing == svg(confusion_matrix_figure([[3, 1], [0, 4]], [name, "猫"]))

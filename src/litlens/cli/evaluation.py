@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +10,77 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
+from torch import nn
 
 import litlens.data.sets.arrays
 import litlens.data.sets.catdog
 import litlens.data.sets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.classifier import load_classifier
+from litlens.cli.comparison import show_comparison
+from litlens.cli.images import label_images
 from litlens.cli.mistakes import parse
+from litlens.cli.report import run_home, run_title, write_report
 from litlens.cli.results import RESULTS_FILE, print_results, test_results, write_results
 from litlens.cli.run_folder import checkpoint_path
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
+from litlens.evaluation.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One checkpoint with what came out of its test."""
+
+    title: str
+    network: nn.Module
+    data: ImageDataModule
+    predictions: Predictions
 
 
 def run(args: list[str], *, console: Console) -> None:
-    """Score every checkpoint that is named."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    """Name the pictures of a folder, or score every checkpoint that is named and set them side by side."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--ckpt_path", nargs="+", type=Path, default=[])
-    named, rest = first.parse_known_args(args)
-    if not named.ckpt_path:
+    first.add_argument("--output", type=Path)
+    first.add_argument("--images", type=Path)
+    first.add_argument("--robustness", action="store_true")
+    try:
+        named, rest = first.parse_known_args(args)
+    except argparse.ArgumentError as error:
+        raise UserError(f"command line: {error}") from error
+    paths = named.ckpt_path
+    if not paths:
         raise UserError("--ckpt_path RUN_DIR is missing: random weights are never scored")
-    for path in named.ckpt_path:
-        evaluate(path, rest, console=console)
+    titles = [run_title(checkpoint_path(path)) for path in paths]
+    if len(set(titles)) < len(paths):
+        raise UserError(f"--ckpt_path: {', '.join(titles)}: one of them is named twice")
+    if named.images is not None:
+        if len(paths) > 1 or named.robustness or rest:
+            other = "several --ckpt_path" if len(paths) > 1 else "--robustness" if named.robustness else rest[0]
+            raise UserError(f"--images takes one --ckpt_path and --output, not {other}")
+        label_images(paths[0], named.images, output=named.output, console=console)
+        return
+    output = named.output if len(paths) == 1 else None
+    scored = [evaluate(path, rest, output=output, console=console) for path in paths]
+    everywhere = [one for one in scored if one is not None]
+    if not everywhere:  # of several devices, the first one speaks
+        return
+    folder = named.output or run_home(checkpoint_path(paths[-1]))
+    if len(paths) > 1:
+        runs = {one.title: one.predictions for one in everywhere}
+        show_comparison(runs, everywhere[0].data, folder=folder, console=console)
+    if named.robustness:
+        from litlens.cli.robustness import show_robustness
+
+        show_robustness({one.title: (one.network, one.data) for one in everywhere}, folder=folder, console=console)
 
 
-def evaluate(run: Path, args: list[str], *, console: Console) -> None:
-    """Score one checkpoint; where the data are those of the training, its run folder gets the files again."""
+def evaluate(run: Path, args: list[str], *, output: Path | None, console: Console) -> Scored | None:
+    """Score one checkpoint and write its files into `output`, or where the data are the training's, its run folder.
+
+    None on every device but the first.
+    """
     path = checkpoint_path(run)
     loaded = load_classifier(path)
     about = loaded.about
@@ -59,18 +105,27 @@ def evaluate(run: Path, args: list[str], *, console: Console) -> None:
     )
     trainer.test(loaded.classifier, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
-        return
+        return None
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    assert collect.predictions is not None  # gathered by the test
-    results = {"accuracy_val": about["metrics"]["accuracy/val"], **test_results(collect.predictions, metrics)}
+    predictions = collect.predictions
+    assert predictions is not None  # gathered by the test
+    results = {"accuracy_val": about["metrics"]["accuracy/val"], **test_results(predictions, metrics)}
     console.print(f"checkpoint     {path}, epoch {about['epoch']}", soft_wrap=True)
     print_results(results, console=console)
-    if not _same(data.fingerprint(), about["data"]):
-        console.print("the data are not those of the training: the run folder stays as it was")
-    elif run.is_dir():
-        stored = run / RESULTS_FILE
+    folder = output
+    if output is None and run.is_dir():
+        if _same(data.fingerprint(), about["data"]):
+            folder = run
+        else:
+            console.print("the data are not those of the training: the run folder stays as it was; see --output")
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = folder / RESULTS_FILE
         before = json.loads(stored.read_text()) if stored.is_file() else {}
-        write_results(run, collect.predictions, {**before, **results})
+        write_results(folder, predictions, {**before, **results})
+        page = write_report(folder, path, predictions=predictions, data=data)
+        console.print(f"report         {page}", soft_wrap=True, markup=False)
+    return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
 
 def _parsed(args: list[str], *, config: dict[str, Any]) -> tuple[Any, ImageDataModule]:

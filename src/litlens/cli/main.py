@@ -25,18 +25,26 @@ Train, test and measure a classifier of pictures.
   --model.help NAME       the options of a classifier, such as ImageClassifier
   --trainer.help          the options of Lightning's Trainer
 
-A run keeps everything in runs/NAME/VERSION/: config.yaml, checkpoints/,
-metrics.csv, predictions-test.csv, results.json, and what TensorBoard shows:
+A run keeps everything in runs/NAME/VERSION/: report.html, config.yaml,
+checkpoints/, metrics.csv, predictions-test.csv, results.json, and what
+TensorBoard shows:
 
   tensorboard --logdir runs
 """
 
 _EVALUATE_HELP = """\
-Score checkpoints on the test split, as training did.
+Score checkpoints on the test split, as training did; write report.html.
 
   python evaluate.py --ckpt_path runs/mnist_cnn/VERSION
 
-  --ckpt_path RUN_DIR …   run folders, or checkpoint files
+  --ckpt_path RUN_DIR …   run folders, or checkpoint files; of two or more, each
+                          is compared with the first: comparison.html
+  --images DIR            instead, name the pictures of a folder (no labels
+                          needed): images-DIR/predictions.csv and images.html
+  --robustness            also accuracy against shift, rotation, scale, blur,
+                          noise and contrast
+  --output DIR            where the files go, instead of the run folder (of
+                          several runs, the last one's)
   --data.any VALUE        another value for the data module, such as --data.root
   --accelerator NAME      cpu, gpu, … (auto)
   --devices N             how many (1)

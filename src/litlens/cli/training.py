@@ -1,4 +1,4 @@
-"""What `train.py` does: fit, test the best checkpoint once, and say what the run is worth."""
+"""What `train.py` does: fit, test the best checkpoint once, say what the run is worth, and write its page."""
 
 import time
 from pathlib import Path
@@ -11,6 +11,7 @@ from litlens.checkpoints.reading import read_checkpoint
 from litlens.checkpoints.warm_start import initialise_from
 from litlens.cli.inspection import inspect
 from litlens.cli.parser import TrainingCommand
+from litlens.cli.report import write_report
 from litlens.cli.results import print_results, run_results, test_results, write_results
 from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path, removed_if_unused
@@ -95,7 +96,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         )
         write_results(folder, predictions, results)
         print_results(results, console=console, shared=len(shared_between_splits(data)))
-        console.print(f"run folder     {folder}", soft_wrap=True)
+        page = write_report(folder, best, predictions=predictions, data=data)
+        console.print(f"run folder     {folder}\nreport         {page}", soft_wrap=True)
         console.print(f"live page      tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
 
 

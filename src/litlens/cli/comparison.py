@@ -1,0 +1,33 @@
+"""Sets the runs that were scored side by side: a table on the terminal and a page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from litlens.cli.report import write_page
+from litlens.data.module import ImageDataModule
+from litlens.evaluation.comparison import compare
+from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.report.comparison_page import render_comparison
+
+COMPARISON_FILE = "comparison.html"
+
+
+def show_comparison(runs: Mapping[str, Predictions], data: ImageDataModule, *, folder: Path, console: Console) -> None:
+    """Compare every run with the first, whose data module is `data`; print a table and write comparison.html."""
+    first, *others = runs
+    comparisons = {name: compare(runs[first], runs[name]) for name in others}
+    for name, result in comparisons.items():
+        console.print(f"\n{name} against {first}", soft_wrap=True, markup=False)
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for what, value in (("accuracy", result.accuracy), ("macro F1", result.f1)):
+            interval = f"95 % interval {100 * value.low:+.2f} to {100 * value.high:+.2f}, paired bootstrap"
+            table.add_row(what, f"{100 * value.value:+.2f} points", interval)
+        only = f"{len(result.only_second):,} pictures only it gets right, {len(result.only_first):,} only the first"
+        table.add_row("McNemar's test", f"p = {result.p_value:.3g}", only)
+        console.print(table)
+    page = render_comparison(runs, comparisons, picture=lambda index: data.picture("test", index))
+    path = write_page(folder / COMPARISON_FILE, page)
+    console.print(f"comparison     {path}", soft_wrap=True, markup=False)

@@ -1,0 +1,137 @@
+"""What `evaluate.py --images DIR` does: name the pictures of a folder, and show why."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
+from litlens.cli.report import run_home, run_title, write_page
+from litlens.cli.run_folder import checkpoint_path
+from litlens.data.preprocessing import Pixels, Preprocessing
+from litlens.data.sets.decode import BadPicture, read_picture
+from litlens.errors import UserError
+from litlens.evaluation.report.cards import Card, ranking
+from litlens.evaluation.report.embedding import embedded_picture
+from litlens.evaluation.report.labelled_page import render_labelled
+from litlens.explain.cam import cam
+from litlens.explain.map_layers import NoMapError
+from litlens.explain.overlay import overlay_on_photo
+
+_SHOWN = 500
+_SIDE = 150
+_AT_ONCE = 16
+_LISTED = 10  # unreadable files that the terminal names
+_COLUMNS = ["name", "predicted", "probability", "second", "second_probability", "third", "third_probability"]
+
+
+@dataclass
+class _Labelled:
+    rows: list[list[str]] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    no_map: str | None = None
+
+
+def label_images(run: Path, images: Path, *, output: Path | None, console: Console) -> None:
+    """Write predictions.csv and images.html of every picture under a folder, into `output` or the run's folder."""
+    checkpoint = checkpoint_path(run)
+    loaded = load_classifier(checkpoint)
+    if loaded.preprocessing is None:
+        raise UserError(f"{checkpoint} does not say how pictures are prepared: it was not written by train.py")
+    if not images.is_dir():
+        raise UserError(f"--images: there is no folder {images}")
+    files = sorted(path for path in images.rglob("*") if path.is_file() and not _hidden(path, images))
+    if not files:
+        raise UserError(f"--images: there is no file in {images}")
+    folder = output or run_home(checkpoint) / f"images-{images.resolve().name}"
+    found = _Labelled()
+    starts = range(0, len(files), _AT_ONCE)
+    for start in track(starts, "Naming pictures", console=console, transient=True, disable=not console.is_terminal):
+        _label_batch(found, loaded, images, files[start : start + _AT_ONCE])
+    page = render_labelled(
+        found.cards,
+        title=f"{images.resolve().name}, named by {run_title(checkpoint)}",
+        classes=loaded.class_names,
+        total=len(found.rows),
+        unreadable=found.unreadable,
+        no_map=found.no_map,
+    )
+    path = write_page(folder / "images.html", page)
+    _write_csv(folder / "predictions.csv", found.rows)
+    console.print(f"{len(found.rows):,} pictures named")
+    if found.unreadable:
+        console.print(f"{len(found.unreadable):,} files are no pictures:")
+        for name, reason in found.unreadable[:_LISTED]:
+            readable = name.encode(errors="replace").decode()
+            console.print(f"  {readable}: {reason}", markup=False, soft_wrap=True)
+        if len(found.unreadable) > _LISTED:
+            console.print(f"  and {len(found.unreadable) - _LISTED:,} more: see the page")
+    console.print(f"table  {folder / 'predictions.csv'}\npage   {path}", soft_wrap=True, markup=False)
+
+
+def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files: list[Path]) -> None:
+    preprocessing = loaded.preprocessing
+    assert preprocessing is not None
+    photos: dict[str, Pixels] = {}
+    for file in files:
+        name = file.relative_to(images).as_posix()
+        try:
+            photos[name] = read_picture(file, name=name)
+        except BadPicture as error:
+            found.unreadable.append((name, error.reason))
+    if not photos:
+        return
+    batch = preprocessing.normalise(np.stack([preprocessing.geometry(photo) for photo in photos.values()]))
+    with torch.inference_mode():
+        probabilities = loaded.classifier(batch).softmax(dim=1).numpy()
+    rankings = [ranking(row, loaded.class_names) for row in probabilities]
+    for name, best in zip(photos, rankings, strict=True):
+        found.rows.append([name, *(word for label, share in best for word in (label, f"{share:.6f}"))])
+    room = _SHOWN - len(found.cards)
+    if room <= 0:
+        return
+    maps: Iterator[NDArray[np.float32] | None] = iter([None] * len(photos))
+    if found.no_map is None:
+        try:
+            maps = iter(cam(loaded.classifier.network, batch).maps.numpy())
+        except NoMapError as error:
+            found.no_map = str(error)
+    for (name, photo), best, heat in list(zip(photos.items(), rankings, maps, strict=True))[:room]:
+        small, over = _shown(photo, heat, preprocessing)
+        found.cards.append(Card(name=name, picture=small, overlay=over, ranking=best))
+
+
+def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Preprocessing) -> tuple[str, str | None]:
+    """The whole photo, small, and the same with the map laid over what the network has seen of it."""
+    height, width = photo.shape[:2]
+    image = Image.fromarray(photo[..., 0] if photo.shape[2] == 1 else photo)
+    image.thumbnail((_SIDE, _SIDE))
+    small = np.atleast_3d(np.asarray(image))
+    if heat is None:
+        return embedded_picture(small, side=_SIDE), None
+    (left, upper, right, lower), map_box = preprocessing.boxes((height, width))
+    across, down = image.width / width, image.height / height
+    over = overlay_on_photo(small, heat, (left * across, upper * down, right * across, lower * down), map_box)
+    return embedded_picture(small, side=_SIDE, quality=72), embedded_picture(over, side=_SIDE, quality=72)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _write_csv(path: Path, rows: list[list[str]]) -> None:
+    partial = path.with_name(path.name + ".part")
+    # A file name that is no valid UTF-8 reaches Python as surrogates; this writes its own bytes again.
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS[: max(map(len, rows), default=3)])
+        writer.writerows(rows)
+    partial.replace(path)

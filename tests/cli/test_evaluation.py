@@ -1,0 +1,76 @@
+"""Several checkpoints side by side, robustness on request, and where the files go."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from litlens.cli import robustness
+from litlens.cli.main import evaluate
+from litlens.evaluation.predictions import Predictions
+
+CPU = "--accelerator=cpu"
+
+
+def test_two_runs_are_compared(digits_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    mlp, cnn = digits_runs["mlp"], digits_runs["cnn"]
+    evaluate(["--ckpt_path", str(mlp), str(cnn), CPU])
+    first, second = (Predictions.load(run / "predictions-test.csv") for run in (mlp, cnn))
+    only_second = int((~first.correct & second.correct).sum())
+    only_first = int((first.correct & ~second.correct).sum())
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{only_second} pictures only it gets right, {only_first} only the first" in said
+    assert f"{100 * (only_second - only_first) / 359:+.2f} points" in said
+    page = (cnn / "comparison.html").read_text()
+    assert f"Only run 2 gets right: {only_second}" in page
+    assert not (mlp / "comparison.html").exists()
+
+
+def test_output_takes_what_belongs_to_no_run(digits_runs: dict[str, Path], tmp_path: Path) -> None:
+    """One run's files on other data, and from a checkpoint that stands alone."""
+    alone = tmp_path / "model.ckpt"
+    shutil.copy(digits_runs["cnn"] / "checkpoints" / "best.ckpt", alone)
+    evaluate(["--ckpt_path", str(alone), "--output", str(tmp_path / "out"), CPU])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "predictions-test.csv",
+        "results.json",
+        "report.html",
+    }
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["accuracy_test"] == json.loads((digits_runs["cnn"] / "results.json").read_text())["accuracy_test"]
+    assert "No metrics.csv" in (tmp_path / "out" / "report.html").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "out"}
+
+
+def test_robustness_gets_every_run(
+    digits_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def note(scored: Any, *, folder: Path, console: Any) -> None:
+        seen.update(scored)
+        assert folder == tmp_path
+
+    monkeypatch.setattr(robustness, "show_robustness", note)
+    evaluate(
+        [
+            "--ckpt_path",
+            str(digits_runs["mlp"]),
+            str(digits_runs["cnn"]),
+            "--robustness",
+            "--output",
+            str(tmp_path),
+            CPU,
+        ]
+    )
+    assert [type(network).__name__ for network, _ in seen.values()] == ["MLP", "MnistCNN"]
+    assert all(len(data.samples("test")) == 359 for _, data in seen.values())
+
+
+def test_one_run_twice_is_a_mistake(digits_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(digits_runs["cnn"])
+    with pytest.raises(SystemExit):
+        evaluate(["--ckpt_path", run, run])
+    assert "named twice" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""A folder of pictures, named: the table agrees with `predict`, what is no picture is told, the page stays bounded."""
+
+import csv
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from litlens.checkpoints.classifier import load_classifier
+from litlens.cli import images
+from litlens.cli.main import evaluate
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Pictures of several shapes and modes, and files that are none."""
+    folder = tmp_path / "holiday"
+    (folder / "deeper").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, shape in (
+        ("a.png", (40, 20)),
+        ("b <i>.jpg", (30, 300, 3)),
+        ("deeper/c.png", (8, 8)),
+        ("d.webp", (64, 9, 3)),
+    ):
+        Image.fromarray(generator.integers(256, size=shape, dtype=np.uint8)).save(folder / name)
+    (folder / "e.jpg").write_bytes((folder / "b <i>.jpg").read_bytes()[:400])
+    (folder / "notes.txt").write_text("none")
+    (folder / "empty.png").touch()
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "small.png").touch()
+    if sys.platform == "linux":
+        (folder / os.fsdecode(b"caf\xe9.txt")).touch()  # no valid UTF-8
+    return folder
+
+
+def table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def test_the_table_agrees_with_predict(digits_runs: dict[str, Path], photos: Path) -> None:
+    evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(photos)])
+    rows = table(digits_runs["cnn"] / "images-holiday" / "predictions.csv")
+    assert list(rows) == ["a.png", "b <i>.jpg", "d.webp", "deeper/c.png"]
+    loaded = load_classifier(digits_runs["cnn"] / "checkpoints" / "best.ckpt")
+    for name, row in rows.items():
+        expected = list(loaded.predict(photos / name).items())[:3]
+        assert [row["predicted"], row["second"], row["third"]] == [label for label, _ in expected]
+        shares = [float(row[key]) for key in ("probability", "second_probability", "third_probability")]
+        assert shares == pytest.approx([share for _, share in expected], abs=2e-6)
+
+
+def test_the_page_shows_them_and_lists_the_rest(
+    digits_runs: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(photos), "--output", str(tmp_path / "out")])
+    text = (tmp_path / "out" / "images.html").read_text()
+    assert text.count("<figure") == 4
+    assert text.count('alt="Grad-CAM of') == 4
+    assert "b &lt;i&gt;.jpg" in text
+    assert "<i>" not in text
+    said = capsys.readouterr().out
+    for name in ("e.jpg", "notes.txt", "empty.png"):
+        assert name in said
+        assert f">{name}<" in text
+    assert "small.png" not in text
+
+
+def test_the_page_shows_only_so_many(
+    digits_runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_SHOWN", 3)
+    monkeypatch.setattr(images, "_AT_ONCE", 2)
+    evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(photos), "--output", str(tmp_path)])
+    text = (tmp_path / "images.html").read_text()
+    assert text.count("<figure") == 3
+    assert "the first 3 are shown" in text
+    assert len(table(tmp_path / "predictions.csv")) == 4
+
+
+def test_a_network_without_maps_names_them_too(digits_runs: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    evaluate(["--ckpt_path", str(digits_runs["mlp"]), "--images", str(photos), "--output", str(tmp_path)])
+    text = (tmp_path / "images.html").read_text()
+    assert "Without maps: MLP has no layer" in text
+    assert text.count("<figure") == 4
+
+
+def test_what_the_network_did_not_see_stays_as_it_was(digits_runs: dict[str, Path], monkeypatch: Any) -> None:
+    """Of a photo three times as wide as high, the centre crop sees the middle third."""
+    laid = []
+    monkeypatch.setattr(images, "embedded_picture", lambda picture, **_: laid.append(picture) or "data:")
+    photo = np.full((100, 300, 3), 128, dtype=np.uint8)
+    preprocessing = load_classifier(digits_runs["cnn"] / "checkpoints" / "best.ckpt").preprocessing
+    assert preprocessing is not None
+    images._shown(photo, np.ones((8, 8), dtype=np.float32), preprocessing)
+    small, over = laid
+    assert small.shape == over.shape == (50, 150, 3)
+    changed = (over != small).any(axis=(0, 2))
+    assert changed[51:99].all()
+    assert not changed[:50].any()
+    assert not changed[100:].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--images", "nowhere"], "no folder nowhere"),
+        (["--images", "."], "no file in ."),
+        (["--images", ".", "--robustness"], "not --robustness"),
+        (["--images", ".", "--data.batch_size=3"], "not --data.batch_size=3"),
+        (["--images"], "--images"),
+    ],
+)
+def test_mistakes_are_one_line(
+    digits_runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    words: str,
+) -> None:
+    run = digits_runs["cnn"].resolve()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        evaluate(["--ckpt_path", str(run), *options])
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1

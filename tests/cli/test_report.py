@@ -1,0 +1,101 @@
+"""The page of a run: the same after training and after evaluation, and what it takes from the run's files."""
+
+import csv
+import html
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from litlens.cli.main import evaluate
+from litlens.cli.report import read_history, run_title, without_places
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_training_and_evaluation_write_the_same_page(digits_runs: dict[str, Path], tmp_path: Path) -> None:
+    run = digits_runs["cnn"]
+    page = (run / "report.html").read_bytes()
+    copy = tmp_path / "runs" / "digits_cnn" / run.name
+    shutil.copytree(run, copy)
+    (copy / "report.html").unlink()
+    for _ in range(2):
+        evaluate(["--ckpt_path", str(copy), "--accelerator=cpu"])
+        assert (copy / "report.html").read_bytes() == page
+
+
+def test_the_page_tells_of_the_run(digits_runs: dict[str, Path]) -> None:
+    text = (digits_runs["cnn"] / "report.html").read_text()
+    for words in ("MnistCNN", "AdamW, learning rate 0.003", "DigitsDataModule, 8×8", "seed_everything: 42", "torch"):
+        assert words in text
+    assert "Grad-CAM of" in text
+    assert "Loss and accuracy of training" in text
+
+
+def test_the_page_tells_nothing_of_the_machine(digits_runs: dict[str, Path]) -> None:
+    text = re.sub(r"data:image/[^\"]*", "", (digits_runs["cnn"] / "report.html").read_text())
+    for place in (str(Path.home()), str(ROOT), str(digits_runs["cnn"].parents[3]), platform.node()):
+        assert len(place) < 3 or place not in text
+    assert not re.search(r"20\d\d-\d\d-\d\d(?!_)", text)  # the run's own name is a time, no other date stands there
+
+
+def test_a_network_without_maps_gets_a_page_too(digits_runs: dict[str, Path]) -> None:
+    text = (digits_runs["mlp"] / "report.html").read_text()
+    assert "Without maps: MLP has no layer" in text
+    assert "Grad-CAM of" not in text
+
+
+def test_the_history_has_a_row_per_epoch(digits_runs: dict[str, Path]) -> None:
+    path = digits_runs["cnn"] / "metrics.csv"
+    history = read_history(path)
+    assert [row["epoch"] for row in history] == [0, 1]
+    assert all(set(row) == {"epoch", "loss/train", "loss/val", "accuracy/train", "accuracy/val"} for row in history)
+    with path.open(newline="") as file:
+        logged = [row for row in csv.DictReader(file) if row["accuracy/val"]]
+    assert [row["accuracy/val"] for row in history] == [float(row["accuracy/val"]) for row in logged]
+
+
+def test_rows_in_any_order_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(
+        "accuracy/test,epoch,loss/train,loss/train_step,loss/val,step\n"
+        ",1,,,0.5,20\n,0,,0.9,,3\n,0,0.8,,,10\n,0,,,0.7,10\n,1,0.6,,,20\n0.9,2,,,,21\n"
+    )
+    assert read_history(path) == [
+        {"epoch": 0, "loss/train": 0.8, "loss/val": 0.7},
+        {"epoch": 1, "loss/val": 0.5, "loss/train": 0.6},
+    ]
+    assert read_history(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("runs/mnist/2026/checkpoints/best.ckpt", "mnist/2026"),
+        ("runs/mnist/2026/checkpoints/last.ckpt", "mnist/2026 (last)"),
+        ("elsewhere/model.ckpt", "model.ckpt"),
+    ],
+)
+def test_what_a_run_is_called(path: str, title: str) -> None:
+    assert run_title(Path(path)) == title
+
+
+def test_a_config_without_the_places_of_a_machine() -> None:
+    config: dict[str, Any] = {
+        "data": {"root": "/home/me/data", "folder": "~/pictures", "csv": None, "batch_size": 3, "fit": "crop"},
+        "list": ["C:\\me\\weights.pth", "data/mnist", 0.5],
+    }
+    assert without_places(config) == {
+        "data": {"root": "…/data", "folder": "…/pictures", "csv": None, "batch_size": 3, "fit": "crop"},
+        "list": ["…/weights.pth", "data/mnist", 0.5],
+    }
+
+
+def test_the_config_of_the_page_is_the_runs(digits_runs: dict[str, Path]) -> None:
+    text = (digits_runs["cnn"] / "report.html").read_text()
+    shown = yaml.safe_load(html.unescape(re.search(r"<pre>(.*?)</pre>", text, flags=re.DOTALL)[1]))  # type: ignore[index]
+    assert shown == without_places(yaml.safe_load((digits_runs["cnn"] / "config.yaml").read_text()))
