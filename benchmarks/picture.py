@@ -12,9 +12,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from litlens.evaluation.figures import confusion_matrix_figure, learning_curves_figure, pixels
+from litlens.evaluation.figures import confusion_matrix_figure, learning_curves_figure
 from litlens.evaluation.measures import confusion_matrix
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.style import pixels
 
 
 def main() -> None:

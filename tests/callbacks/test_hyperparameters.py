@@ -10,7 +10,7 @@ def test_a_configuration_becomes_one_level() -> None:
         "model": {
             "class_path": "ImageClassifier",
             "init_args": {
-                "network": {"class_path": "litlens.models.scratch.MnistCNN", "init_args": {"dropout": 0.5}},
+                "network": {"class_path": "litlens.models.networks.scratch.MnistCNN", "init_args": {"dropout": 0.5}},
                 "class_names": ["0", "1"],
                 "init_from": None,
                 "channels_last": True,

@@ -14,7 +14,7 @@ from litlens.checkpoints.warm_start import initialise_from
 from litlens.data.preprocessing import Preprocessing
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
-from litlens.models.mlp import MLP
+from litlens.models.networks.mlp import MLP
 
 PREPARED = Preprocessing(size=(6, 6), channels=1, mean=(0.4,), std=(0.2,))
 

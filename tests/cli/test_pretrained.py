@@ -12,8 +12,8 @@ from litlens.cli.transfer import check_normalization, layer_table
 from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
 from litlens.errors import UserError
 from litlens.models.backbones import TransferNetwork
+from litlens.models.networks.scratch import MnistCNN
 from litlens.models.pretrained import weights_normalization
-from litlens.models.scratch import MnistCNN
 from litlens.models.transfer import TransferClassifier
 
 

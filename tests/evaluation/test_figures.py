@@ -14,11 +14,10 @@ from litlens.evaluation.figures import (
     confusion_matrix_figure,
     learning_curves_figure,
     per_class_figure,
-    pixels,
     reliability_figure,
-    svg,
 )
 from litlens.evaluation.measures import class_table, confusion_matrix
+from litlens.evaluation.style import pixels, svg
 
 HISTORY = [
     {"epoch": 0, "loss/train": 0.9, "loss/val": 0.8, "accuracy/train": 0.7, "accuracy/val": 0.75},

@@ -12,7 +12,6 @@ from torch import nn
 
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.data.sets.arrays import MNISTDataModule
-from litlens.evaluation.figures import pixels as drawn
 from litlens.evaluation.intervals import Interval
 from litlens.evaluation.robustness import (
     DISTORTIONS,
@@ -23,7 +22,8 @@ from litlens.evaluation.robustness import (
     robustness,
     robustness_figure,
 )
-from litlens.models.mlp import MLP
+from litlens.evaluation.style import pixels as drawn
+from litlens.models.networks.mlp import MLP
 
 
 def pictures(count: int = 8, size: tuple[int, int] = (20, 30), channels: int = 3, smooth: float = 0) -> Pixels:

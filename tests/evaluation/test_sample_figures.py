@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from litlens.evaluation.figures import GREEN, ORANGE, pixels
 from litlens.evaluation.sample_figures import (
     cam_figure,
     feature_maps_figure,
     prediction_grid_figure,
     wrong_samples_figure,
 )
+from litlens.evaluation.style import GREEN, ORANGE, pixels
 
 SHARES = np.array([[0.7, 0.2, 0.1], [0.25, 0.15, 0.6]])
 NAMES = ["cat", "dog", "$x^2$ a name without an end"]

@@ -14,7 +14,7 @@ from litlens.errors import UserError
 from litlens.explain.feature_maps import feature_maps
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import feature_grid
-from litlens.models.scratch import CatDogCNN
+from litlens.models.networks.scratch import CatDogCNN
 
 
 def by_hand(layers: nn.Sequential, images: Tensor) -> list[Tensor]:

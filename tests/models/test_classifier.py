@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
-from litlens.models.mlp import MLP
-from litlens.models.scratch import LeNet5, MnistCNN
+from litlens.models.networks.mlp import MLP
+from litlens.models.networks.scratch import LeNet5, MnistCNN
 
 NAMES = ["a", "b", "c"]
 
@@ -286,7 +286,7 @@ def test_the_checkpoint_is_plain_and_rebuilds_the_network(data: Data, tmp_path: 
     assert about["model"]["class_path"] == "litlens.models.classifier.ImageClassifier"
     arguments = dict(about["model"]["init_args"])
     spec = arguments.pop("network")
-    assert spec["class_path"] == "litlens.models.scratch.LeNet5"
+    assert spec["class_path"] == "litlens.models.networks.scratch.LeNet5"
     again = ImageClassifier(LeNet5(**spec["init_args"]), **arguments)
     again.load_state_dict(checkpoint["state_dict"])
     (expected,) = trainer().test(classifier, data, verbose=False)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from litlens.models.networks.scratch import MnistCNN
 from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
-from litlens.models.scratch import MnistCNN
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])

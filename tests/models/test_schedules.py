@@ -139,7 +139,7 @@ def test_from_the_command_line(text: str, kind: type, monkeypatch: pytest.Monkey
         },
         args=[
             "--model.network",
-            "{class_path: litlens.models.mlp.MLP, init_args: {widths: [4], num_classes: 2}}",
+            "{class_path: litlens.models.networks.mlp.MLP, init_args: {widths: [4], num_classes: 2}}",
             "--model.class_names",
             "[a, b]",
             "--model.optimizer",

@@ -58,7 +58,7 @@ def train(args: list[str] | None = None) -> None:
 
 def evaluate(args: list[str] | None = None) -> None:
     """`python evaluate.py …`: exit statuses as for `train`."""
-    _run("litlens.cli.evaluation", _EVALUATE_HELP, sys.argv[1:] if args is None else args)
+    _run("litlens.cli.evaluation.command", _EVALUATE_HELP, sys.argv[1:] if args is None else args)
 
 
 def _run(module: str, help_text: str, args: list[str]) -> None:

@@ -11,25 +11,25 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 # Class names in a config resolve once their modules are imported.
-import litlens.callbacks.confusion_matrix
-import litlens.callbacks.feature_maps
 import litlens.callbacks.finite_loss
-import litlens.callbacks.grad_cam
-import litlens.callbacks.histograms
 import litlens.callbacks.hyperparameters
-import litlens.callbacks.learning_curves
 import litlens.callbacks.learning_rate
-import litlens.callbacks.model_graph
-import litlens.callbacks.per_class_metrics
-import litlens.callbacks.precision_recall
-import litlens.callbacks.prediction_grid
+import litlens.callbacks.live.confusion_matrix
+import litlens.callbacks.live.feature_maps
+import litlens.callbacks.live.grad_cam
+import litlens.callbacks.live.histograms
+import litlens.callbacks.live.learning_curves
+import litlens.callbacks.live.model_graph
+import litlens.callbacks.live.per_class_metrics
+import litlens.callbacks.live.precision_recall
+import litlens.callbacks.live.prediction_grid
+import litlens.callbacks.live.wrong_samples
 import litlens.callbacks.random_state
-import litlens.callbacks.wrong_samples
 import litlens.data.sets.arrays
 import litlens.data.sets.catdog
 import litlens.data.sets.fonts
-import litlens.models.mlp
-import litlens.models.scratch
+import litlens.models.networks.mlp
+import litlens.models.networks.scratch
 import litlens.models.transfer  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.provenance import Provenance
@@ -66,15 +66,15 @@ _CALLBACKS = [
         "random_state.RandomState",
         "finite_loss.FiniteLoss",
         "learning_rate.LearningRate",
-        "learning_curves.LearningCurves",
-        "confusion_matrix.ConfusionMatrix",
-        "per_class_metrics.PerClassMetrics",
-        "precision_recall.PrecisionRecallCurves",
-        "wrong_samples.WrongSamples",
-        "prediction_grid.PredictionGrid",
-        "grad_cam.GradCam",
-        "feature_maps.FeatureMaps",
-        "model_graph.ModelGraph",
+        "live.learning_curves.LearningCurves",
+        "live.confusion_matrix.ConfusionMatrix",
+        "live.per_class_metrics.PerClassMetrics",
+        "live.precision_recall.PrecisionRecallCurves",
+        "live.wrong_samples.WrongSamples",
+        "live.prediction_grid.PredictionGrid",
+        "live.grad_cam.GradCam",
+        "live.feature_maps.FeatureMaps",
+        "live.model_graph.ModelGraph",
         "hyperparameters.HyperParameters",
     )
 ]

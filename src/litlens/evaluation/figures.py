@@ -1,68 +1,23 @@
-"""Pictures of the evaluation: each function draws numbers into a matplotlib Figure, touching nothing global.
+"""Pictures of the evaluation: each function draws numbers into a matplotlib Figure."""
 
-Figures are made without pyplot, on the Agg canvas and under matplotlib's own defaults, so neither a person's
-rcParams nor a notebook's backend changes a pixel. Colours are Okabe and Ito's, which colour-blind readers can
-tell apart.
-"""
-
-import io
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from litlens.evaluation.calibration import ReliabilityBin
 from litlens.evaluation.measures import ClassFigures, row_shares
-
-BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#9A9A9A", "#2B2B2B"
-PALETTE = (ORANGE, BLUE, GREEN, "#E69F00", "#CC79A7", "#56B4E9")
+from litlens.evaluation.style import BLUE, GREY, INK, ORANGE, house_style, new_figure, plain_axes, shortened
 
 _NUMBERED = 20  # classes up to which a confusion matrix has a number in every cell
 _TICKS = 32  # class names that an axis has room for
-_STYLE = {
-    "font.size": 9.0,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": "#B5B5B5",
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": "#B5B5B5",
-    "ytick.color": "#B5B5B5",
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.parse_math": False,  # a class named $x$ is a class name
-    "svg.fonttype": "none",  # letters stay letters
-    "svg.hashsalt": "litlens",  # without one, every drawing gets ids of its own
-}
-
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
 
-def _in_house_style(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Run a drawing function under matplotlib's defaults and `_STYLE`, whatever the rcParams are outside."""
-
-    @wraps(draw)
-    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
-        style.pop("backend")  # setting it would load pyplot
-        with matplotlib.rc_context(style):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-@_in_house_style
+@house_style
 def confusion_matrix_figure(
     counts: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix"
 ) -> Figure:
@@ -76,7 +31,7 @@ def confusion_matrix_figure(
     shares = row_shares(table)
     numbered = classes <= _NUMBERED
     side = float(np.clip(2.2 + 0.42 * classes, 4.2, 8.5))
-    figure = _figure(side + 1.2, side, layout="compressed")  # which knows that the cells are square
+    figure = new_figure(side + 1.2, side, layout="compressed")  # which knows that the cells are square
     axes = figure.add_subplot()
     # The square root lifts the few per cent that mistakes are; linear, they would all look like nothing.
     image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
@@ -94,14 +49,14 @@ def confusion_matrix_figure(
     return figure
 
 
-@_in_house_style
+@house_style
 def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     """Loss and accuracy over the epochs, for training and validation, the best validation epoch marked.
 
     Each row of `history` holds `epoch` and any of `loss/train`, `loss/val`, `accuracy/train` and
     `accuracy/val`; what is missing or not finite leaves a gap.
     """
-    figure = _figure(8.4, 3.4)
+    figure = new_figure(8.4, 3.4)
     loss, accuracy = figure.subplots(1, 2)
     _curves(loss, history, "loss", best=min)
     _curves(accuracy, history, "accuracy", best=max)
@@ -110,21 +65,21 @@ def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-@_in_house_style
+@house_style
 def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figure:
     """A reliability diagram: accuracy against confidence by bin, and below how many samples each bin holds.
 
     `error` is the expected calibration error, told in the title.
     """
-    figure = _figure(4.6, 5.0)
+    figure = new_figure(4.6, 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     left = np.array([bin.low for bin in bins])
     width = np.array([bin.high - bin.low for bin in bins])
     accuracy = np.array([bin.accuracy for bin in bins])
     confidence = np.array([bin.confidence for bin in bins])
     count = np.array([bin.count for bin in bins])
-    _plain(upper)
-    _plain(lower)
+    plain_axes(upper)
+    plain_axes(lower)
     upper.bar(left, accuracy, width, align="edge", color="#9CC9E3", edgecolor="white", label="accuracy")
     upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
     upper.plot(confidence, accuracy, "o", color=ORANGE, markersize=4, label="at the bin's mean confidence")
@@ -136,13 +91,13 @@ def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figur
     return figure
 
 
-@_in_house_style
+@house_style
 def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", most: int = 30) -> Figure:
     """Precision, recall and F1 of the `most` classes with the lowest F1, the lowest on top, and how many samples."""
     rows = sorted(table, key=lambda row: row.f1)[:most]
-    figure = _figure(6.6, 1.1 + 0.2 * max(len(rows), 4))
+    figure = new_figure(6.6, 1.1 + 0.2 * max(len(rows), 4))
     axes = figure.add_subplot()
-    _plain(axes)
+    plain_axes(axes)
     axes.grid(axis="x", color="#E8E8E8", linewidth=0.8)
     places = np.arange(len(rows))
     for kind, colour, marker in (("precision", BLUE, "|"), ("recall", ORANGE, "|"), ("f1", INK, "o")):
@@ -160,7 +115,7 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
         linewidth=2,
         zorder=1,
     )
-    axes.set_yticks(places, [_shortened(row.name) for row in rows])
+    axes.set_yticks(places, [shortened(row.name) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     lowest = min((min(row.precision, row.recall) for row in rows), default=0.0)
     axes.set_xlim(max(0.0, lowest - 0.05 * (1 - lowest) - 0.01), 1.01)
@@ -182,47 +137,10 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
     return figure
 
 
-@_in_house_style  # ticks are made as late as here
-def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """The figure as a picture `(H, W, 3)`; letters that matplotlib's own font lacks become boxes."""
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas.draw()  # type: ignore[no-untyped-call]
-    picture: NDArray[np.uint8] = np.array(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
-    return picture
-
-
-@_in_house_style
-def svg(figure: Figure) -> str:
-    """The figure as an SVG drawing, the same text for the same figure; its letters are set by whoever shows it."""
-    for axes in figure.axes:
-        for mesh in axes.findobj(QuadMesh):
-            mesh.set_rasterized(True)  # a colour bar is 256 paths otherwise
-    text = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return text.getvalue()
-
-
-def _figure(width: float, height: float, *, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
-    figure = Figure(figsize=(width, height), dpi=110, layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-
-
 def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
     classes = len(class_names)
     places = range(0, classes, -(-classes // _TICKS))
-    names = [_shortened(class_names[place]) for place in places]
+    names = [shortened(class_names[place]) for place in places]
     upright = max(map(len, names)) * classes <= 60
     axes.set_xticks(places, names, rotation=0 if upright else 90)
     axes.set_yticks(places, names)
@@ -243,13 +161,8 @@ def _write_counts(axes: Axes, table: NDArray[np.int64], shares: NDArray[np.float
             axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
 
 
-def _shortened(name: str, limit: int = 18) -> str:
-    half = limit // 2  # names that begin alike often differ at the end, so the middle goes
-    return name if len(name) <= limit else name[: half - 1] + "…" + name[-half:]
-
-
 def _curves(axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, best: Callable[..., Any]) -> None:
-    _plain(axes)
+    plain_axes(axes)
     epochs = np.array([row["epoch"] for row in history], dtype=float)
     few = len(history) <= 40
     title = what.capitalize()

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from litlens.data.preprocessing import Pixels, Preprocessing
-from litlens.evaluation.figures import PALETTE, _figure, _in_house_style, _plain, _shortened
 from litlens.evaluation.intervals import Interval, wilson_interval
+from litlens.evaluation.style import PALETTE, house_style, new_figure, plain_axes, shortened
 from litlens.explain.untouched import at_home, untouched
 
 _LIMIT, _FEWEST = 2000, 250  # pictures
@@ -89,13 +89,13 @@ def chosen_pictures(size: int, image_size: tuple[int, int], *, seed: int = 0) ->
     return np.sort(np.random.default_rng(seed).permutation(size)[:limit])
 
 
-@_in_house_style
+@house_style
 def robustness_figure(runs: Mapping[str, Sequence[DistortedAccuracy]]) -> Figure:
     """A panel for each distortion: a line for each run, with its interval as a band."""
-    figure = _figure(8.4, 5.2)
+    figure = new_figure(8.4, 5.2)
     panels = figure.subplots(2, math.ceil(len(DISTORTIONS) / 2), sharey=True)
     for axes, (name, distortion) in zip(panels.flat, DISTORTIONS.items(), strict=False):
-        _plain(axes)
+        plain_axes(axes)
         for number, (run, points) in enumerate(runs.items()):
             own = [point for point in points if point.distortion == name]
             strengths = [point.strength for point in own]
@@ -104,7 +104,7 @@ def robustness_figure(runs: Mapping[str, Sequence[DistortedAccuracy]]) -> Figure
             )
             colour = PALETTE[number % len(PALETTE)]
             axes.fill_between(strengths, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(strengths, value, "o-", color=colour, linewidth=1.6, markersize=3.2, label=_shortened(run, 28))
+            axes.plot(strengths, value, "o-", color=colour, linewidth=1.6, markersize=3.2, label=shortened(run, 28))
         axes.set_title(name.capitalize())
         axes.set_xlabel(distortion.unit)
         axes.set_xticks(distortion.strengths)

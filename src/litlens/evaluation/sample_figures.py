@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from litlens.evaluation.figures import GREEN, GREY, INK, ORANGE, _in_house_style, _shortened
+from litlens.evaluation.style import GREEN, GREY, INK, ORANGE, house_style, shortened
 from litlens.explain.overlay import feature_grid, overlay
 
 Pixels = NDArray[np.uint8]
@@ -22,7 +22,7 @@ _LIKELIEST = 3  # classes named for each mistake
 _PALE = {GREEN: "#BFE6D9", ORANGE: "#F6D0B8", GREY: "#E6E6E6"}
 
 
-@_in_house_style
+@house_style
 def prediction_grid_figure(
     pictures: Pixels,
     labels: Sequence[int] | NDArray[np.int64],
@@ -46,14 +46,14 @@ def prediction_grid_figure(
         height, width = tile.shape[:2]
         sheet.fill(x, y, width + 8, height + 8, colour)
         sheet.paste(x + 4, y + 4, tile)
-        sheet.write(x, y + height + 13, _shortened(class_names[guess], 7), color=colour, weight="bold")
+        sheet.write(x, y + height + 13, shortened(class_names[guess], 7), color=colour, weight="bold")
         sheet.write(x + width + 7, y + height + 13, _percent(probabilities[number, guess]), ha="right")
         if guess != label:
-            sheet.write(x, y + height + 29, f"is {_shortened(class_names[label], 13)}")
+            sheet.write(x, y + height + 29, f"is {shortened(class_names[label], 13)}")
     return sheet.figure(f"{title}: {right} of {len(tiles)} right")
 
 
-@_in_house_style
+@house_style
 def wrong_samples_figure(
     pictures: Pixels,
     names: Sequence[str],
@@ -74,20 +74,20 @@ def wrong_samples_figure(
         x, y = sheet.corner(number)
         sheet.paste(x, y, tile)
         y += tile.shape[0] + 6
-        sheet.write(x, y, _shortened(names[number], 22), color="#6E6E6E", size=7)
-        sheet.write(x, y + 15, f"label {_shortened(class_names[label], 16)}", weight="bold")
+        sheet.write(x, y, shortened(names[number], 22), color="#6E6E6E", size=7)
+        sheet.write(x, y + 15, f"label {shortened(class_names[label], 16)}", weight="bold")
         y += 36
         shares = probabilities[number]
         for place, guess in enumerate(np.argsort(-shares, kind="stable")[:_LIKELIEST]):
             colour = GREEN if guess == label else GREY if place else ORANGE
             sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(shares[guess])))), 17, _PALE[colour])
-            sheet.write(x + 4, y + 1, _shortened(class_names[guess], 13))
+            sheet.write(x + 4, y + 1, shortened(class_names[guess], 13))
             sheet.write(x + 142, y + 1, _percent(shares[guess]), ha="right")
             y += 19
     return sheet.figure(title)
 
 
-@_in_house_style
+@house_style
 def cam_figure(
     pictures: Pixels,
     maps: NDArray[np.floating],
@@ -110,14 +110,14 @@ def cam_figure(
         )
         sheet.paste(x, y, tile)
         sheet.paste(x + width + 3, y, overlay(tile, fine))
-        colour, words = GREEN, f"{_shortened(class_names[guess], 24)}"
+        colour, words = GREEN, f"{shortened(class_names[guess], 24)}"
         if guess != label:
-            colour, words = ORANGE, f"{_shortened(class_names[guess], 13)}, is {_shortened(class_names[label], 13)}"
+            colour, words = ORANGE, f"{shortened(class_names[guess], 13)}, is {shortened(class_names[label], 13)}"
         sheet.write(x, y + height + 6, words, color=colour, weight="bold")
     return sheet.figure(title)
 
 
-@_in_house_style
+@house_style
 def feature_maps_figure(
     picture: Pixels, maps: Mapping[str, NDArray[np.floating]], *, title: str = "Feature maps", most: int = 64
 ) -> Figure:
@@ -132,7 +132,7 @@ def feature_maps_figure(
     x += tile.shape[1] + 20
     for (name, values), grid in zip(maps.items(), grids, strict=True):
         shown = f"{most} of {len(values)}" if len(values) > most else f"{len(values)}"
-        sheet.write(x, y, _shortened(name, 22), weight="bold")
+        sheet.write(x, y, shortened(name, 22), weight="bold")
         sheet.write(x + grid.shape[1], y, f"{shown} maps {values.shape[1]}×{values.shape[2]}", ha="right")
         sheet.paste(x, y + 20, grid)
         x += grid.shape[1] + 20

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.models.layers import Network
+from litlens.models.networks.layers import Network
 from litlens.models.pretrained import load_weights, torchvision_network, weights_normalization
 
 

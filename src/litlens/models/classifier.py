@@ -283,7 +283,7 @@ class ImageClassifier(LightningModule):
 
     def _init_args(self) -> dict[str, Any]:
         network = {"class_path": _class_path(self.network)}
-        arguments = getattr(self.network, "arguments", None)  # litlens.models.layers.Network records them
+        arguments = getattr(self.network, "arguments", None)  # litlens.models.networks.layers.Network records them
         if arguments is not None:
             network["init_args"] = arguments
         weights = self.class_weights if self._class_weights is None else self._class_weights.tolist()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from litlens.evaluation.figures import pixels, svg
+from litlens.evaluation.style import pixels, svg
 
 _LARGEST_SVG = 150_000  # characters; a figure of many lines is smaller as pixels
 _SMALL = 64  # pictures up to this side keep every pixel; the page enlarges them

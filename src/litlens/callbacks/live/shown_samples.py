@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from litlens.callbacks.drawing import due
+from litlens.callbacks.live.drawing import due
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.untouched import at_home, plain, untouched
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from litlens.models.layers import (
+from litlens.models.networks.layers import (
     Activation,
     Initialisation,
     Network,

@@ -17,8 +17,8 @@ import litlens.data.sets.catdog
 import litlens.data.sets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.classifier import load_classifier
-from litlens.cli.comparison import show_comparison
-from litlens.cli.images import label_images
+from litlens.cli.evaluation.comparison import show_comparison
+from litlens.cli.evaluation.images import label_images
 from litlens.cli.mistakes import parse
 from litlens.cli.report import run_home, run_title, write_report
 from litlens.cli.results import RESULTS_FILE, print_results, test_results, write_results
@@ -71,7 +71,7 @@ def run(args: list[str], *, console: Console) -> None:
         runs = {one.title: one.predictions for one in everywhere}
         show_comparison(runs, everywhere[0].data, folder=folder, console=console)
     if named.robustness:
-        from litlens.cli.robustness import show_robustness
+        from litlens.cli.evaluation.robustness import show_robustness
 
         show_robustness({one.title: (one.network, one.data) for one in everywhere}, folder=folder, console=console)
 
@@ -125,6 +125,7 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
         write_results(folder, predictions, {**before, **results})
         page = write_report(folder, path, predictions=predictions, data=data)
         console.print(f"report         {page}", soft_wrap=True, markup=False)
+    loaded.classifier.to(trainer.strategy.root_device)  # from where Lightning took it when the test was over
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
 

@@ -3,8 +3,8 @@
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from litlens.callbacks.drawing import names_of_classes, show_figure, split_title
-from litlens.callbacks.shown_samples import Samples, ShownSamples
+from litlens.callbacks.live.drawing import names_of_classes, show_figure, split_title
+from litlens.callbacks.live.shown_samples import Samples, ShownSamples
 from litlens.evaluation.sample_figures import cam_figure
 from litlens.explain.cam import cam
 

@@ -11,11 +11,11 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from litlens.callbacks import prediction_grid as module
-from litlens.callbacks.prediction_grid import PredictionGrid
-from litlens.callbacks.shown_samples import pictures_of, samples_of
+from litlens.callbacks.live.prediction_grid import PredictionGrid
+from litlens.callbacks.live.shown_samples import pictures_of, samples_of
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
-from litlens.models.mlp import MLP
+from litlens.models.networks.mlp import MLP
 
 
 @pytest.fixture

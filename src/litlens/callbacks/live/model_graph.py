@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
-from litlens.callbacks.shown_samples import Samples, ShownSamples
+from litlens.callbacks.live.shown_samples import Samples, ShownSamples
 from litlens.explain.untouched import at_home, untouched
 
 _log = logging.getLogger(__name__)

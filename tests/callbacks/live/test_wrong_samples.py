@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
 from litlens.callbacks import wrong_samples as module
-from litlens.callbacks.wrong_samples import WrongSamples
+from litlens.callbacks.live.wrong_samples import WrongSamples
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
-from litlens.models.mlp import MLP
+from litlens.models.networks.mlp import MLP
 
 
 @pytest.fixture

@@ -13,26 +13,26 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
-from litlens.callbacks import drawing
-from litlens.callbacks.confusion_matrix import ConfusionMatrix
-from litlens.callbacks.feature_maps import FeatureMaps
-from litlens.callbacks.grad_cam import GradCam
-from litlens.callbacks.histograms import Histograms
 from litlens.callbacks.hyperparameters import HyperParameters
-from litlens.callbacks.learning_curves import LearningCurves
-from litlens.callbacks.model_graph import ModelGraph
-from litlens.callbacks.per_class_metrics import PerClassMetrics
-from litlens.callbacks.precision_recall import PrecisionRecallCurves
-from litlens.callbacks.prediction_grid import PredictionGrid
+from litlens.callbacks.live import drawing
+from litlens.callbacks.live.confusion_matrix import ConfusionMatrix
+from litlens.callbacks.live.feature_maps import FeatureMaps
+from litlens.callbacks.live.grad_cam import GradCam
+from litlens.callbacks.live.histograms import Histograms
+from litlens.callbacks.live.learning_curves import LearningCurves
+from litlens.callbacks.live.model_graph import ModelGraph
+from litlens.callbacks.live.per_class_metrics import PerClassMetrics
+from litlens.callbacks.live.precision_recall import PrecisionRecallCurves
+from litlens.callbacks.live.prediction_grid import PredictionGrid
+from litlens.callbacks.live.wrong_samples import WrongSamples
 from litlens.callbacks.provenance import Provenance
-from litlens.callbacks.wrong_samples import WrongSamples
 from litlens.data.module import ImageDataModule
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.data.split import ArrayPictures, Split
 from litlens.models.backbones import TransferNetwork
 from litlens.models.classifier import ImageClassifier
-from litlens.models.mlp import MLP
-from litlens.models.scratch import MnistCNN
+from litlens.models.networks.mlp import MLP
+from litlens.models.networks.scratch import MnistCNN
 from litlens.models.transfer import TransferClassifier
 
 CONFIG = {
@@ -226,9 +226,9 @@ def test_nothing_is_drawn_or_computed_where_nobody_looks(tmp_path: Path, monkeyp
         pytest.fail("drawn")
 
     monkeypatch.setattr(drawing, "pixels", refuse)
-    monkeypatch.setattr("litlens.callbacks.grad_cam.cam", refuse)
-    monkeypatch.setattr("litlens.callbacks.prediction_grid.probabilities_of", refuse)
-    monkeypatch.setattr("litlens.callbacks.precision_recall.precision_recall_curves", refuse)
+    monkeypatch.setattr("litlens.callbacks.live.grad_cam.cam", refuse)
+    monkeypatch.setattr("litlens.callbacks.live.prediction_grid.probabilities_of", refuse)
+    monkeypatch.setattr("litlens.callbacks.live.precision_recall.precision_recall_curves", refuse)
     logger: Any = {"no logger": False, "csv": CSVLogger(tmp_path), "another rank": None}[kind]
     if kind == "another rank":
         monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))

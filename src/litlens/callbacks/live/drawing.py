@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from litlens.evaluation.figures import pixels
+from litlens.evaluation.style import pixels
 
 _DRAWINGS = 10  # of one kind in a run, where no frequency is given
 

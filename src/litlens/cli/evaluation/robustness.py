@@ -14,7 +14,6 @@ from rich.table import Table
 from torch import nn
 
 from litlens.data.module import ImageDataModule
-from litlens.evaluation.figures import pixels
 from litlens.evaluation.robustness import (
     DISTORTIONS,
     DistortedAccuracy,
@@ -23,6 +22,7 @@ from litlens.evaluation.robustness import (
     robustness,
     robustness_figure,
 )
+from litlens.evaluation.style import pixels
 
 ROBUSTNESS_FILE = "robustness.json"
 ROBUSTNESS_PICTURE = "robustness.png"

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from litlens.cli.robustness import show_robustness
+from litlens.cli.evaluation.robustness import show_robustness
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.evaluation.robustness import DISTORTIONS
-from litlens.models.mlp import MLP
+from litlens.models.networks.mlp import MLP
 
 
 def shown(folder: Path) -> str:

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from litlens.errors import UserError
-from litlens.models.layers import Network
-from litlens.models.mlp import MLP, FashionMLP
-from litlens.models.scratch import BottleneckCNN, CatDogCNN, FashionCNN, LeNet5, MnistCNN
+from litlens.models.networks.layers import Network
+from litlens.models.networks.mlp import MLP, FashionMLP
+from litlens.models.networks.scratch import BottleneckCNN, CatDogCNN, FashionCNN, LeNet5, MnistCNN
 
 NETWORKS = [MnistCNN, FashionMLP, FashionCNN, BottleneckCNN, CatDogCNN, LeNet5, MLP]
 # The smallest square image, worked out by hand from kernels and pools; an MLP takes any.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from litlens.models.layers import Activation, Initialisation, Network, dense, initialise
+from litlens.models.networks.layers import Activation, Initialisation, Network, dense, initialise
 
 
 class FashionMLP(Network):

@@ -7,8 +7,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from litlens.callbacks.drawing import due, names_of_classes, show_figure, split_title
-from litlens.callbacks.shown_samples import Samples, has_pictures, pictures_of, predictions_in, samples_at, samples_of
+from litlens.callbacks.live.drawing import due, names_of_classes, show_figure, split_title
+from litlens.callbacks.live.shown_samples import (
+    Samples,
+    has_pictures,
+    pictures_of,
+    predictions_in,
+    samples_at,
+    samples_of,
+)
 from litlens.evaluation.sample_figures import wrong_samples_figure
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litlens.callbacks import per_class_metrics as module
-from litlens.callbacks.per_class_metrics import PerClassMetrics
+from litlens.callbacks.live.per_class_metrics import PerClassMetrics
 
 
 def test_curves_of_few_classes(trainer: Any, small: Any, samples: Any, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from litlens.callbacks import learning_curves as module
-from litlens.callbacks.learning_curves import LearningCurves
+from litlens.callbacks.live.learning_curves import LearningCurves
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
-from litlens.models.mlp import MLP
+from litlens.models.networks.mlp import MLP
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers",

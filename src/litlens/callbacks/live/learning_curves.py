@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlens.callbacks.drawing import show_figure
+from litlens.callbacks.live.drawing import show_figure
 from litlens.evaluation.figures import learning_curves_figure
 
 _TRAIN = ("loss/train", "accuracy/train")

@@ -2,7 +2,7 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlens.callbacks.drawing import due, names_of_classes, show_figure, split_title
+from litlens.callbacks.live.drawing import due, names_of_classes, show_figure, split_title
 from litlens.evaluation.figures import confusion_matrix_figure
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from litlens.models.layers import initialise
+from litlens.models.networks.layers import initialise
 
 FAN_IN, FAN_OUT = 3 * 3 * 50, 3 * 3 * 200
 

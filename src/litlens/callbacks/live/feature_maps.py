@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from litlens.callbacks.drawing import show_figure, split_title
-from litlens.callbacks.shown_samples import Samples, ShownSamples
+from litlens.callbacks.live.drawing import show_figure, split_title
+from litlens.callbacks.live.shown_samples import Samples, ShownSamples
 from litlens.evaluation.sample_figures import feature_maps_figure
 from litlens.explain.feature_maps import feature_maps
 

@@ -2,7 +2,7 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlens.callbacks.drawing import due, names_of_classes, show_figure, show_scalars, split_title
+from litlens.callbacks.live.drawing import due, names_of_classes, show_figure, show_scalars, split_title
 from litlens.evaluation.figures import per_class_figure
 from litlens.evaluation.measures import class_table_of
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from litlens.callbacks.drawing import show_figure, show_histogram, show_scalars, shows_pictures
+from litlens.callbacks.live.drawing import show_figure, show_histogram, show_scalars, shows_pictures
 from litlens.evaluation.figures import learning_curves_figure
 
 
@@ -73,7 +73,7 @@ def test_a_picture_reads_back_from_the_event_file(tmp_path) -> None:
     from PIL import Image
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from litlens.evaluation.figures import pixels
+    from litlens.evaluation.style import pixels
 
     logger = TensorBoardLogger(tmp_path)
     show_figure(stage(logger), "learning_curves", lambda: learning_curves_figure([]))

@@ -4,8 +4,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from litlens.callbacks.drawing import show_histogram
-from litlens.callbacks.shown_samples import Samples, ShownSamples
+from litlens.callbacks.live.drawing import show_histogram
+from litlens.callbacks.live.shown_samples import Samples, ShownSamples
 from litlens.explain.untouched import at_home, untouched
 
 

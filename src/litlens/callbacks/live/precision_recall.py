@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from litlens.callbacks.drawing import due, names_of_classes, show_figure, split_title
-from litlens.callbacks.shown_samples import predictions_in
+from litlens.callbacks.live.drawing import due, names_of_classes, show_figure, split_title
+from litlens.callbacks.live.shown_samples import predictions_in
 from litlens.evaluation.precision_recall import precision_recall_curves, precision_recall_figure
 from litlens.evaluation.predictions import Predictions
 
