@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from litlens.callbacks import confusion_matrix as module
+from litlens.callbacks.live import confusion_matrix as module
 from litlens.callbacks.live.confusion_matrix import ConfusionMatrix
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")

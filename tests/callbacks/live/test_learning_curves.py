@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from litlens.callbacks import learning_curves as module
+from litlens.callbacks.live import learning_curves as module
 from litlens.callbacks.live.learning_curves import LearningCurves
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier

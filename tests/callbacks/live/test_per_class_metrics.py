@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.metrics import precision_recall_fscore_support
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from litlens.callbacks import per_class_metrics as module
+from litlens.callbacks.live import per_class_metrics as module
 from litlens.callbacks.live.per_class_metrics import PerClassMetrics
 
 

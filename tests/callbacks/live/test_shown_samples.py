@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from litlens.callbacks import prediction_grid as module
+from litlens.callbacks.live import prediction_grid as module
 from litlens.callbacks.live.prediction_grid import PredictionGrid
 from litlens.callbacks.live.shown_samples import pictures_of, samples_of
 from litlens.data.sets.arrays import DigitsDataModule

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from litlens.callbacks import wrong_samples as module
+from litlens.callbacks.live import wrong_samples as module
 from litlens.callbacks.live.wrong_samples import WrongSamples
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier

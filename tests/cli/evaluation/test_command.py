@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from litlens.cli import robustness
+from litlens.cli.evaluation import robustness
 from litlens.cli.main import evaluate
 from litlens.evaluation.predictions import Predictions
 

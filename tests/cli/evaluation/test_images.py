@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from litlens.checkpoints.classifier import load_classifier
-from litlens.cli import images
+from litlens.cli.evaluation import images
 from litlens.cli.main import evaluate
 
 
