@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from litlens.evaluation.report.cards import ranking, sample_card, shown_samples, worst_mistakes
+from litlens.evaluation.report.cards import least_sure, ranking, sample_card, shown_samples, worst_mistakes
 
 
 def test_the_ranking_of_three() -> None:
@@ -17,6 +17,8 @@ def test_the_worst_mistakes_are_wrong_and_sorted(made_up) -> None:
     wrong = [k for k in np.argsort(-losses) if some.logits[k].argmax() != some.labels[k]]
     assert worst_mistakes(some, limit=7) == wrong[:7]
     assert worst_mistakes(some, limit=500) == wrong
+    right = [k for k in np.argsort(-losses) if some.predicted[k] == some.labels[k]]
+    assert least_sure(some, limit=5) == right[:5]
 
 
 def test_shown_samples_have_room_for_right_and_wrong_of_every_class(made_up) -> None:

@@ -95,6 +95,7 @@ def test_any_number_of_classes_and_no_mistake_at_all(made_up, report, page, size
     if strength == 30:
         assert f"There is no mistake among the {size} test pictures." in read.text
         assert "None: every label is what the network says too." in read.text
+        assert len(read.all("figure", **{"class": "large"})) == 6  # the least sure, with their maps
 
 
 def test_without_metrics_the_rest_stays(made_up, report, page) -> None:

@@ -55,6 +55,12 @@ def worst_mistakes(predictions: Predictions, *, limit: int) -> list[int]:
     return [int(index) for index in order[~predictions.correct[order]][:limit]]
 
 
+def least_sure(predictions: Predictions, *, limit: int) -> list[int]:
+    """The rightly predicted samples with the highest losses, the least sure first."""
+    order = highest_losses(predictions)
+    return [int(index) for index in order[predictions.correct[order]][:limit]]
+
+
 def shown_samples(predictions: Predictions, *, limit: int) -> list[int]:
     """At most `limit` samples, worst first: half of the room for mistakes, the rest for what is right.
 

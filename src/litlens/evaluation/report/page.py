@@ -21,12 +21,13 @@ from litlens.evaluation.measures import (
 )
 from litlens.evaluation.precision_recall import precision_recall_curves, precision_recall_figure
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report.cards import Card, Picture, sample_card, shown_samples, worst_mistakes
+from litlens.evaluation.report.cards import Card, Picture, least_sure, sample_card, shown_samples, worst_mistakes
 from litlens.evaluation.report.embedding import embedded_figure, embedded_picture
 from litlens.evaluation.report.rendering import rendered
 from litlens.explain.map_layers import NoMapError
 
 _MISTAKES = 24  # shown large, with a map each
+_FEW = 6  # of so many large pictures, those missing are right but least sure
 _SAMPLES = 400  # shown small
 _SUSPECTS = 30
 
@@ -65,7 +66,7 @@ def render_report(predictions: Predictions, *, run: RunFacts, picture: Picture, 
     """
     error, warmth = calibration_error(predictions), temperature(predictions)
     samples = shown_samples(predictions, limit=_SAMPLES)
-    mistakes, no_map = _mistake_cards(predictions, picture=picture, overlays=overlays)
+    large, no_map = _large_cards(predictions, picture=picture, overlays=overlays)
     confidence = self_confidence(predictions)
     confusion = confusion_matrix_figure(confusion_matrix(predictions), predictions.class_names, title="Test")
     return rendered(
@@ -85,19 +86,21 @@ def render_report(predictions: Predictions, *, run: RunFacts, picture: Picture, 
         error_then=calibration_error(with_temperature(predictions, warmth)),
         precision_recall=embedded_figure(precision_recall_figure(precision_recall_curves(predictions))),
         pairs=most_confused(predictions),
-        mistakes=mistakes,
+        mistakes=[card for card in large if card.label != card.predicted],
+        unsure=[card for card in large if card.label == card.predicted],
         no_map=no_map,
         suspects=[(int(k), confidence[k]) for k in suspected_label_errors(predictions, limit=_SUSPECTS)],
         cards=[sample_card(predictions, k, picture=embedded_picture(picture(k), side=96)) for k in samples],
     )
 
 
-def _mistake_cards(predictions: Predictions, *, picture: Picture, overlays: Overlays) -> tuple[list[Card], str | None]:
-    worst = worst_mistakes(predictions, limit=_MISTAKES)
-    laid: Sequence[NDArray[np.uint8] | None] = [None] * len(worst)
+def _large_cards(predictions: Predictions, *, picture: Picture, overlays: Overlays) -> tuple[list[Card], str | None]:
+    chosen = worst_mistakes(predictions, limit=_MISTAKES)
+    chosen += least_sure(predictions, limit=max(0, _FEW - len(chosen)))
+    laid: Sequence[NDArray[np.uint8] | None] = [None] * len(chosen)
     no_map = None
     try:
-        laid = overlays(worst) if worst else []
+        laid = overlays(chosen)
     except NoMapError as error:
         no_map = str(error)
     cards = [
@@ -107,7 +110,7 @@ def _mistake_cards(predictions: Predictions, *, picture: Picture, overlays: Over
             picture=embedded_picture(picture(index), side=160),
             overlay=None if over is None else embedded_picture(over, side=160),
         )
-        for index, over in zip(worst, laid, strict=True)
+        for index, over in zip(chosen, laid, strict=True)
     ]
     return cards, no_map
 
