@@ -116,7 +116,8 @@ def test_rcparams_change_no_pixel_and_are_not_changed() -> None:
 
 def test_pyplot_stays_out() -> None:
     code = (
-        "import sys, litlens.evaluation.figures as f, litlens.evaluation.style as s; s.pixels(f.learning_curves_figure([]));"
+        "import sys, litlens.evaluation.figures as f; from litlens.evaluation.style import pixels;"
+        "pixels(f.learning_curves_figure([]));"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
