@@ -1,0 +1,51 @@
+"""The most that a network can reach on the fonts, where some pictures stand under two classes: docs/fonts_ceiling.json.
+
+    python benchmarks/fonts_ceiling.py --data ../data
+
+Fonts of small capitals draw `M` and `m` alike, and the archive scales every glyph to the same size, so that the two
+are pixel for pixel the same. Of equal pictures a network can name those of one class only.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter, defaultdict
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from litlens import FontsDataModule  # noqa: E402
+
+JSON = ROOT / "docs" / "fonts_ceiling.json"
+
+
+def main() -> None:
+    """Count, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="where data sets live")
+    data = FontsDataModule(root=parser.parse_args().data, seed=42)
+    data.prepare_data()
+    data.setup()
+    found = {split: ceiling(data, split) for split in ("train", "val", "test")}
+    text = json.dumps({"seed": 42, "date": date.today().isoformat(), **found}, indent=2) + "\n"
+    print(text)
+    JSON.write_text(text)
+
+
+def ceiling(data: FontsDataModule, split: str) -> dict[str, float]:
+    """How many pictures of a split no function of the pixels can name, and the accuracy that leaves."""
+    members = data.samples(split)
+    labels_of: dict[bytes, Counter[int]] = defaultdict(Counter)
+    for rows, labels in zip(np.array_split(members.rows, 64), np.array_split(members.labels, 64), strict=True):
+        for picture, label in zip(members.pictures.batch(rows), labels, strict=True):
+            labels_of[picture.tobytes()][int(label)] += 1
+    lost = sum(sum(counts.values()) - max(counts.values()) for counts in labels_of.values())
+    return {"pictures": len(members), "lost": lost, "ceiling": round(1 - lost / len(members), 4)}
+
+
+if __name__ == "__main__":
+    main()
