@@ -69,12 +69,12 @@ def main() -> None:
     unknown = set(arguments.configs) - {target.config for target in TARGETS}
     if unknown:
         parser.error(f"no such row: {', '.join(sorted(unknown))}")
-    rows = {row["config"]: row for row in (json.loads(JSON.read_text()) if JSON.exists() else [])}
+    places = {"data": arguments.data.resolve(), "weights": arguments.weights.resolve()}
     for target in TARGETS:
-        if target.config in arguments.configs or (not arguments.configs and target.config not in rows):
-            places = {"data": arguments.data.resolve(), "weights": arguments.weights.resolve()}
-            rows[target.config] = measure(target, places)
-        _write([rows[known.config] for known in TARGETS if known.config in rows])
+        if target.config in arguments.configs or (not arguments.configs and target.config not in _rows()):
+            row = measure(target, places)
+            rows = {**_rows(), target.config: row}  # read again: another call may have added its own
+            _write([rows[known.config] for known in TARGETS if known.config in rows])
 
 
 def measure(target: Target, places: dict[str, Path]) -> dict[str, Any]:
@@ -108,6 +108,10 @@ def _train(target: Target, *, seed: int, places: dict[str, Path]) -> dict[str, A
     newest = max((ROOT / "runs" / target.config).glob("*/results.json"), key=lambda path: path.stat().st_mtime)
     results: dict[str, Any] = json.loads(newest.read_text())
     return results
+
+
+def _rows() -> dict[str, dict[str, Any]]:
+    return {row["config"]: row for row in (json.loads(JSON.read_text()) if JSON.exists() else [])}
 
 
 def _write(rows: list[dict[str, Any]]) -> None:
