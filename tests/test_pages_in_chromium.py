@@ -64,8 +64,8 @@ def screenshot(tmp_path: Path, address: str, name: str, *, size: tuple[int, int]
 
 
 def dark_blue(image: Image.Image) -> int:
-    """Pixels of the darkest of the confusion matrix' colours."""
-    return int((np.asarray(image) == np.array([0x08, 0x30, 0x6B])).all(axis=2).sum())
+    """Pixels of the darkest of the confusion matrix' colours, or nearly: what a good network has on its diagonal."""
+    return int((np.abs(np.asarray(image, dtype=np.int16) - [0x08, 0x30, 0x6B]).max(axis=2) <= 20).sum())
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +191,11 @@ def _asked(address: str) -> Any:
 
 def test_tensorboard_shows_scalars_matrices_and_maps(tensorboard: str, tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
-    while not (images := _asked(f"{tensorboard}/data/plugin/images/tags")) and time.monotonic() < deadline:
+    scalars: set[str] = set()
+    while "accuracy/test" not in scalars and time.monotonic() < deadline:  # which a run logs at its end
+        scalars = {tag for tags in _asked(f"{tensorboard}/data/plugin/scalars/tags").values() for tag in tags}
         time.sleep(0.5)
-    scalars = {tag for tags in _asked(f"{tensorboard}/data/plugin/scalars/tags").values() for tag in tags}
+    images = _asked(f"{tensorboard}/data/plugin/images/tags")
     assert {"loss/val", "accuracy/val", "loss/train", "accuracy/test"} <= scalars
     ((run, tags),) = images.items()
     assert {"confusion_matrix/val", "confusion_matrix/test", "grad_cam/val"} <= set(tags)
