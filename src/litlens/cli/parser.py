@@ -35,6 +35,7 @@ from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.provenance import Provenance
 from litlens.cli.links import LINKS, linked_values, refuse_others
 from litlens.cli.mistakes import config_files, parse
+from litlens.cli.precision import available_precision
 from litlens.cli.resume import resumed_args
 from litlens.cli.run_folder import new_run_folder, removed_if_unused
 from litlens.data.module import ImageDataModule
@@ -130,6 +131,9 @@ class TrainingCommand(LightningCLI):
         """Make the run folder, and point loggers and checkpoints into it."""
         if self.config.inspect:
             return
+        options = self.config.trainer
+        self.asked_precision = options.precision
+        options.precision = available_precision(options.precision, accelerator=options.accelerator)
         # What config.yaml shows is the experiment, without the places of this run: it can be trained again.
         self._experiment: dict[str, Any] = yaml.safe_load(
             self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)

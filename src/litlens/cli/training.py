@@ -54,6 +54,12 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     if isinstance(classifier, TransferClassifier):
         console.print(layer_table(classifier))
+    if command.config.trainer.precision != command.asked_precision:
+        console.print(
+            f"trainer.precision: this processor has no bf16 and would emulate {command.asked_precision}, many times "
+            "slower: training in float32",
+            soft_wrap=True,
+        )
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     console.print(
         f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} a step in total, "

@@ -1,0 +1,80 @@
+"""bf16 where the processor has it, float32 where it would be emulated."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from litlens.cli.precision import available_precision, cpu_has_bf16
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An x86 machine with AVX2 and no accelerator."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
+    for name in ("CUDAAccelerator", "MPSAccelerator", "XLAAccelerator"):
+        monkeypatch.setattr(f"litlens.cli.precision.{name}.is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "accelerator", "given"),
+    [
+        ("bf16-mixed", "auto", "32-true"),
+        ("bf16-mixed", "cpu", "32-true"),
+        ("bf16-mixed", "gpu", "bf16-mixed"),
+        ("32-true", "auto", "32-true"),
+        ("64-true", "cpu", "64-true"),
+        ("bf16-true", "cpu", "bf16-true"),  # asks for weights in bf16: another network, not a faster way to the same
+        (None, "auto", None),
+    ],
+)
+def test_bf16_that_would_be_emulated_becomes_float32(plain_cpu: None, asked: Any, accelerator: str, given: Any) -> None:
+    assert available_precision(asked, accelerator=accelerator) == given
+
+
+def test_an_accelerator_keeps_what_was_asked_for(plain_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litlens.cli.precision.CUDAAccelerator.is_available", lambda: True)
+    assert available_precision("bf16-mixed", accelerator="auto") == "bf16-mixed"
+
+
+@pytest.mark.parametrize("found", ["avx512_bf16", "amx_bf16"])
+def test_a_processor_with_bf16_keeps_it(plain_cpu: None, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {found: True}, raising=False)
+    assert available_precision("bf16-mixed", accelerator="cpu") == "bf16-mixed"
+
+
+@pytest.mark.parametrize(("level", "has"), [("AVX2", False), ("DEFAULT", False), ("AVX512", True)])
+def test_older_torch_tells_the_vector_width(
+    plain_cpu: None, monkeypatch: pytest.MonkeyPatch, level: str, has: bool
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+    assert cpu_has_bf16() is has
+
+
+def test_processors_of_other_makes_are_trusted(plain_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert cpu_has_bf16()
+
+
+def test_a_run_says_so_and_records_what_it_trained_in(tmp_path: Path) -> None:
+    """`cpu_has_bf16` is replaced in the process that trains, so that the test means the same on every machine."""
+    program = (
+        "import sys, litlens.cli.precision as precision; precision.cpu_has_bf16 = lambda: False;"
+        "from litlens.cli.main import train; train(sys.argv[1:])"
+    )
+    options = ["--trainer.precision=bf16-mixed", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
+    command = [sys.executable, "-c", program, f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "this processor has no bf16" in done.stdout
+    assert "precision 32-true" in done.stdout
+    (config,) = tmp_path.glob("runs/digits_cnn/*/config.yaml")
+    assert yaml.safe_load(config.read_text())["trainer"]["precision"] == "32-true"
