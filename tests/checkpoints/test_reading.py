@@ -36,6 +36,10 @@ def test_a_payload_does_not_run(tmp_path: Path) -> None:
         (None, "there is no checkpoint"),
         (b"", "damaged or no checkpoint"),
         (b"not a checkpoint at all", "damaged or no checkpoint"),
+        (b".", "damaged or no checkpoint"),  # an IndexError in the unpickler
+        (b"G", "damaged or no checkpoint"),  # a struct.error
+        (b"hello world\n", "damaged or no checkpoint"),
+        ({"litlens": 3, "state_dict": {}}, "not written by litlens"),
         ({"state_dict": {}}, "not written by litlens"),
         ([1, 2], "not written by litlens"),
         ({"litlens": {"format": 99}, "state_dict": {}}, "format 99"),

@@ -60,9 +60,15 @@ def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) ->
         (["--model.optimizer=SGD", "--model.optimizer.lrr=1"], ["command line", "SGD has no 'lrr'", "'lr'"]),
         (["--data.batch_siz=3"], ["command line", "did you mean 'batch_size'"]),
         (["--data.batch_size=many"], ["command line", "expected int", "'many'"]),
-        (["--devcies=2"], ["command line", "--devcies"]),
+        (["--devcies=2"], ["command line", "--devcies", "did you mean 'devices'"]),
+        (["--model.loss=crossentropy"], ["model.loss", "'mse'", "did you mean 'cross_entropy'"]),
+        (["--model.network=MnistCNN", "--model.network.activation=rleu"], ["activation", "did you mean 'relu'"]),
+        (["--model.class_weights=balancd"], ["class_weights", "list or 'balanced'", "did you mean 'balanced'"]),
+        (["--model.optimizer=SGD", "--model.optimizer.lr=fast"], ["model.optimizer.lr", "expected float", "'fast'"]),
+        (["--model.lr_scheduler=ReduceLROnPlateau"], ["torch.optim.lr_scheduler.ReduceLROnPlateau or lightning"]),
+        (["--config", "{trainer: {max_epoch: 1}}"], ["trainer", "did you mean 'max_epochs'"]),
         (["--config", "nowhere.yaml"], ["no file nowhere.yaml"]),
-        (["words"], ["words"]),
+        (["words"], ["command line", "'words' stands alone"]),
     ],
 )
 def test_on_the_command_line(tmp_path: Path, options: list[str], expected: list[str]) -> None:

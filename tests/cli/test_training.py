@@ -13,7 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.main import train
+from litlens.cli.main import evaluate, train
 from litlens.evaluation.predictions import Predictions
 from litlens.models.classifier import ImageClassifier
 
@@ -152,6 +152,51 @@ def test_a_run_starts_from_the_weights_of_another(trained: Path, capsys: pytest.
     assert "Starting from" in capsys.readouterr().out
     results = json.loads(max(trained.parent.glob("*/results.json"), key=lambda path: path.stat().st_mtime).read_text())
     assert results["accuracy_val"] > json.loads((trained / "results.json").read_text())["accuracy_val"] - 0.05
+
+
+def test_one_logger_writes_into_the_run_folder_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run(tmp_path, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=out", epochs=1)
+    assert (folder / "metrics.csv").is_file()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    chosen = ["--model_checkpoint.monitor=loss/train", "--model_checkpoint.mode=min", "--early_stopping=null"]
+    folder = run(tmp_path, "--trainer.limit_val_batches=0", *chosen, epochs=1)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["n_test"] == 359
+    assert "accuracy_val" not in results
+    evaluate(["--ckpt_path", str(folder)])
+    assert json.loads((folder / "results.json").read_text()) == results
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trainer.max_epochs=0"], "trainer.max_epochs: 0"),
+        (["--trainer.max_epochs=1", "--model_checkpoint.monitor=loss/vla"], "loss/vla is never logged"),
+        (["--trainer.max_epochs=1", "--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/vla"], "loss/vla"),
+        (["--config={model: {init_args: {class_names: [a, b]}}}"], "command line: model.class_names"),
+    ],
+)
+def test_what_no_run_can_be_made_of_is_one_line(
+    options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        train(["--config", CONFIG, *QUIET, *options])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_config_file_named_config_is_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(Path(CONFIG).read_text())
+    train(["--config", "{trainer: {max_epochs: 1}}", "--config", "config.yaml", *QUIET, "--trainer.fast_dev_run=true"])
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["config"]
 
 
 def test_missing_data_leave_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

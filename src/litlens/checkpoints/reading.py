@@ -30,9 +30,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             ) from error
         # torch's own words would advise to load it all the same.
         raise UserError(f"{path} is damaged or no checkpoint") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    # Of bytes that are no pickle, the unpickler raises whatever it stumbles over: IndexError, struct.error, KeyError.
+    except Exception as error:
         raise UserError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
-    if not isinstance(checkpoint, dict) or "litlens" not in checkpoint or "state_dict" not in checkpoint:
+    keys = checkpoint if isinstance(checkpoint, dict) else {}
+    if not all(isinstance(keys.get(key), dict) for key in ("litlens", "state_dict")):
         raise UserError(f"{path} was not written by litlens: it lacks the key 'litlens' or 'state_dict'")
     found = checkpoint["litlens"].get("format")
     if found != CHECKPOINT_FORMAT:

@@ -1,11 +1,11 @@
 """The values that follow from the data alone: which they are, and what is said to whoever sets one by hand."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from litlens.cli.mistakes import config_files, inline_configs
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 
@@ -23,13 +23,13 @@ def linked_values(data: ImageDataModule) -> dict[str, Any]:
     return {target: _plain(getattr(data, source)) for source, target in LINKS.items()}
 
 
-def refuse_others(data: ImageDataModule, *, files: list[Path], args: list[str]) -> None:
+def refuse_others(data: ImageDataModule, *, args: list[str]) -> None:
     """Raise UserError where a config or the shell sets a linked key to another value than the data's.
 
     jsonargparse overrides such a value without a word. The same value is welcome: a run's own config.yaml holds it.
     """
     for target, value in linked_values(data).items():
-        for where, given in _given(target, files=files, args=args):
+        for where, given in _given(target, args=args):
             if _plain(given) != value:
                 raise UserError(
                     f"{where}: {target.replace('.init_args', '')} is {value}, it follows from the data: "
@@ -37,16 +37,17 @@ def refuse_others(data: ImageDataModule, *, files: list[Path], args: list[str]) 
                 )
 
 
-def _given(target: str, *, files: list[Path], args: list[str]) -> list[tuple[str, Any]]:
+def _given(target: str, *, args: list[str]) -> list[tuple[str, Any]]:
+    configs: list[tuple[str, Any]] = [(str(file), yaml.safe_load(file.read_text())) for file in config_files(args)]
+    configs += [("command line", config) for config in inline_configs(args)]
     found = []
-    for file in files:
-        value: Any = yaml.safe_load(file.read_text())
+    for where, value in configs:
         for key in target.split("."):
             # `init_args` may be left out, as jsonargparse allows.
             if isinstance(value, dict) and (key in value or key != "init_args"):
                 value = value.get(key)
         if value is not None and not isinstance(value, dict):
-            found.append((str(file), value))
+            found.append((where, value))
     option = re.compile("--" + re.escape(target).replace(r"\.init_args", r"(?:\.init_args)?") + "(?:=(.*))?")
     for arg, after in zip(args, [*args[1:], ""], strict=True):
         if match := option.fullmatch(arg):

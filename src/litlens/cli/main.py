@@ -99,7 +99,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
     # config.yaml stands in the run folder before the loggers open it.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
-    warnings.filterwarnings("ignore", message="You have overridden `on_after_batch_transfer`")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 

@@ -21,6 +21,8 @@ from jsonargparse import ArgumentParser, Namespace
 import litlens
 from litlens.errors import UserError
 
+SHORTCUTS = {"devices": "trainer.devices"}  # options of the command for longer ones of the parser
+
 _CLASS_HOMES = (
     litlens,
     torch.optim,
@@ -39,10 +41,13 @@ def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
 
 
 def config_files(args: list[str]) -> list[Path]:
-    """The files that `--config` names; its value may also be YAML itself."""
-    values = [after for arg, after in pairwise(args) if arg in ("--config", "-c")]
-    values += [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
-    return [Path(value) for value in values if len(value) < 4096 and "\n" not in value]
+    """The files that `--config` names, though a value may also be YAML itself: `inline_configs`."""
+    return [Path(value) for value in _config_values(args) if not isinstance(_yaml(value), dict)]
+
+
+def inline_configs(args: list[str]) -> list[dict[str, Any]]:
+    """The values of `--config` that are YAML themselves."""
+    return [value for value in map(_yaml, _config_values(args)) if isinstance(value, dict)]
 
 
 def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
@@ -50,8 +55,11 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     key = re.sub(r"(^|\.)config\.?$", "", key)
     if match := re.search(r"unrecognized arguments: (\S+)", message):
-        option = match[1].partition("=")[0].removeprefix("--")
-        return f"command line: there is no option --{option}{_nearest(option, _options(parser))}"
+        option = match[1].partition("=")[0]
+        if not option.startswith("-"):
+            return f"command line: '{option}' stands alone; every value follows an option, as in --config {option}"
+        nearest = _nearest(option.removeprefix("--"), [*_options(parser), *SHORTCUTS])
+        return f"command line: there is no option {option}{nearest}"
     if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
         group, option = match.groups()
         return f"{_where(option, args)}{group} has no '{option}'{_nearest(option, _options(parser, group))}"
@@ -70,7 +78,12 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
         if name == "the command" and not config_files(args):
             return f"nothing to do without a config: --config FILE{_nearest('', _configs())}"
         return f"{_where(name, args)}{key + ': ' if key else ''}{name} needs {match[1]}"
-    if match := re.search(r"Expected a dot import path string: (\S+)", message):
+    if match := re.search(r"Multiple subclasses with name (\S+?)\. .* ambiguity: (.*)\.", message):
+        return (
+            f"{_where(match[1], args)}{key}: several classes are called {match[1]}: write {_or(match[2].split(', '))}"
+        )
+    match = re.search(r"Expected a dot import path string: (\S+)", message)
+    if match and not re.search(r"Expected a <class '(bool|int|float|str)'>", message):
         return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{_nearest(match[1], _classes())}"
     if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):
         return f"{_where(match[1], args)}{key}: {match[1]} is no {match[2]}"
@@ -85,11 +98,33 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
 
 
 def _type_mistake(message: str) -> str:
-    expected = [word for word in re.findall(r"Expected a <class '([^']+)'>", message) if word != "NoneType"]
-    value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
-    if expected and value:
-        return f"expected {' or '.join(dict.fromkeys(expected))}, not '{value[1].strip()}'"
-    return " ".join(message.split())[:200]
+    literals = [
+        word for found in re.findall(r"Literal\[([^\]]+)\]", message) for word in re.findall(r"'([^']+)'", found)
+    ]
+    types = [word for word in re.findall(r"Expected a <class '([^']+)'>", message) if word != "NoneType"]
+    patterns = (r"dot import path string: (\S+)", r"Got value: (.*)", r"Given value: (.*)")
+    value = next((match[1].strip() for pattern in patterns if (match := re.search(pattern, message))), None)
+    if value is None or not (literals or types):
+        return " ".join(message.split())[:200]
+    close = difflib.get_close_matches(value, literals, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"expected {_or([*types, *map(repr, literals)])}, not '{value}'{hint}"
+
+
+def _or(words: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(words))
+
+
+def _config_values(args: list[str]) -> list[str]:
+    values = [after for arg, after in pairwise(args) if arg in ("--config", "-c")]
+    return values + [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
 
 
 def _unreadable(args: list[str]) -> str:

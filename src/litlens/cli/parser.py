@@ -34,7 +34,7 @@ import litlens.models.transfer  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.provenance import Provenance
 from litlens.cli.links import LINKS, linked_values, refuse_others
-from litlens.cli.mistakes import config_files, parse
+from litlens.cli.mistakes import SHORTCUTS, config_files, parse
 from litlens.cli.precision import available_precision
 from litlens.cli.resume import resumed_args
 from litlens.cli.run_folder import new_run_folder, removed_if_unused
@@ -143,8 +143,9 @@ class TrainingCommand(LightningCLI):
         if checkpoint.dirpath is None:
             checkpoint.dirpath = str(self.run_folder / "checkpoints")
         loggers = self.config.trainer.logger
-        for logger in loggers if isinstance(loggers, list) else []:
-            _point_into(logger, self.run_folder)
+        for logger in loggers if isinstance(loggers, list) else [loggers]:
+            if hasattr(logger, "class_path"):  # else a truth value
+                _point_into(logger, self.run_folder)
         self.config.trainer.default_root_dir = str(self.run_folder)
 
     def instantiate_classes(self) -> None:
@@ -156,7 +157,7 @@ class TrainingCommand(LightningCLI):
             return
         with removed_if_unused(self.run_folder):
             super().instantiate_classes()
-            refuse_others(self.datamodule, files=config_files(self.args), args=self.args)
+            refuse_others(self.datamodule, args=self.args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the callbacks of the two groups among its own."""
@@ -180,8 +181,9 @@ class TrainingCommand(LightningCLI):
         files = config_files(self.args)
         if not files:
             return "run"
-        # A run's own config.yaml stands in runs/NAME/VERSION.
-        return files[0].resolve().parents[1].name if files[0].name == "config.yaml" else files[0].stem
+        first = files[0].resolve()
+        of_a_run = first.name == "config.yaml" and (first.parent / "checkpoints").is_dir()  # in runs/NAME/VERSION
+        return first.parents[1].name if of_a_run else first.stem
 
     def resolved_config(self) -> dict[str, Any]:
         """Every value of the run as plain ones, those that follow from the data among them."""
@@ -194,7 +196,9 @@ class TrainingCommand(LightningCLI):
 
 def expand_shortcuts(args: list[str]) -> list[str]:
     """`--devices N` stands for `--trainer.devices N`."""
-    return [re.sub(r"^--devices(?==|$)", "--trainer.devices", arg) for arg in args]
+    for short, long in SHORTCUTS.items():
+        args = [re.sub(rf"^--{short}(?==|$)", f"--{long}", arg) for arg in args]
+    return args
 
 
 def _point_into(logger: Any, folder: Path) -> None:

@@ -29,6 +29,11 @@ def test_results(predictions: Predictions, metrics: dict[str, float]) -> dict[st
     }
 
 
+def validation_results(about: dict[str, Any]) -> dict[str, float]:
+    """What the checkpoint was chosen by; nothing where the run had no validation. `about` is its key `litlens`."""
+    return {"accuracy_val": value} if (value := about["metrics"].get("accuracy/val")) is not None else {}
+
+
 def run_results(
     test: dict[str, Any], *, about: dict[str, Any], parameters: int, epochs: int, seconds: float
 ) -> dict[str, Any]:
@@ -37,7 +42,7 @@ def run_results(
         "parameters": parameters,
         "epochs": epochs,
         "seconds": round(seconds, 1),
-        "accuracy_val": about["metrics"]["accuracy/val"],
+        **validation_results(about),
         **test,
         "seed": about["seed"],
         "versions": versions(),

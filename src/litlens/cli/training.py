@@ -1,10 +1,12 @@
 """What `train.py` does: fit, test the best checkpoint once, say what the run is worth, and write its page."""
 
+import re
 import time
 from pathlib import Path
 
 import yaml
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from litlens.checkpoints.reading import read_checkpoint
@@ -79,6 +81,12 @@ def train(command: TrainingCommand, *, console: Console) -> None:
             f"--resume: the schedule of {folder} ends with its last epoch, so it cannot be made longer; "
             f"start a run from its weights: --model.init_from {folder}"
         ) from error
+    except (MisconfigurationException, RuntimeError) as error:
+        missing = re.search(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `)([^'`]+)", str(error))
+        if missing is None:
+            raise
+        known = ", ".join(sorted(trainer.callback_metrics))
+        raise UserError(f"monitor: {missing[1]} is never logged; there are {known}") from error
     except SystemExit as stop:  # what Lightning makes of Ctrl-C (lightning/pytorch/trainer/call.py)
         raise KeyboardInterrupt(*[folder] if last_checkpoint(folder).is_file() else []) from stop
     seconds = time.monotonic() - start
@@ -87,6 +95,10 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         console.print("fast_dev_run: every step works; nothing was kept")
         return
 
+    if not command.checkpoint.best_model_path:
+        raise UserError(
+            f"trainer.max_epochs: {trainer.max_epochs}: no epoch came to its end, so there is nothing to test"
+        )
     best = Path(command.checkpoint.best_model_path)
     trainer.test(classifier, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     predictions = command.collect.predictions

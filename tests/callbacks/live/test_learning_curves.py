@@ -19,7 +19,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*have no `val_dataloader`",
     "ignore:.*resuming from a checkpoint that",
     "ignore:The dirpath has changed",
-    "ignore:You have overridden `on_after_batch_transfer`",
 )
 
 NAMES = {"epoch", "loss/train", "loss/val", "accuracy/train", "accuracy/val"}

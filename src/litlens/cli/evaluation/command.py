@@ -21,7 +21,7 @@ from litlens.cli.evaluation.comparison import show_comparison
 from litlens.cli.evaluation.images import label_images
 from litlens.cli.mistakes import parse
 from litlens.cli.report import run_home, run_title, write_report
-from litlens.cli.results import RESULTS_FILE, print_results, test_results, write_results
+from litlens.cli.results import RESULTS_FILE, print_results, test_results, validation_results, write_results
 from litlens.cli.run_folder import checkpoint_path
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
@@ -109,7 +109,7 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     predictions = collect.predictions
     assert predictions is not None  # gathered by the test
-    results = {"accuracy_val": about["metrics"]["accuracy/val"], **test_results(predictions, metrics)}
+    results = {**validation_results(about), **test_results(predictions, metrics)}
     console.print(f"checkpoint     {path}, epoch {about['epoch']}", soft_wrap=True)
     print_results(results, console=console)
     folder = output
