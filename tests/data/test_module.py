@@ -1,12 +1,29 @@
 """What every data module promises, on the digits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.data.sets.arrays import DigitsDataModule
+from litlens.data.split import ArrayPictures, Split
 from litlens.errors import UserError
+
+
+class Grey(ImageDataModule):
+    """Twelve pictures of one grey value each, without a file."""
+
+    def __init__(self, values: list[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.class_names, self.in_channels, self.image_size = ["a", "b"], 1, (2, 2)
+        self.values = values
+
+    def load(self) -> dict[str, Split]:
+        pictures = ArrayPictures(np.repeat(np.array(self.values, np.uint8), 4).reshape(-1, 2, 2, 1))
+        rows = {"train": np.arange(6), "val": np.arange(6, 9), "test": np.arange(9, 12)}
+        return {name: Split(pictures, part, part % 2, [str(row) for row in part]) for name, part in rows.items()}
 
 
 def ready(**options: object) -> ImageDataModule:
@@ -23,6 +40,14 @@ def test_auto_statistics_are_those_of_the_training_split_alone() -> None:
     assert data.preprocessing.mean[0] == pytest.approx(pixels.mean(), abs=1e-9)
     assert data.preprocessing.std[0] == pytest.approx(pixels.std(), abs=1e-9)
     assert ready(seed=6).preprocessing.mean != data.preprocessing.mean
+
+
+def test_statistics_of_data_without_files_are_their_own() -> None:
+    for values in ([10, 30] * 6, [100, 140] * 6, [10, 30] * 6):
+        data = Grey(values)
+        data.setup()
+        assert data.preprocessing.mean == pytest.approx([sum(values[:2]) / 2 / 255])
+        assert data.preprocessing.std == pytest.approx([(values[1] - values[0]) / 2 / 255])
 
 
 def test_training_batches_have_mean_zero_and_deviation_one() -> None:

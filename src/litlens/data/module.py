@@ -188,16 +188,26 @@ class ImageDataModule(LightningDataModule, ABC):
         source = feature_source(self.trainer)
         if source is None or self.trainer is None:
             return images
-        pictures = images.split.pictures
-        sharing = [name for name in SPLITS if self._splits[name].pictures is pictures]
+        sharing = self._sharing(images.split)
         folder = os.path.commonpath([path.resolve().parent for path in self.source_files()] or [Path()])
         owner = [type(self).__name__, str(folder), sharing[0]]
-        size = max(int(self._splits[name].rows.max()) for name in sharing) + 1
-        if sharing[0] not in self._pixels:
-            self._pixels[sharing[0]] = pixels_digest(pictures, size=size)
+        size = self._number_of_pictures(images.split)
         # The pixels at the network's size tell of every option that has made them, the files of the originals.
-        about = [self._pixels[sharing[0]], self.fingerprint()["content"], self.preprocessing.to_dict()]
+        about = [self._digest_of_pixels(images.split), self.fingerprint()["content"], self.preprocessing.to_dict()]
         return FeatureDataset(images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size)
+
+    def _sharing(self, split: Split) -> list[str]:
+        """The splits that are cut from the same pictures."""
+        return [name for name in SPLITS if self._splits[name].pictures is split.pictures]
+
+    def _number_of_pictures(self, split: Split) -> int:
+        return max(int(self._splits[name].rows.max()) for name in self._sharing(split)) + 1
+
+    def _digest_of_pixels(self, split: Split) -> str:
+        first = self._sharing(split)[0]
+        if first not in self._pixels:
+            self._pixels[first] = pixels_digest(split.pictures, size=self._number_of_pictures(split))
+        return self._pixels[first]
 
     def _load_once(self) -> None:
         if self._splits:
@@ -223,7 +233,9 @@ class ImageDataModule(LightningDataModule, ABC):
             return NORMALIZATIONS[known]
         train = self._splits["train"]
         rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
-        key = digest([self.fingerprint(), rows, self.image_size, self.in_channels, self.fit])
+        # Data without files all have one fingerprint; only their pixels tell them apart.
+        pixels = None if self.source_files() else self._digest_of_pixels(train)
+        key = digest([self.fingerprint(), pixels, rows, self.image_size, self.in_channels, self.fit])
         mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
