@@ -1,5 +1,8 @@
 """What every data module promises, on the digits."""
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +78,55 @@ def test_a_wrong_option_is_one_line(options: dict[str, object], message: str) ->
 def test_a_batch_larger_than_the_split_is_one_line() -> None:
     with pytest.raises(UserError, match=r"batch_size: 2000 on 1 device.* more than the 1078"):
         ready(batch_size=2000).train_dataloader()
+
+
+class Files(Grey):
+    """Data that come from files; the pictures play no part."""
+
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__([0, 1] * 6)
+        self.files = files
+
+    def source_files(self) -> list[Path]:
+        return self.files
+
+
+def test_the_fingerprint_knows_in_which_folder_a_file_lies(tmp_path: Path) -> None:
+    files = [tmp_path / "here" / name for name in ("a/1.png", "a/2.png", "b/3.png")]
+    for number, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes([number]))
+    before = Files(files).fingerprint()
+    assert (before["files"], before["bytes"]) == (3, 3)
+    # A copy of it all has other times, and is the same data.
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    copied = Files([tmp_path / "there" / file.relative_to(tmp_path / "here") for file in files]).fingerprint()
+    assert copied["content"] == before["content"]
+    # A move from class to class leaves names, sizes and times.
+    moved = files[1].rename(tmp_path / "here" / "b" / "2.png")
+    after = Files([files[0], moved, files[2]]).fingerprint()
+    assert after["stat"] != before["stat"]
+    assert after["content"] != before["content"]
+
+
+def test_a_single_file_and_none_have_a_fingerprint(tmp_path: Path) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "all.npz").write_bytes(b"pixels")
+    here, there = (Files([tmp_path / name / "all.npz"]).fingerprint() for name in ("here", "there"))
+    assert here["content"] == there["content"] != Files([]).fingerprint()["content"]
+    assert (Files([]).fingerprint()["files"], Files([]).fingerprint()["bytes"]) == (0, 0)
+
+
+def test_files_on_two_drives_have_a_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "all.npz"
+    file.write_bytes(b"pixels")
+
+    def on_two_drives(paths: list[Path]) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(os.path, "commonpath", on_two_drives)
+    assert Files([file]).fingerprint()["bytes"] == 6
 
 
 def test_fingerprint_tells_seeds_and_data_apart_from_runs() -> None:

@@ -86,6 +86,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """The files that the data are read from; none for data that come with a package."""
         return []
 
+    def source_folder(self) -> Path | None:
+        """What the files' names in the fingerprint are relative to, so that a copy elsewhere counts as the same data.
+
+        By default, the folder that they have in common.
+        """
+        try:
+            return Path(os.path.commonpath([path.absolute().parent for path in self.source_files()]))
+        except ValueError:  # no files, or files on several drives
+            return None
+
     @property
     def num_classes(self) -> int:
         """How many classes there are."""
@@ -164,12 +174,13 @@ class ImageDataModule(LightningDataModule, ABC):
         """What the data are: number and bytes of the files, and two digests that tell whether they have changed.
 
         Equal `stat` (names, sizes, times) means equal files. Where it differs, as in a copy, `content` decides: it
-        is read from the files once and then kept in the cache under `stat`.
+        is read from the files once and then kept in the cache under `stat`. A name is a path, which may say the class.
         """
         files = self.source_files()
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        names = _names(files, folder=self.source_folder())
+        stats = [(name, (at := path.stat()).st_size, at.st_mtime_ns) for name, path in zip(names, files, strict=True)]
         stat = digest(stats)
-        content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files), dtype=np.uint8))
+        content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files, names), dtype=np.uint8))
         return {
             "files": len(files),
             "bytes": sum(size for _, size, _ in stats),
@@ -189,8 +200,8 @@ class ImageDataModule(LightningDataModule, ABC):
         if source is None or self.trainer is None:
             return images
         sharing = self._sharing(images.split)
-        folder = os.path.commonpath([path.resolve().parent for path in self.source_files()] or [Path()])
-        owner = [type(self).__name__, str(folder), sharing[0]]
+        folder = self.source_folder()
+        owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0]]
         size = self._number_of_pictures(images.split)
         # The pixels at the network's size tell of every option that has made them, the files of the originals.
         about = [self._digest_of_pixels(images.split), self.fingerprint()["content"], self.preprocessing.to_dict()]
@@ -255,10 +266,19 @@ def _mean_and_std(split: Split, *, chunk: int = 1024) -> np.ndarray[Any, np.dtyp
     return np.stack([mean, std])
 
 
-def _content(files: list[Path]) -> bytes:
+def _names(files: list[Path], *, folder: Path | None) -> list[str]:
+    """The files' paths relative to `folder`; of one that lies elsewhere the name alone."""
+    if folder is None:
+        return [path.name for path in files]
+    top, whole = folder.absolute(), [path.absolute() for path in files]
+    return [path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name for path in whole]
+
+
+def _content(files: list[Path], names: list[str]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    for path in progress(files, description="Fingerprint of the data"):
-        digest.update(path.name.encode())
+    named = progress(zip(files, names, strict=True), description="Fingerprint of the data", total=len(files))
+    for path, name in named:
+        digest.update(name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

@@ -197,6 +197,15 @@ def test_decoded_once_and_again_when_a_file_changes(
     assert len(list(cache.glob("files-*.npy"))) == 2  # of another size: both are of use
 
 
+def test_a_folder_and_its_csv_are_the_same_data_wherever_they_lie(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "here" / "pets", {"x": 12})
+    csv = table(tmp_path, "\n".join(["file,label", *(f"x/{i:03}.png,{'ab'[i % 2]}" for i in range(12))]))
+    before = made(folder, csv=csv).fingerprint()
+    (tmp_path / "lists" / "old").mkdir(parents=True)
+    moved = csv.rename(tmp_path / "lists" / "old" / csv.name)
+    assert made(folder.rename(tmp_path / "pets"), csv=moved).fingerprint()["content"] == before["content"]
+
+
 def test_originals_come_from_the_files_where_the_augmentation_crops(tmp_path: Path) -> None:
     for name, value in (("a", 10), ("b", 200)):
         for number in range(10):
