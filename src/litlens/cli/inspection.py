@@ -1,11 +1,13 @@
 """What `--inspect` does: look at the data before anything is trained on them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import SPLITS, ImageDataModule
@@ -54,7 +56,7 @@ def _counts(data: ImageDataModule) -> Table:
     table = Table("class", *SPLITS, box=None)
     counts = [np.bincount(data.samples(split).labels, minlength=data.num_classes) for split in SPLITS]
     for label, name in enumerate(data.class_names):
-        table.add_row(name, *(f"{count[label]:,}" for count in counts))
+        table.add_row(Text(_printable(name)), *(f"{count[label]:,}" for count in counts))
     table.add_row("all", *(f"{count.sum():,}" for count in counts), style="bold")
     return table
 
@@ -62,9 +64,14 @@ def _counts(data: ImageDataModule) -> Table:
 def _list(title: str, lines: list[str], *, console: Console) -> None:
     console.print(f"{title}: {len(lines):,}")
     for line in lines[:_NAMED]:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {_printable(line)}", markup=False)
     if len(lines) > _NAMED:
         console.print(f"  and {len(lines) - _NAMED:,} more")
+
+
+def _printable(name: str) -> str:
+    # Names of files and folders need not be UTF-8, and a terminal takes nothing else.
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -278,7 +278,7 @@ def _content(files: list[Path], names: list[str]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     named = progress(zip(files, names, strict=True), description="Fingerprint of the data", total=len(files))
     for path, name in named:
-        digest.update(name.encode())
+        digest.update(os.fsencode(name))  # not every name is UTF-8
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

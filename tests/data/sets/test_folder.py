@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,15 @@ def test_decoded_once_and_again_when_a_file_changes(
     assert len(list(cache.glob("files-*.npy"))) == 1  # the old one is gone
     FolderDataModule(folder, image_size=9).setup()
     assert len(list(cache.glob("files-*.npy"))) == 2  # of another size: both are of use
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode")
+def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    (folder / "a" / "000.png").rename(folder / "a" / os.fsdecode(b"\xff.png"))
+    data = made(folder)
+    assert data.fingerprint()["files"] == 20
+    assert os.fsdecode(b"a/\xff.png") in [n for s in ("train", "val", "test") for n in data.samples(s).names]
 
 
 def test_a_folder_and_its_csv_are_the_same_data_wherever_they_lie(tmp_path: Path) -> None:
