@@ -178,12 +178,13 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         files = self.source_files()
         names = _names(files, folder=self.source_folder())
-        stats = [(name, (at := path.stat()).st_size, at.st_mtime_ns) for name, path in zip(names, files, strict=True)]
-        stat = digest(stats)
+        # `cp -p` over a file keeps its time of modification, but not that of its last change.
+        stats = [(at.st_size, at.st_mtime_ns, at.st_ctime_ns) for at in map(Path.stat, files)]
+        stat = digest([names, stats])
         content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files, names), dtype=np.uint8))
         return {
             "files": len(files),
-            "bytes": sum(size for _, size, _ in stats),
+            "bytes": sum(size for size, _, _ in stats),
             "stat": stat,
             "content": content.tobytes().hex(),
         }

@@ -198,6 +198,20 @@ def test_decoded_once_and_again_when_a_file_changes(
     assert len(list(cache.glob("files-*.npy"))) == 2  # of another size: both are of use
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file's times are those of its making and writing")
+def test_a_file_replaced_by_one_of_its_size_and_time_is_decoded_again(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    replaced = folder / "a" / "000.png"
+    before, stat = made(folder).fingerprint(), replaced.stat()
+    draw(replaced, value=250)
+    os.utime(replaced, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `cp -p` does
+    assert replaced.stat().st_size == stat.st_size
+    data = made(folder)
+    pixels = [data.picture(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
+    assert sum(p[0, 0, 0] == 250 for p in pixels) == 1
+    assert data.fingerprint()["content"] != before["content"]
+
+
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode")
 def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})

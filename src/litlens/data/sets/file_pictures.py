@@ -113,12 +113,13 @@ def _for_each(work: Callable[[int], None], *, count: int, description: str) -> N
         pool.shutdown(cancel_futures=True)
 
 
-def _stat(file: Path) -> tuple[int, int]:
+def _stat(file: Path) -> tuple[int, int, int]:
     try:
         stat = file.stat()
     except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+        return -1, -1, -1
+    # `cp -p` over a file keeps its time of modification, but not that of its last change.
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _clipped(reason: str) -> bytes:
