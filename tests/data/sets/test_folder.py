@@ -1,5 +1,6 @@
 """A folder of pictures, with all that can be wrong with one."""
 
+import errno
 import os
 import pickle
 import re
@@ -114,6 +115,29 @@ def test_bad_files_in_training_are_left_out_and_named(tmp_path: Path, caplog: py
     assert made(folder, max_bad_files=0.02).left_out == data.left_out  # from the cache as well
     with pytest.raises(UserError, match=r"max_bad_files: 2 of 102 files in train .*1\.00%: a/Thumbs\.db"):
         made(folder)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_a_file_that_could_not_be_read_is_no_bad_picture(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    read_bytes = Path.read_bytes
+
+    def fails_once(path: Path) -> bytes:
+        if path.name == "003.png" and path.parent.name == "b":
+            raise OSError(number, os.strerror(number), str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails_once)
+        with pytest.raises(UserError) as caught:
+            made(folder, max_bad_files=0.5)
+    assert str(caught.value).startswith(f"{folder / 'b' / '003.png'} cannot be read ({os.strerror(number)}): ")
+    assert list(cache.glob("*")) == []
+    data = made(folder)
+    assert data.left_out == []
+    assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [1, 1]}
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
