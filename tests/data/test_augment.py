@@ -12,6 +12,7 @@ import pytest
 
 from litlens.data.augment import Augmentation
 from litlens.data.order import augmentation_stream
+from litlens.data.preprocessing import Fit, Preprocessing
 from litlens.errors import UserError
 
 STEPS: list[str | dict[str, Any]] = [
@@ -127,6 +128,21 @@ def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
         assert augmented([step], picture(100, 150, 3), size=(40, 60)).shape == (40, 60, 3)
     whole = {"crop": {"range": 1.0, "ratio": 1.0}}
     np.testing.assert_array_equal(augmented([whole], picture()), picture())
+
+
+@pytest.mark.parametrize("step", ["crop", "RandomResizedCrop", "RandomCrop", "CenterCrop"])
+@pytest.mark.parametrize(("channels", "fit"), [(1, "squash"), (3, "crop"), (3, "pad")])
+def test_where_no_crop_is_drawn_the_whole_picture_comes(step: str, channels: int, fit: Fit) -> None:
+    pixels = picture(100, 150, channels)
+    plain = Preprocessing(size=(40, 60), channels=channels, mean=(0,) * channels, std=(1,) * channels, fit=fit)
+    whole = plain.geometry(pixels)
+    augmentation = Augmentation([{step: {"p": 0.25}}], image_size=(40, 60), fit=fit)
+    results = [augmentation(pixels, augmentation_stream(seed=0, epoch=0, index=index)) for index in range(400)]
+    assert {result.shape for result in results} == {(40, 60, channels)}
+    # 300 expected; five standard deviations are 43.
+    assert 257 < sum(np.array_equal(result, whole) for result in results) < 343
+    never = Augmentation([{step: {"p": 0}}, "rotation"], image_size=(40, 60), fit=fit)
+    assert never(pixels, augmentation_stream(seed=0, epoch=0, index=0)).shape == (40, 60, channels)
 
 
 def test_shrinking_by_a_crop_does_not_alias() -> None:

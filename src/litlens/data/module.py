@@ -232,7 +232,7 @@ class ImageDataModule(LightningDataModule, ABC):
             size=self.image_size, channels=self.in_channels, mean=mean, std=std, fit=self.fit
         )
         if self.augment:
-            self._augmentation = Augmentation(self.augment, image_size=self.image_size)
+            self._augmentation = Augmentation(self.augment, image_size=self.image_size, fit=self.fit)
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if isinstance(self.normalize, dict):

@@ -271,6 +271,19 @@ def test_originals_come_from_the_files_where_the_augmentation_crops(tmp_path: Pa
         pictures.original(row)
 
 
+def test_a_crop_that_is_not_drawn_leaves_the_picture_that_evaluation_sees(tmp_path: Path) -> None:
+    for name in "ab":
+        for number in range(10):
+            path = tmp_path / "pets" / name / f"{number}.png"
+            draw(path, size=(40, 20))
+            with Image.open(path) as image:
+                image.paste((200, 200, 200), (0, 0, 10, 20))  # what a crop of the centre leaves out
+                image.save(path)
+    for fit in ("crop", "squash"):
+        data = made(tmp_path / "pets", augment=[{"crop": {"p": 0}}], fit=fit)
+        np.testing.assert_array_equal(data.augmented(0, epoch=0), data.picture("train", 0))
+
+
 def test_pictures_travel_to_workers_without_their_pixels(tmp_path: Path) -> None:
     samples = made(fill(tmp_path / "pets", {"a": 100, "b": 100})).samples("train")
     pickled = pickle.dumps(samples.pictures)
