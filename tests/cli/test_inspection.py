@@ -2,17 +2,21 @@
 
 import os
 import sys
-from io import BytesIO, TextIOWrapper
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from litlens.cli.inspection import inspect
+from litlens.data.sets.arrays import DigitsDataModule
 from litlens.data.sets.folder import FolderDataModule
 
-# Grey value, height and width of each picture.
+# Grey value, height and width of each picture. In order of area: 4×5 (20), 4×6 (24), 5×5 (25), 6×6 (36), 8×8 (64),
+# 10×7 (70), 8×9 (72), 9×9 (81), 3×40 (120), 20×20 (400).
 PICTURES = {
     "train/cat/1.png": (0, 4, 6),
     "train/cat/2.png": (51, 5, 5),
@@ -34,9 +38,9 @@ def draw(folder: Path, pictures: dict[str, tuple[int, int, int]]) -> Path:
     return folder
 
 
-def inspected(folder: Path, *, sheet: Path, augment: list[str] | None = None) -> list[str]:
+def inspected(folder: Path, *, sheet: Path, augment: Any = None) -> list[str]:
     """The lines that are printed, as a UTF-8 terminal gets them."""
-    data = FolderDataModule(folder, image_size=2, channels=1, max_bad_files=0.5, augment=augment)
+    data = FolderDataModule(folder, image_size=2, channels=1, max_bad_files=0.9, augment=augment)
     terminal = TextIOWrapper(BytesIO(), "utf-8")
     inspect(data, folder=sheet, console=Console(file=terminal, width=200))
     terminal.seek(0)
@@ -48,3 +52,65 @@ def test_names_that_are_not_utf_8_are_printed(tmp_path: Path) -> None:
     folder = draw(tmp_path / "pets", PICTURES)
     (folder / "train" / "cat" / os.fsdecode(b"\xff.png")).write_text("no picture")
     assert "  train/cat/\ufffd.png (not a picture)" in inspected(folder, sheet=tmp_path)
+
+
+def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "pets", PICTURES)
+    (folder / "train" / "cat" / "4.png").write_text("no picture")
+    lines = inspected(folder, sheet=tmp_path / "sheet")
+    assert lines == [
+        "pictures  2×2, 1 channel(s), crop",
+        "files     4×5 to 20×20, median 8×8 (by area)",
+        "mean      0.4000",  # of 0, 0.2, 0.4, 0.6 and 0.8 in train
+        "std       0.2828",  # √((0.4² + 0.2² + 0 + 0.2² + 0.4²) / 5) = √0.08
+        " class  train  val  test",
+        " cat    3      1    1",
+        " dog    2      1    2",
+        " all    5      2    3",
+        "left out: 1",
+        "  train/cat/4.png (not a picture)",
+        "in two splits: 1",
+        "  train/dog/2.png = val/dog/1.png",
+        f"samples   {tmp_path / 'sheet' / 'inspect.png'}: a row a class, raw and beside it augmented",
+    ]
+
+
+def test_files_of_one_size_are_told_so(tmp_path: Path) -> None:
+    alike = draw(tmp_path / "alike", {name: (value, 4, 6) for name, (value, _, _) in PICTURES.items()})
+    assert "files     all 4×6" in inspected(alike, sheet=tmp_path)
+
+
+def test_pictures_in_memory_have_no_files(tmp_path: Path) -> None:
+    terminal = StringIO()
+    inspect(DigitsDataModule(), folder=tmp_path, console=Console(file=terminal, width=200))
+    assert [line.split()[0] for line in terminal.getvalue().splitlines()[:3]] == ["pictures", "mean", "std"]
+
+
+def test_only_the_first_ten_of_many_are_named(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "pets", PICTURES)
+    for number in range(12):
+        (folder / "train" / "dog" / f"bad{number:02}.png").touch()
+    lines = inspected(folder, sheet=tmp_path)
+    start = lines.index("left out: 12")
+    assert lines[start + 1 : start + 11] == [f"  train/dog/bad{number:02}.png (an empty file)" for number in range(10)]
+    assert lines[start + 11] == "  and 2 more"
+
+
+def test_the_sheet_has_a_row_a_class_raw_and_augmented(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "pets", PICTURES)
+    with Image.open(folder / "train" / "dog" / "1.png") as image:
+        image.paste(255, (0, 0, 4, 9))  # so that a flip shows
+        image.save(folder / "train" / "dog" / "1.png")
+    inspected(folder, sheet=tmp_path, augment=[{"horizontal_flip": {"p": 1.0}}])
+    with Image.open(tmp_path / "inspect.png") as sheet:
+        pixels = np.asarray(sheet)
+    # Two rows of four pairs, each picture 2×2 in a white frame of 2.
+    assert pixels.shape == (2 * 6, 8 * 6, 3)
+    cells = pixels.reshape(2, 6, 8, 6, 3).swapaxes(1, 2)[:, :, 2:4, 2:4, 0]
+    assert cells[0, :6].tolist() == [[[value] * 2] * 2 for value in (0, 0, 51, 51, 102, 102)]
+    assert cells[1, 2:4].tolist() == [[[204] * 2] * 2] * 2
+    raw, flipped = cells[1, :2]
+    assert raw[0, 0] > raw[0, 1]
+    assert flipped.tolist() == raw[:, ::-1].tolist()
+    assert (cells[0, 6:] == 255).all()  # three cats, and nothing after them
+    assert (cells[1, 4:] == 255).all()
