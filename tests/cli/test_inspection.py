@@ -12,9 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 from litlens.cli.inspection import inspect
+from litlens.cli.main import train
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.data.sets.folder import FolderDataModule
 
+ROOT = Path(__file__).resolve().parents[2]
 # Grey value, height and width of each picture. In order of area: 4×5 (20), 4×6 (24), 5×5 (25), 6×6 (36), 8×8 (64),
 # 10×7 (70), 8×9 (72), 9×9 (81), 3×40 (120), 20×20 (400).
 PICTURES = {
@@ -114,3 +116,21 @@ def test_the_sheet_has_a_row_a_class_raw_and_augmented(tmp_path: Path) -> None:
     assert flipped.tolist() == raw[:, ::-1].tolist()
     assert (cells[0, 6:] == 255).all()  # three cats, and nothing after them
     assert (cells[1, 4:] == 255).all()
+
+
+@pytest.mark.parametrize("given", ["vertical_flip", "[vertical_flip]"])
+@pytest.mark.parametrize("in_yaml", [True, False])
+def test_an_augmentation_is_given_by_name_or_in_a_list(
+    given: str, in_yaml: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("overlay.yaml").write_text(f"data: {{init_args: {{augment: {given}}}}}")
+    options = ["--config=overlay.yaml"] if in_yaml else ["--data.augment", given]
+    train([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", *options, "--inspect"])
+    with Image.open("runs/digits_cnn/inspect.png") as sheet:
+        cells = np.asarray(sheet).reshape(10, 12, 8, 12, 3).swapaxes(1, 2)[:, :, 2:10, 2:10]
+    raw, augmented = cells[:, ::2].reshape(-1, 8, 8, 3), cells[:, 1::2].reshape(-1, 8, 8, 3)
+    flipped = [np.array_equal(after, before[::-1]) for before, after in zip(raw, augmented, strict=True)]
+    unchanged = [np.array_equal(after, before) for before, after in zip(raw, augmented, strict=True)]
+    assert all(a or b for a, b in zip(flipped, unchanged, strict=True))
+    assert 5 < sum(flipped) < 35  # of 40, with probability 0.5

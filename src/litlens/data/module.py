@@ -37,8 +37,8 @@ class ImageDataModule(LightningDataModule, ABC):
         normalize: `auto` (a known set's constants, else mean and deviation of the training split), a set's name
             (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), or `{mean: […], std: […]}` of pixels
             in [0, 1].
-        augment: Augmentations of the training split, in order: names, or a name with its options
-            (`litlens.data.augment`).
+        augment: Augmentations of the training split, in order: one name, or a list of names, each alone or with its
+            options (`litlens.data.augment`).
     """
 
     class_names: list[str]
@@ -56,7 +56,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         normalize: str | dict[str, list[float]] = "auto",
-        augment: list[str | dict[str, Any]] | None = None,
+        augment: list[str | dict[str, Any]] | str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -70,7 +70,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.normalize = normalize
-        self.augment = augment
+        self.augment: list[str | dict[str, Any]] | None = [augment] if isinstance(augment, str) else augment
         # Names of the files that `load` left out, each with the reason.
         self.left_out: list[str] = []
         self._splits: dict[str, Split] = {}
