@@ -159,13 +159,6 @@ def test_a_view_is_the_same_for_every_seed_and_differs_from_the_next() -> None:
     assert set(order.drawn_views(seed=0, epoch=3, indices=np.arange(99), views=3)) == {0, 1, 2}
 
 
-def test_augmentation_with_one_view_is_refused() -> None:
-    found = dataset(Columns(), views=2)
-    found.source.feature_views = 1
-    with pytest.raises(UserError, match="feature_views: of augmented pictures at least 2"):
-        FeatureDataset(found.images, found.source, trainer=found.trainer, name="train", about=0, owner=0, size=20)
-
-
 def test_a_dry_run_computes_the_batch_alone() -> None:
     part = Columns()
     np.testing.assert_allclose(fetch(dataset(part, dry=True)), expected(range(5)), atol=1e-6)
@@ -220,6 +213,20 @@ def test_cached_and_uncached_training_reach_the_same_weights(options: dict[str, 
     assert with_features.test(cached, datamodule=Noise(), verbose=False)[0]["loss/test"] == pytest.approx(
         with_images.test(plain, datamodule=Noise(), verbose=False)[0]["loss/test"], abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("views", "augment", "told"),
+    [
+        (1, ["horizontal_flip"], "feature_views: of augmented pictures at least 2"),
+        (3, None, "feature_views: 3 views of a picture that nothing augments are all the same"),
+        (3, [], "feature_views: 3 views of a picture that nothing augments are all the same"),
+    ],
+)
+def test_views_and_augmentation_go_together(views: int, augment: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        trained(Noise(augment=augment), strategy="frozen", feature_views=views)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_pixels_without_files_are_other_features(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array, digest
-from litlens.data.features import FeatureDataset, feature_source, pixels_digest
+from litlens.data.features import FeatureDataset, check_views, feature_source, pixels_digest
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
@@ -200,6 +200,7 @@ class ImageDataModule(LightningDataModule, ABC):
         source = feature_source(self.trainer)
         if source is None or self.trainer is None:
             return images
+        check_views(source.feature_views, augmented=bool(self.augment))
         sharing = self._sharing(images.split)
         folder = self.source_folder()
         owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0]]
