@@ -172,8 +172,9 @@ def test_without_a_fixed_part_images_come() -> None:
 class Noise(ImageDataModule):
     """40 pictures, 24 of them to train with; they know no files."""
 
-    def __init__(self, shift: int = 0, **options: Any) -> None:
-        super().__init__(normalize={"mean": [0.5] * 3, "std": [0.5] * 3}, batch_size=8, **options)
+    def __init__(self, shift: int = 0, mean: float = 0.5, **options: Any) -> None:
+        options = {"normalize": {"mean": [mean] * 3, "std": [0.5] * 3}, **options}
+        super().__init__(batch_size=8, **options)
         self.class_names, self.in_channels, self.image_size = ["a", "b"], 3, (32, 32)
         self.shift = shift
 
@@ -236,3 +237,20 @@ def test_other_pixels_without_files_are_other_features(tmp_path: Path) -> None:
     after = {file.name for file in tmp_path.glob("features-*")}
     assert len(before) == len(after) == 1
     assert before != after
+
+
+def test_two_ways_to_prepare_the_pictures_keep_their_features_side_by_side(tmp_path: Path) -> None:
+    kept = []
+    for fit, mean in (("crop", 0.5), ("squash", 0.5), ("crop", 0.25), ("crop", 0.5)):
+        data = Noise(mean=mean)
+        data.fit = fit  # type: ignore[assignment]
+        trained(data)
+        kept.append({file.name for file in tmp_path.glob("features-*")})
+    assert [len(files) for files in kept] == [1, 2, 3, 3]
+    assert kept[0] < kept[1] < kept[2] == kept[3]
+
+
+def test_a_mean_that_follows_from_the_pixels_keeps_no_old_features(tmp_path: Path) -> None:
+    for shift in (0, 3):
+        trained(Noise(shift, normalize="auto"))
+    assert len(list(tmp_path.glob("features-*"))) == 1

@@ -99,7 +99,7 @@ class FeatureDataset(BatchDataset):
         trainer: Says which epoch it is.
         name: What the progress bar calls the split.
         about: Plain values: what all pictures are and how they are prepared; the features depend on it.
-        owner: Plain values that stay when files or settings change.
+        owner: Plain values that stay when files change: whose old features the new ones replace.
         size: How many pictures there are over all splits.
     """
 

@@ -203,7 +203,9 @@ class ImageDataModule(LightningDataModule, ABC):
         check_views(source.feature_views, augmented=bool(self.augment))
         sharing = self._sharing(images.split)
         folder = self.source_folder()
-        owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0]]
+        # What is set, not the mean and deviation that follow from it: they change with the files and the seed.
+        prepared = [self.image_size, self.in_channels, self.fit, self.normalize]
+        owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0], prepared]
         size = self._number_of_pictures(images.split)
         # The pixels at the network's size tell of every option that has made them, the files of the originals.
         about = [self._digest_of_pixels(images.split), self.fingerprint()["content"], self.preprocessing.to_dict()]
