@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from litlens.data.augment import Augmentation
+from litlens.data.movements import moving_matrix
 from litlens.data.order import augmentation_stream
 from litlens.data.preprocessing import Fit, Preprocessing
 from litlens.errors import UserError
@@ -110,6 +111,67 @@ def test_shift_and_the_fills() -> None:
     assert set(np.unique(augmented([{"shift": 0.5}], pixels))) >= {0, 100}
     colour = np.full((20, 20, 3), 100, dtype=np.uint8)
     assert set(np.unique(augmented([{"shift": {"limit": 0.5, "fill": 255}}], colour))) >= {100, 255}
+
+
+class Drawn:
+    """A stream that always draws the lowest or the highest value, and one of two axes."""
+
+    def __init__(self, *, highest: bool, second_axis: bool) -> None:
+        self.highest, self.second_axis = highest, second_axis
+
+    def uniform(self, low: float, high: float) -> float:
+        return high if self.highest else low
+
+    def random(self) -> float:
+        return 0.75 if self.second_axis else 0.25
+
+
+TAN, SIN, COS = 0.3639702, 0.1736482, 0.9848078  # tan 20°, sin 10°, cos 10°
+UNMOVED = [[1, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "second_axis", "lowest", "highest"),
+    [
+        # Of 41 × 21 pixels the centre is (20, 10), which stays: x' = x + tan (y - 10).
+        ("shear", False, [[1, -TAN, 10 * TAN], [0, 1, 0]], [[1, TAN, -10 * TAN], [0, 1, 0]]),
+        ("shear", True, [[1, 0, 0], [-TAN, 1, 20 * TAN]], [[1, 0, 0], [TAN, 1, -20 * TAN]]),
+        # x' = 20 + 1.6 (x - 20), y' = 10 + 1.6 (y - 10)
+        ("scale", False, UNMOVED, [[1.6, 0, -12], [0, 1.6, -6]]),
+        ("zoom", False, [[0.8, 0, 4], [0, 0.8, 2]], [[1.2, 0, -4], [0, 1.2, -2]]),
+        ("stretch", False, UNMOVED, [[1.3, 0, -6], [0, 1, 0]]),
+        ("stretch", True, UNMOVED, [[1, 0, 0], [0, 1.3, -3]]),
+        ("shift", False, [[1, 0, -4.1], [0, 1, -2.1]], [[1, 0, 4.1], [0, 1, 2.1]]),
+        (
+            "rotation",
+            False,
+            [[COS, -SIN, 20 - 20 * COS + 10 * SIN], [SIN, COS, 10 - 20 * SIN - 10 * COS]],
+            [[COS, SIN, 20 - 20 * COS - 10 * SIN], [-SIN, COS, 10 + 20 * SIN - 10 * COS]],
+        ),
+    ],
+)
+def test_the_defaults_move_pixels_as_far_as_is_said(
+    name: str, second_axis: bool, lowest: list[list[float]], highest: list[list[float]]
+) -> None:
+    (step,) = Augmentation([name], image_size=(21, 41)).steps
+    for expected, is_highest in ((lowest, False), (highest, True)):
+        stream: Any = Drawn(highest=is_highest, second_axis=second_axis)
+        matrix = moving_matrix([(name, step.options)], stream, height=21, width=41)
+        np.testing.assert_allclose(matrix, expected, atol=1e-5)
+
+
+def test_shear_draws_every_angle_up_to_its_limit_along_both_axes() -> None:
+    (step,) = Augmentation(["shear"], image_size=(21, 41)).steps
+    streams = (augmentation_stream(seed=0, epoch=0, index=index) for index in range(2000))
+    matrices = np.array([moving_matrix([("shear", step.options)], s, height=21, width=41) for s in streams])
+    slopes = matrices[:, [0, 1], [1, 0]]
+    assert ((slopes == 0).sum(axis=1) == 1).all()  # one axis at a time
+    assert 850 < (slopes[:, 0] != 0).sum() < 1150
+    angles = np.degrees(np.arctan(slopes.sum(axis=1)))
+    # Uniform from -20° to 20°: a standard deviation of 40 / √12, 11.55.
+    assert -20 <= angles.min() < -19.8
+    assert 19.8 < angles.max() <= 20
+    assert angles.std() == pytest.approx(11.55, abs=0.5)
 
 
 def test_neighbours_are_one_warp() -> None:

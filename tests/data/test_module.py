@@ -1,5 +1,6 @@
 """What every data module promises, on the digits."""
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -84,8 +85,8 @@ def test_a_batch_larger_than_the_split_is_one_line() -> None:
 class Files(Grey):
     """Data that come from files; the pictures play no part."""
 
-    def __init__(self, files: list[Path]) -> None:
-        super().__init__([0, 1] * 6)
+    def __init__(self, files: list[Path], **options: Any) -> None:
+        super().__init__([0, 1] * 6, **options)
         self.files = files
 
     def source_files(self) -> list[Path]:
@@ -130,8 +131,23 @@ def test_files_on_two_drives_have_a_fingerprint(tmp_path: Path, monkeypatch: pyt
     assert Files([file]).fingerprint()["bytes"] == 6
 
 
-def test_fingerprint_tells_seeds_and_data_apart_from_runs() -> None:
-    assert ready().fingerprint() == ready().fingerprint()
+def test_the_fingerprint_follows_from_the_files_and_from_no_seed(tmp_path: Path) -> None:
+    file = tmp_path / "all.npz"
+    file.write_bytes(b"pixels")
+    before = Files([file]).fingerprint()
+    assert before["content"] == hashlib.blake2b(b"all.npz" + b"pixels", digest_size=16).hexdigest()
+    assert Files([file], seed=7).fingerprint() == before
+    # Another content of the same size, then the first one again at another time.
+    file.write_bytes(b"slexip")
+    os.utime(file, (1, 1))
+    other = Files([file]).fingerprint()
+    assert (other["files"], other["bytes"]) == (before["files"], before["bytes"])
+    assert other["content"] != before["content"]
+    file.write_bytes(b"pixels")
+    os.utime(file, (2, 2))
+    again = Files([file]).fingerprint()
+    assert again["stat"] not in (before["stat"], other["stat"])
+    assert again["content"] == before["content"]
 
 
 def test_pictures_in_two_splits_are_found() -> None:
