@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from litlens.data.augment import Augmentation
+from litlens.data.movements import moving_matrix
 from litlens.data.order import augmentation_stream
+from litlens.data.preprocessing import Fit, Preprocessing
 from litlens.errors import UserError
 
 STEPS: list[str | dict[str, Any]] = [
@@ -111,6 +113,67 @@ def test_shift_and_the_fills() -> None:
     assert set(np.unique(augmented([{"shift": {"limit": 0.5, "fill": 255}}], colour))) >= {100, 255}
 
 
+class Drawn:
+    """A stream that always draws the lowest or the highest value, and one of two axes."""
+
+    def __init__(self, *, highest: bool, second_axis: bool) -> None:
+        self.highest, self.second_axis = highest, second_axis
+
+    def uniform(self, low: float, high: float) -> float:
+        return high if self.highest else low
+
+    def random(self) -> float:
+        return 0.75 if self.second_axis else 0.25
+
+
+TAN, SIN, COS = 0.3639702, 0.1736482, 0.9848078  # tan 20°, sin 10°, cos 10°
+UNMOVED = [[1, 0, 0], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "second_axis", "lowest", "highest"),
+    [
+        # Of 41 × 21 pixels the centre is (20, 10), which stays: x' = x + tan (y - 10).
+        ("shear", False, [[1, -TAN, 10 * TAN], [0, 1, 0]], [[1, TAN, -10 * TAN], [0, 1, 0]]),
+        ("shear", True, [[1, 0, 0], [-TAN, 1, 20 * TAN]], [[1, 0, 0], [TAN, 1, -20 * TAN]]),
+        # x' = 20 + 1.6 (x - 20), y' = 10 + 1.6 (y - 10)
+        ("scale", False, UNMOVED, [[1.6, 0, -12], [0, 1.6, -6]]),
+        ("zoom", False, [[0.8, 0, 4], [0, 0.8, 2]], [[1.2, 0, -4], [0, 1.2, -2]]),
+        ("stretch", False, UNMOVED, [[1.3, 0, -6], [0, 1, 0]]),
+        ("stretch", True, UNMOVED, [[1, 0, 0], [0, 1.3, -3]]),
+        ("shift", False, [[1, 0, -4.1], [0, 1, -2.1]], [[1, 0, 4.1], [0, 1, 2.1]]),
+        (
+            "rotation",
+            False,
+            [[COS, -SIN, 20 - 20 * COS + 10 * SIN], [SIN, COS, 10 - 20 * SIN - 10 * COS]],
+            [[COS, SIN, 20 - 20 * COS - 10 * SIN], [-SIN, COS, 10 + 20 * SIN - 10 * COS]],
+        ),
+    ],
+)
+def test_the_defaults_move_pixels_as_far_as_is_said(
+    name: str, second_axis: bool, lowest: list[list[float]], highest: list[list[float]]
+) -> None:
+    (step,) = Augmentation([name], image_size=(21, 41)).steps
+    for expected, is_highest in ((lowest, False), (highest, True)):
+        stream: Any = Drawn(highest=is_highest, second_axis=second_axis)
+        matrix = moving_matrix([(name, step.options)], stream, height=21, width=41)
+        np.testing.assert_allclose(matrix, expected, atol=1e-5)
+
+
+def test_shear_draws_every_angle_up_to_its_limit_along_both_axes() -> None:
+    (step,) = Augmentation(["shear"], image_size=(21, 41)).steps
+    streams = (augmentation_stream(seed=0, epoch=0, index=index) for index in range(2000))
+    matrices = np.array([moving_matrix([("shear", step.options)], s, height=21, width=41) for s in streams])
+    slopes = matrices[:, [0, 1], [1, 0]]
+    assert ((slopes == 0).sum(axis=1) == 1).all()  # one axis at a time
+    assert 850 < (slopes[:, 0] != 0).sum() < 1150
+    angles = np.degrees(np.arctan(slopes.sum(axis=1)))
+    # Uniform from -20° to 20°: a standard deviation of 40 / √12, 11.55.
+    assert -20 <= angles.min() < -19.8
+    assert 19.8 < angles.max() <= 20
+    assert angles.std() == pytest.approx(11.55, abs=0.5)
+
+
 def test_neighbours_are_one_warp() -> None:
     # Enlarging by 2 and shrinking back is the identity only where pixels are interpolated once.
     pixels = picture()
@@ -127,6 +190,21 @@ def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
         assert augmented([step], picture(100, 150, 3), size=(40, 60)).shape == (40, 60, 3)
     whole = {"crop": {"range": 1.0, "ratio": 1.0}}
     np.testing.assert_array_equal(augmented([whole], picture()), picture())
+
+
+@pytest.mark.parametrize("step", ["crop", "RandomResizedCrop", "RandomCrop", "CenterCrop"])
+@pytest.mark.parametrize(("channels", "fit"), [(1, "squash"), (3, "crop"), (3, "pad")])
+def test_where_no_crop_is_drawn_the_whole_picture_comes(step: str, channels: int, fit: Fit) -> None:
+    pixels = picture(100, 150, channels)
+    plain = Preprocessing(size=(40, 60), channels=channels, mean=(0,) * channels, std=(1,) * channels, fit=fit)
+    whole = plain.geometry(pixels)
+    augmentation = Augmentation([{step: {"p": 0.25}}], image_size=(40, 60), fit=fit)
+    results = [augmentation(pixels, augmentation_stream(seed=0, epoch=0, index=index)) for index in range(400)]
+    assert {result.shape for result in results} == {(40, 60, channels)}
+    # 300 expected; five standard deviations are 43.
+    assert 257 < sum(np.array_equal(result, whole) for result in results) < 343
+    never = Augmentation([{step: {"p": 0}}, "rotation"], image_size=(40, 60), fit=fit)
+    assert never(pixels, augmentation_stream(seed=0, epoch=0, index=0)).shape == (40, 60, channels)
 
 
 def test_shrinking_by_a_crop_does_not_alias() -> None:

@@ -159,13 +159,6 @@ def test_a_view_is_the_same_for_every_seed_and_differs_from_the_next() -> None:
     assert set(order.drawn_views(seed=0, epoch=3, indices=np.arange(99), views=3)) == {0, 1, 2}
 
 
-def test_augmentation_with_one_view_is_refused() -> None:
-    found = dataset(Columns(), views=2)
-    found.source.feature_views = 1
-    with pytest.raises(UserError, match="feature_views: of augmented pictures at least 2"):
-        FeatureDataset(found.images, found.source, trainer=found.trainer, name="train", about=0, owner=0, size=20)
-
-
 def test_a_dry_run_computes_the_batch_alone() -> None:
     part = Columns()
     np.testing.assert_allclose(fetch(dataset(part, dry=True)), expected(range(5)), atol=1e-6)
@@ -179,8 +172,9 @@ def test_without_a_fixed_part_images_come() -> None:
 class Noise(ImageDataModule):
     """40 pictures, 24 of them to train with; they know no files."""
 
-    def __init__(self, shift: int = 0, **options: Any) -> None:
-        super().__init__(normalize={"mean": [0.5] * 3, "std": [0.5] * 3}, batch_size=8, **options)
+    def __init__(self, shift: int = 0, mean: float = 0.5, **options: Any) -> None:
+        options = {"normalize": {"mean": [mean] * 3, "std": [0.5] * 3}, **options}
+        super().__init__(batch_size=8, **options)
         self.class_names, self.in_channels, self.image_size = ["a", "b"], 3, (32, 32)
         self.shift = shift
 
@@ -222,6 +216,20 @@ def test_cached_and_uncached_training_reach_the_same_weights(options: dict[str, 
     )
 
 
+@pytest.mark.parametrize(
+    ("views", "augment", "told"),
+    [
+        (1, ["horizontal_flip"], "feature_views: of augmented pictures at least 2"),
+        (3, None, "feature_views: 3 views of a picture that nothing augments are all the same"),
+        (3, [], "feature_views: 3 views of a picture that nothing augments are all the same"),
+    ],
+)
+def test_views_and_augmentation_go_together(views: int, augment: Any, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        trained(Noise(augment=augment), strategy="frozen", feature_views=views)
+    assert "\n" not in str(caught.value)
+
+
 def test_other_pixels_without_files_are_other_features(tmp_path: Path) -> None:
     trained(Noise())
     before = {file.name for file in tmp_path.glob("features-*")}
@@ -229,3 +237,20 @@ def test_other_pixels_without_files_are_other_features(tmp_path: Path) -> None:
     after = {file.name for file in tmp_path.glob("features-*")}
     assert len(before) == len(after) == 1
     assert before != after
+
+
+def test_two_ways_to_prepare_the_pictures_keep_their_features_side_by_side(tmp_path: Path) -> None:
+    kept = []
+    for fit, mean in (("crop", 0.5), ("squash", 0.5), ("crop", 0.25), ("crop", 0.5)):
+        data = Noise(mean=mean)
+        data.fit = fit  # type: ignore[assignment]
+        trained(data)
+        kept.append({file.name for file in tmp_path.glob("features-*")})
+    assert [len(files) for files in kept] == [1, 2, 3, 3]
+    assert kept[0] < kept[1] < kept[2] == kept[3]
+
+
+def test_a_mean_that_follows_from_the_pixels_keeps_no_old_features(tmp_path: Path) -> None:
+    for shift in (0, 3):
+        trained(Noise(shift, normalize="auto"))
+    assert len(list(tmp_path.glob("features-*"))) == 1

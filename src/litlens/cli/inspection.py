@@ -1,27 +1,33 @@
 """What `--inspect` does: look at the data before anything is trained on them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import Pixels
+from litlens.data.sets.file_pictures import FilePictures
 
 _SHOWN = 4  # samples of each class on the sheet, each raw and augmented
 _NAMED = 10  # files or pairs that are named before the rest is only counted
 
 
 def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
-    """Print statistics, counts, left-out files and pictures in two splits, and write a sheet of samples."""
+    """Print sizes, statistics, counts, left-out files and pictures in two splits, and write a sheet of samples."""
     data.prepare_data()
     data.setup()
     prepared = data.preprocessing
     height, width = prepared.size
     console.print(f"pictures  {height}×{width}, {prepared.channels} channel(s), {prepared.fit}")
+    if len(sizes := _original_sizes(data)):
+        console.print(f"files     {_range(sizes)}")
     console.print(f"mean      {_numbers(prepared.mean)}\nstd       {_numbers(prepared.std)}")
     console.print(_counts(data))
     _list("left out", data.left_out, console=console)
@@ -54,7 +60,7 @@ def _counts(data: ImageDataModule) -> Table:
     table = Table("class", *SPLITS, box=None)
     counts = [np.bincount(data.samples(split).labels, minlength=data.num_classes) for split in SPLITS]
     for label, name in enumerate(data.class_names):
-        table.add_row(name, *(f"{count[label]:,}" for count in counts))
+        table.add_row(Text(_printable(name)), *(f"{count[label]:,}" for count in counts))
     table.add_row("all", *(f"{count.sum():,}" for count in counts), style="bold")
     return table
 
@@ -62,9 +68,27 @@ def _counts(data: ImageDataModule) -> Table:
 def _list(title: str, lines: list[str], *, console: Console) -> None:
     console.print(f"{title}: {len(lines):,}")
     for line in lines[:_NAMED]:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {_printable(line)}", markup=False)
     if len(lines) > _NAMED:
         console.print(f"  and {len(lines) - _NAMED:,} more")
+
+
+def _original_sizes(data: ImageDataModule) -> NDArray[np.int64]:
+    """Heights and widths of the files of all splits, in order of area: (N, 2); none for pictures in memory."""
+    splits = [data.samples(split) for split in SPLITS]
+    sizes = [split.pictures.sizes(split.rows) for split in splits if isinstance(split.pictures, FilePictures)]
+    joined = np.concatenate([np.empty((0, 2), np.int64), *sizes])
+    return joined[np.lexsort((joined[:, 0], joined.prod(axis=1)))]
+
+
+def _range(sizes: NDArray[np.int64]) -> str:
+    smallest, median, largest = (f"{height}×{width}" for height, width in sizes[[0, (len(sizes) - 1) // 2, -1]])
+    return f"{smallest} to {largest}, median {median} (by area)" if (sizes != sizes[0]).any() else f"all {smallest}"
+
+
+def _printable(name: str) -> str:
+    # Names of files and folders need not be UTF-8, and a terminal takes nothing else.
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _numbers(values: tuple[float, ...]) -> str:

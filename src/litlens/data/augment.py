@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.movements import MOVEMENTS, moving_matrix
-from litlens.data.preprocessing import Pixels
+from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Augmentation:
     * `stretch`: by a factor in `range` (1.0 to 1.3), along one axis
     * `horizontal_flip`, `vertical_flip`: with probability `p` (0.5)
     * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio`
-      (0.75 to 1.333), brought to `image_size`
+      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the whole picture as `fit` brings it there
 
     Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside
     is, by `fill`: `constant` (black), a grey value from 0 to 255, `border` (the nearest pixel), `reflect` or
@@ -41,19 +41,21 @@ class Augmentation:
     Args:
         steps: Names, or one name with its options each; or classes of albumentations with their arguments.
         image_size: Height and width that pictures must have in the end.
+        fit: What becomes of another aspect ratio where a crop is not drawn (`Preprocessing.fit`).
 
     Raises:
         UserError: No such name or option.
     """
 
-    def __init__(self, steps: list[str | dict[str, Any]], *, image_size: tuple[int, int]) -> None:
+    def __init__(self, steps: list[str | dict[str, Any]], *, image_size: tuple[int, int], fit: Fit = "crop") -> None:
         self.steps = [_step(step) for step in steps]
         self.image_size = image_size
+        self.fit: Fit = fit
         self._compose: Any = None
         self._random = random.Random()
         # A foreign name may be wrong: better told now than in a worker.
         if any(step.name not in _OPTIONS for step in self.steps):
-            self._compose = _composed(self.steps, image_size=image_size)
+            self._compose = _composed(self.steps, image_size=image_size, fit=fit)
 
     @property
     def crops(self) -> bool:
@@ -63,7 +65,7 @@ class Augmentation:
     def __call__(self, picture: Pixels, stream: np.random.Generator) -> Pixels:
         """Augment one picture, uint8 (h, w, C), to uint8 (H, W, C)."""
         if self._compose is None:
-            self._compose = _composed(self.steps, image_size=self.image_size)
+            self._compose = _composed(self.steps, image_size=self.image_size, fit=self.fit)
         # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its
         # own set_random_seed does, which makes two new ones for each transform.
         self._random.seed(int(stream.integers(2**63)))
@@ -160,7 +162,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
+def _composed(steps: list[_Step], *, image_size: tuple[int, int], fit: Fit) -> Any:
     """albumentations' chain for the steps, with neighbours of one fill joined to one warp."""
     albumentations = _albumentations()
     transforms: list[Any] = []
@@ -174,21 +176,21 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int]) -> Any:
         if step.name in MOVEMENTS:
             warp.append(step)
         elif step.name == "crop":
-            transforms.append(
-                albumentations.RandomResizedCrop(
-                    size=image_size,
-                    scale=step.options["range"],
-                    ratio=step.options["ratio"],
-                    p=step.options["p"],
-                    # Shrinking without it would alias, and training would see other pictures than evaluation.
-                    area_for_downscale="image",
-                )
+            crop = albumentations.RandomResizedCrop(
+                size=image_size,
+                scale=step.options["range"],
+                ratio=step.options["ratio"],
+                p=step.options["p"],
+                # Shrinking without it would alias, and training would see other pictures than evaluation.
+                area_for_downscale="image",
             )
+            transforms.append(_or_whole(crop, image_size=image_size, fit=fit))
         elif step.name in _FLIPS:
             flip = albumentations.HorizontalFlip if step.name == "horizontal_flip" else albumentations.VerticalFlip
             transforms.append(flip(p=step.options["p"]))
         else:
-            transforms.append(_foreign(step, image_size=image_size))
+            foreign = _foreign(step, image_size=image_size)
+            transforms.append(_or_whole(foreign, image_size=image_size, fit=fit) if step.name in _CROPS else foreign)
     return albumentations.Compose(transforms)
 
 
@@ -213,6 +215,22 @@ def _foreign(step: _Step, *, image_size: tuple[int, int]) -> Any:
     except (ValueError, TypeError, UserWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"data.augment: {step.name} does not take {step.options}: {reason}") from error
+
+
+def _or_whole(crop: Any, *, image_size: tuple[int, int], fit: Fit) -> Any:
+    """A crop, or where it is not drawn, the geometry that it takes the place of: else the file's size would stay."""
+    if crop.p >= 1:
+        return crop
+    albumentations = _albumentations()
+
+    class Whole(albumentations.ImageOnlyTransform):  # type: ignore[misc, name-defined, unused-ignore]
+        def apply(self, img: Pixels, **params: Any) -> Pixels:
+            channels = img.shape[2]
+            zeros, ones = (0.0,) * channels, (1.0,) * channels
+            return Preprocessing(size=image_size, channels=channels, mean=zeros, std=ones, fit=fit).geometry(img)
+
+    # One of the two, with their p as weights.
+    return albumentations.OneOf([crop, Whole(p=1 - crop.p)], p=1.0)
 
 
 def _nearest(name: str) -> str:

@@ -74,11 +74,16 @@ def pixels_digest(pictures: Pictures, *, size: int, chunk: int = 256) -> str:
 
 
 def check_views(views: int, *, augmented: bool) -> None:
-    """Raise UserError where one view of each picture would leave nothing of its augmentation."""
+    """Raise UserError where one view would leave nothing of the augmentation, or where there are views of nothing."""
     if augmented and views < 2:
         raise UserError(
             "model.feature_views: of augmented pictures at least 2 are kept, the picture as it is and others: "
             "raise it, remove data.augment, or set model.cache_features to false"
+        )
+    if views > 1 and not augmented:
+        raise UserError(
+            f"model.feature_views: {views} views of a picture that nothing augments are all the same: "
+            "give data.augment, or leave it out"
         )
 
 
@@ -94,7 +99,7 @@ class FeatureDataset(BatchDataset):
         trainer: Says which epoch it is.
         name: What the progress bar calls the split.
         about: Plain values: what all pictures are and how they are prepared; the features depend on it.
-        owner: Plain values that stay when files or settings change.
+        owner: Plain values that stay when files change: whose old features the new ones replace.
         size: How many pictures there are over all splits.
     """
 
@@ -111,7 +116,6 @@ class FeatureDataset(BatchDataset):
     ) -> None:
         self.images, self.source, self.trainer = images, source, trainer
         self.seed = images.seed
-        check_views(source.feature_views, augmented=images.augmentation is not None)
         self.views = 1 if images.augmentation is None else source.feature_views
         self._name, self._about, self._owner, self._size = name, about, owner, size
         self._kept: tuple[str, list[_Kept]] | None = None

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 
 from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array, digest
-from litlens.data.features import FeatureDataset, feature_source, pixels_digest
+from litlens.data.features import FeatureDataset, check_views, feature_source, pixels_digest
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
@@ -37,8 +37,8 @@ class ImageDataModule(LightningDataModule, ABC):
         normalize: `auto` (a known set's constants, else mean and deviation of the training split), a set's name
             (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), or `{mean: […], std: […]}` of pixels
             in [0, 1].
-        augment: Augmentations of the training split, in order: names, or a name with its options
-            (`litlens.data.augment`).
+        augment: Augmentations of the training split, in order: one name, or a list of names, each alone or with its
+            options (`litlens.data.augment`).
     """
 
     class_names: list[str]
@@ -56,7 +56,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         normalize: str | dict[str, list[float]] = "auto",
-        augment: list[str | dict[str, Any]] | None = None,
+        augment: list[str | dict[str, Any]] | str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -70,7 +70,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.normalize = normalize
-        self.augment = augment
+        self.augment: list[str | dict[str, Any]] | None = [augment] if isinstance(augment, str) else augment
         # Names of the files that `load` left out, each with the reason.
         self.left_out: list[str] = []
         self._splits: dict[str, Split] = {}
@@ -85,6 +85,16 @@ class ImageDataModule(LightningDataModule, ABC):
     def source_files(self) -> list[Path]:
         """The files that the data are read from; none for data that come with a package."""
         return []
+
+    def source_folder(self) -> Path | None:
+        """What the files' names in the fingerprint are relative to, so that a copy elsewhere counts as the same data.
+
+        By default, the folder that they have in common.
+        """
+        try:
+            return Path(os.path.commonpath([path.absolute().parent for path in self.source_files()]))
+        except ValueError:  # no files, or files on several drives
+            return None
 
     @property
     def num_classes(self) -> int:
@@ -164,15 +174,17 @@ class ImageDataModule(LightningDataModule, ABC):
         """What the data are: number and bytes of the files, and two digests that tell whether they have changed.
 
         Equal `stat` (names, sizes, times) means equal files. Where it differs, as in a copy, `content` decides: it
-        is read from the files once and then kept in the cache under `stat`.
+        is read from the files once and then kept in the cache under `stat`. A name is a path, which may say the class.
         """
         files = self.source_files()
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        stat = digest(stats)
-        content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files), dtype=np.uint8))
+        names = _names(files, folder=self.source_folder())
+        # `cp -p` over a file keeps its time of modification, but not that of its last change.
+        stats = [(at.st_size, at.st_mtime_ns, at.st_ctime_ns) for at in map(Path.stat, files)]
+        stat = digest([names, stats])
+        content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files, names), dtype=np.uint8))
         return {
             "files": len(files),
-            "bytes": sum(size for _, size, _ in stats),
+            "bytes": sum(size for size, _, _ in stats),
             "stat": stat,
             "content": content.tobytes().hex(),
         }
@@ -188,16 +200,29 @@ class ImageDataModule(LightningDataModule, ABC):
         source = feature_source(self.trainer)
         if source is None or self.trainer is None:
             return images
-        pictures = images.split.pictures
-        sharing = [name for name in SPLITS if self._splits[name].pictures is pictures]
-        folder = os.path.commonpath([path.resolve().parent for path in self.source_files()] or [Path()])
-        owner = [type(self).__name__, str(folder), sharing[0]]
-        size = max(int(self._splits[name].rows.max()) for name in sharing) + 1
-        if sharing[0] not in self._pixels:
-            self._pixels[sharing[0]] = pixels_digest(pictures, size=size)
+        check_views(source.feature_views, augmented=bool(self.augment))
+        sharing = self._sharing(images.split)
+        folder = self.source_folder()
+        # What is set, not the mean and deviation that follow from it: they change with the files and the seed.
+        prepared = [self.image_size, self.in_channels, self.fit, self.normalize]
+        owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0], prepared]
+        size = self._number_of_pictures(images.split)
         # The pixels at the network's size tell of every option that has made them, the files of the originals.
-        about = [self._pixels[sharing[0]], self.fingerprint()["content"], self.preprocessing.to_dict()]
+        about = [self._digest_of_pixels(images.split), self.fingerprint()["content"], self.preprocessing.to_dict()]
         return FeatureDataset(images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size)
+
+    def _sharing(self, split: Split) -> list[str]:
+        """The splits that are cut from the same pictures."""
+        return [name for name in SPLITS if self._splits[name].pictures is split.pictures]
+
+    def _number_of_pictures(self, split: Split) -> int:
+        return max(int(self._splits[name].rows.max()) for name in self._sharing(split)) + 1
+
+    def _digest_of_pixels(self, split: Split) -> str:
+        first = self._sharing(split)[0]
+        if first not in self._pixels:
+            self._pixels[first] = pixels_digest(split.pictures, size=self._number_of_pictures(split))
+        return self._pixels[first]
 
     def _load_once(self) -> None:
         if self._splits:
@@ -210,7 +235,7 @@ class ImageDataModule(LightningDataModule, ABC):
             size=self.image_size, channels=self.in_channels, mean=mean, std=std, fit=self.fit
         )
         if self.augment:
-            self._augmentation = Augmentation(self.augment, image_size=self.image_size)
+            self._augmentation = Augmentation(self.augment, image_size=self.image_size, fit=self.fit)
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if isinstance(self.normalize, dict):
@@ -223,7 +248,9 @@ class ImageDataModule(LightningDataModule, ABC):
             return NORMALIZATIONS[known]
         train = self._splits["train"]
         rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
-        key = digest([self.fingerprint(), rows, self.image_size, self.in_channels, self.fit])
+        # Data without files all have one fingerprint; only their pixels tell them apart.
+        pixels = None if self.source_files() else self._digest_of_pixels(train)
+        key = digest([self.fingerprint(), pixels, rows, self.image_size, self.in_channels, self.fit])
         mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
@@ -243,10 +270,19 @@ def _mean_and_std(split: Split, *, chunk: int = 1024) -> np.ndarray[Any, np.dtyp
     return np.stack([mean, std])
 
 
-def _content(files: list[Path]) -> bytes:
+def _names(files: list[Path], *, folder: Path | None) -> list[str]:
+    """The files' paths relative to `folder`; of one that lies elsewhere the name alone."""
+    if folder is None:
+        return [path.name for path in files]
+    top, whole = folder.absolute(), [path.absolute() for path in files]
+    return [path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name for path in whole]
+
+
+def _content(files: list[Path], names: list[str]) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
-    for path in progress(files, description="Fingerprint of the data"):
-        digest.update(path.name.encode())
+    named = progress(zip(files, names, strict=True), description="Fingerprint of the data", total=len(files))
+    for path, name in named:
+        digest.update(os.fsencode(name))  # not every name is UTF-8
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

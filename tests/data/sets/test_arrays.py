@@ -1,3 +1,4 @@
+import errno
 import gzip
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match="t10k-images-idx3-ubyte is damaged"):
         MNISTDataModule(tmp_path, validation=10).setup()
+
+
+def test_missing_files_are_told_once_with_where_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MNISTDataModule, "_mirrors", ("http://127.0.0.1:9/a/", "http://127.0.0.1:9/b/"))
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx(raw)
+    (raw / "train-labels-idx1-ubyte.gz").unlink()
+    (raw / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(UserError) as caught:
+        MNISTDataModule(tmp_path).setup()
+    told = str(caught.value)
+    assert told == (
+        f"data.root: {raw} lacks train-labels-idx1-ubyte, t10k-images-idx3-ubyte (.gz or unpacked), which could not be "
+        f"fetched ([Errno {errno.ECONNREFUSED}] Connection refused): "
+        "put the files there, or run once where there is a network"
+    )
+    # Which mirrors were tried is for whoever looks at the traceback.
+    assert "127.0.0.1:9/b/" in str(caught.value.__cause__)
 
 
 def test_validation_larger_than_the_data_is_one_line(tmp_path: Path) -> None:

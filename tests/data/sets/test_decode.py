@@ -1,5 +1,6 @@
 """Odd pictures, each made by hand: what comes out follows from the pixels that were put in."""
 
+import errno
 import struct
 import warnings
 import zlib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litlens.data.sets.decode import BadPicture, read_picture
+from litlens.data.sets.decode import BadPicture, Unreadable, read_picture
 
 RAMP = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3
 
@@ -171,6 +172,23 @@ def test_what_is_no_picture_is_told_by_name_and_reason(tmp_path: Path) -> None:
             read_picture(tmp_path / name, name=name)
         assert (caught.value.name, caught.value.reason) == (name, reason)
         assert str(caught.value) == f"{name}: {reason}"
+
+
+def test_reading_is_told_apart_from_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(RAMP))
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
+    for name in ("cut.png", "round.png", "gone.png"):
+        with pytest.raises(BadPicture) as caught:
+            read_picture(tmp_path / name)
+        assert not isinstance(caught.value, Unreadable)
+
+    def fails(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(Unreadable, match=r"cut\.png: Input/output error$"):
+        read_picture(tmp_path / "cut.png")
 
 
 def test_the_published_cats_and_dogs(shared_data: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from litlens.data.sets.download import extract, fetch
+from litlens.data.sets.download import NotFetched, extract, fetch
 from litlens.errors import UserError
 
 CONTENT = b"pictures" * 400_000  # 3.2 MB: more than one chunk
@@ -86,6 +86,13 @@ def test_one_line_says_what_was_looked_for_where_and_what_to_do(server: str, tmp
     assert "checksum differs" in told
     assert f"put the file there by hand, or run once on a machine with network and copy {tmp_path}" in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reason_alone_names_no_place_and_nothing_twice(server: str, tmp_path: Path) -> None:
+    with pytest.raises(NotFetched) as caught:
+        fetch([f"{server}/missing", f"{server}/missing/too", f"{server}/file"], tmp_path / "data.bin", md5="0" * 32)
+    reason = "Not Found; what came is another file than expected (its checksum differs)"
+    assert caught.value.reason == reason
 
 
 def test_a_full_disk_while_fetching(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

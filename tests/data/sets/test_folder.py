@@ -1,8 +1,10 @@
 """A folder of pictures, with all that can be wrong with one."""
 
+import errno
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,29 @@ def test_bad_files_in_training_are_left_out_and_named(tmp_path: Path, caplog: py
         made(folder)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
+def test_a_file_that_could_not_be_read_is_no_bad_picture(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    read_bytes = Path.read_bytes
+
+    def fails_once(path: Path) -> bytes:
+        if path.name == "003.png" and path.parent.name == "b":
+            raise OSError(number, os.strerror(number), str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails_once)
+        with pytest.raises(UserError) as caught:
+            made(folder, max_bad_files=0.5)
+    assert str(caught.value).startswith(f"{folder / 'b' / '003.png'} cannot be read ({os.strerror(number)}): ")
+    assert list(cache.glob("*")) == []
+    data = made(folder)
+    assert data.left_out == []
+    assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [1, 1]}
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_bad_file_in_val_or_test_is_an_error(tmp_path: Path, split: str) -> None:
     folder = fill(tmp_path / "pets", {f"{s}/{name}": 5 for s in ("train", "val", "test") for name in "ab"})
@@ -197,6 +222,38 @@ def test_decoded_once_and_again_when_a_file_changes(
     assert len(list(cache.glob("files-*.npy"))) == 2  # of another size: both are of use
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there a file's times are those of its making and writing")
+def test_a_file_replaced_by_one_of_its_size_and_time_is_decoded_again(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    replaced = folder / "a" / "000.png"
+    before, stat = made(folder).fingerprint(), replaced.stat()
+    draw(replaced, value=250)
+    os.utime(replaced, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `cp -p` does
+    assert replaced.stat().st_size == stat.st_size
+    data = made(folder)
+    pixels = [data.picture(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
+    assert sum(p[0, 0, 0] == 250 for p in pixels) == 1
+    assert data.fingerprint()["content"] != before["content"]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode")
+def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    (folder / "a" / "000.png").rename(folder / "a" / os.fsdecode(b"\xff.png"))
+    data = made(folder)
+    assert data.fingerprint()["files"] == 20
+    assert os.fsdecode(b"a/\xff.png") in [n for s in ("train", "val", "test") for n in data.samples(s).names]
+
+
+def test_a_folder_and_its_csv_are_the_same_data_wherever_they_lie(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "here" / "pets", {"x": 12})
+    csv = table(tmp_path, "\n".join(["file,label", *(f"x/{i:03}.png,{'ab'[i % 2]}" for i in range(12))]))
+    before = made(folder, csv=csv).fingerprint()
+    (tmp_path / "lists" / "old").mkdir(parents=True)
+    moved = csv.rename(tmp_path / "lists" / "old" / csv.name)
+    assert made(folder.rename(tmp_path / "pets"), csv=moved).fingerprint()["content"] == before["content"]
+
+
 def test_originals_come_from_the_files_where_the_augmentation_crops(tmp_path: Path) -> None:
     for name, value in (("a", 10), ("b", 200)):
         for number in range(10):
@@ -212,6 +269,19 @@ def test_originals_come_from_the_files_where_the_augmentation_crops(tmp_path: Pa
     (tmp_path / "pets" / samples.names[0]).unlink()
     with pytest.raises(UserError, match=re.escape(samples.names[0])):
         pictures.original(row)
+
+
+def test_a_crop_that_is_not_drawn_leaves_the_picture_that_evaluation_sees(tmp_path: Path) -> None:
+    for name in "ab":
+        for number in range(10):
+            path = tmp_path / "pets" / name / f"{number}.png"
+            draw(path, size=(40, 20))
+            with Image.open(path) as image:
+                image.paste((200, 200, 200), (0, 0, 10, 20))  # what a crop of the centre leaves out
+                image.save(path)
+    for fit in ("crop", "squash"):
+        data = made(tmp_path / "pets", augment=[{"crop": {"p": 0}}], fit=fit)
+        np.testing.assert_array_equal(data.augmented(0, epoch=0), data.picture("train", 0))
 
 
 def test_pictures_travel_to_workers_without_their_pixels(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
-from litlens.data.sets.download import fetch
+from litlens.data.sets.download import NotFetched, fetch
 from litlens.data.sets.splits import stratified_split
 from litlens.data.split import ArrayPictures, Split
 from litlens.errors import UserError
@@ -84,19 +84,21 @@ class _IdxDataModule(ImageDataModule):
     def _find(self, name: str) -> Path | None:
         return next((path for path in (self._raw / name, self._raw / f"{name}.gz") if path.is_file()), None)
 
+    def _missing(self) -> list[str]:
+        return [name for name in self._archives if self._find(name) is None]
+
     def _fetch_missing(self) -> None:
-        missing = [name for name in self._archives if self._find(name) is None]
-        for name in missing:
+        for name in self._missing():
             try:
                 fetch(
                     [f"{mirror}{name}.gz" for mirror in self._mirrors],
                     self._raw / f"{name}.gz",
                     md5=self._archives[name],
                 )
-            except UserError as error:
+            except NotFetched as error:
                 raise UserError(
-                    f"{type(self).__name__} looked in {self._raw} for {', '.join(missing)} (.gz or unpacked): put "
-                    f"the files there or set --data.root, or run once where there is a network. {error}"
+                    f"data.root: {self._raw} lacks {', '.join(self._missing())} (.gz or unpacked), which could "
+                    f"not be fetched ({error.reason}): put the files there, or run once where there is a network"
                 ) from error
 
 

@@ -1,5 +1,6 @@
 """From any picture file to pixels. What a file is follows from its content, never from its name."""
 
+import errno
 from io import BytesIO
 from pathlib import Path
 
@@ -38,6 +39,10 @@ class BadPicture(UserError):  # noqa: N818
         return f"{self.name}: {self.reason}"
 
 
+class Unreadable(BadPicture):
+    """A file that is there but could not be read: it says nothing of the picture, and may pass."""
+
+
 def read_picture(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
     """Read a whole picture to uint8 (h, w, 3) RGB, or (h, w, 1) where it is grey.
 
@@ -50,14 +55,14 @@ def read_picture(source: Path | bytes, *, name: str | None = None, channels: int
         channels: Convert to 1 (grey) or 3 (RGB) channels.
 
     Raises:
-        BadPicture: It cannot be read, or is no picture, a damaged one, or one of more than
-        `Image.MAX_IMAGE_PIXELS`.
+        BadPicture: It is not there, or is no picture, a damaged one, or one of more than
+        `Image.MAX_IMAGE_PIXELS`; `Unreadable` where the disk or the system gave an error.
     """
     name = name or (str(source) if isinstance(source, Path) else "picture")
     try:
         # Not by its path: Pillow maps some uncompressed files, and a file that shrinks later would kill the
         # process.
-        data = source if isinstance(source, bytes) else _content(source)
+        data = source if isinstance(source, bytes) else _content(source, name=name)
         with Image.open(BytesIO(data), formats=_known_formats()) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
@@ -71,18 +76,22 @@ def read_picture(source: Path | bytes, *, name: str | None = None, channels: int
     # Pillow's decoders tell damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError
     # and more.
     except Exception as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise BadPicture(name, " ".join(str(reason).split()) or type(error).__name__) from error
+        raise BadPicture(name, " ".join(str(error).split()) or type(error).__name__) from error
     if channels is None or pixels.shape[2] == channels:
         return pixels
     converted = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     return np.asarray(converted.convert("L" if channels == 1 else "RGB")).reshape(*pixels.shape[:2], channels)
 
 
-def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise OSError("not a regular file")
-    return path.read_bytes()
+def _content(path: Path, *, name: str) -> bytes:
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise BadPicture(name, "not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        # A link to nowhere, or round in a circle, is as lasting as its content would be.
+        kind = BadPicture if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else Unreadable
+        raise kind(name, error.strerror or str(error)) from error
 
 
 def _known_formats() -> list[str]:

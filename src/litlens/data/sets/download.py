@@ -28,6 +28,14 @@ _DAMAGE = (
 )  # fmt: skip
 
 
+class NotFetched(UserError):  # noqa: N818
+    """No mirror gave the file; `reason` says in a few words why."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def fetch(
     urls: str | Sequence[str],
     target: Path,
@@ -48,11 +56,11 @@ def fetch(
         timeout: Seconds without an answer after which a server is given up.
 
     Raises:
-        UserError: No mirror gave the right file, or it cannot be written.
+        UserError: The file cannot be written, or no mirror gave the right one (`NotFetched`).
     """
     if target.is_file() and _is_right(target, md5=md5, sha256=sha256):
         return target
-    failures = []
+    failures: dict[str, str] = {}
     for url in [urls] if isinstance(urls, str) else urls:
         with _beside(target) as unfinished:
             try:
@@ -62,16 +70,18 @@ def fetch(
             except (OSError, HTTPException, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise UserError(f"no space is left to fetch {target.name} to {target.parent}") from error
-                failures.append(f"{url}: {_told(error)}")
+                failures[url] = _told(error)
                 continue
             if not _is_right(unfinished, md5=md5, sha256=sha256):
-                failures.append(f"{url}: what came is another file than expected (its checksum differs)")
+                failures[url] = "what came is another file than expected (its checksum differs)"
                 continue
             unfinished.replace(target)
             return target
-    raise UserError(
-        f"{target.name} is not in {target.parent} and could not be fetched ({'; '.join(failures)}); "
-        f"put the file there by hand, or run once on a machine with network and copy {target.parent}"
+    told = "; ".join(f"{url}: {reason}" for url, reason in failures.items())
+    raise NotFetched(
+        f"{target.name} is not in {target.parent} and could not be fetched ({told}); "
+        f"put the file there by hand, or run once on a machine with network and copy {target.parent}",
+        reason="; ".join(dict.fromkeys(failures.values())),
     )
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from litlens.data.cache import digest, filled_array
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
-from litlens.data.sets.decode import BadPicture, read_picture
+from litlens.data.sets.decode import BadPicture, Unreadable, read_picture
+from litlens.errors import UserError
 
 # Counted up when the decoding or the table changes, so that no older cache is taken for a new one.
 _VERSION = 1
@@ -67,6 +68,9 @@ def decode_files(
     """Decode files in threads, or take the cache where their names, sizes and times have not changed.
 
     `owner` is the folder or table that lists them: a new cache of it takes the place of the old one.
+
+    Raises:
+        UserError: A file that is there could not be read; nothing is kept.
     """
     settings = [size, channels, fit]
     stats = [(name, *_stat(file)) for name, file in zip(names, files, strict=True)]
@@ -77,6 +81,9 @@ def decode_files(
         def decode(index: int) -> None:
             try:
                 picture = read_picture(files[index], name=names[index])
+            except Unreadable as error:
+                # Kept as a bad picture, it would be left out for ever, though the next try may well read it.
+                raise UserError(f"{files[index]} cannot be read ({error.reason}): mend that, or remove it") from error
             except BadPicture as error:
                 table["reason"][index] = _clipped(error.reason)
             else:
@@ -113,12 +120,13 @@ def _for_each(work: Callable[[int], None], *, count: int, description: str) -> N
         pool.shutdown(cancel_futures=True)
 
 
-def _stat(file: Path) -> tuple[int, int]:
+def _stat(file: Path) -> tuple[int, int, int]:
     try:
         stat = file.stat()
     except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+        return -1, -1, -1
+    # `cp -p` over a file keeps its time of modification, but not that of its last change.
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _clipped(reason: str) -> bytes:

@@ -94,6 +94,10 @@ class FolderDataModule(ImageDataModule):
         listed = [file for file in self._listed().files if file.is_file() and os.access(file, os.R_OK)]
         return [*listed, self.csv] if self.csv else listed
 
+    def source_folder(self) -> Path:
+        """The tree of classes, wherever a CSV lies."""
+        return self.folder
+
     def load(self) -> dict[str, Split]:
         """Decode what the cache lacks, leave out what cannot be decoded, cut the splits that are missing."""
         if self.archive is not None and self.csv is None and not self.folder.exists():

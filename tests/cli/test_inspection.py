@@ -1,0 +1,136 @@
+"""What `--inspect` prints and draws of a folder small enough to count by hand."""
+
+import os
+import sys
+from io import BytesIO, StringIO, TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from litlens.cli.inspection import inspect
+from litlens.cli.main import train
+from litlens.data.sets.arrays import DigitsDataModule
+from litlens.data.sets.folder import FolderDataModule
+
+ROOT = Path(__file__).resolve().parents[2]
+# Grey value, height and width of each picture. In order of area: 4×5 (20), 4×6 (24), 5×5 (25), 6×6 (36), 8×8 (64),
+# 10×7 (70), 8×9 (72), 9×9 (81), 3×40 (120), 20×20 (400).
+PICTURES = {
+    "train/cat/1.png": (0, 4, 6),
+    "train/cat/2.png": (51, 5, 5),
+    "train/cat/3.png": (102, 10, 7),
+    "train/dog/1.png": (153, 9, 9),
+    "train/dog/2.png": (204, 3, 40),
+    "val/cat/1.png": (10, 6, 6),
+    "val/dog/1.png": (204, 20, 20),  # train/dog/2.png once more, at the network's size
+    "test/cat/1.png": (20, 4, 5),
+    "test/dog/1.png": (30, 8, 8),
+    "test/dog/2.png": (40, 8, 9),
+}
+
+
+def draw(folder: Path, pictures: dict[str, tuple[int, int, int]]) -> Path:
+    for name, (value, height, width) in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (width, height), value).save(folder / name)
+    return folder
+
+
+def inspected(folder: Path, *, sheet: Path, augment: Any = None) -> list[str]:
+    """The lines that are printed, as a UTF-8 terminal gets them."""
+    data = FolderDataModule(folder, image_size=2, channels=1, max_bad_files=0.9, augment=augment)
+    terminal = TextIOWrapper(BytesIO(), "utf-8")
+    inspect(data, folder=sheet, console=Console(file=terminal, width=200))
+    terminal.seek(0)
+    return [line.rstrip() for line in terminal]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode")
+def test_names_that_are_not_utf_8_are_printed(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "pets", PICTURES)
+    (folder / "train" / "cat" / os.fsdecode(b"\xff.png")).write_text("no picture")
+    assert "  train/cat/\ufffd.png (not a picture)" in inspected(folder, sheet=tmp_path)
+
+
+def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "pets", PICTURES)
+    (folder / "train" / "cat" / "4.png").write_text("no picture")
+    lines = inspected(folder, sheet=tmp_path / "sheet")
+    assert lines == [
+        "pictures  2×2, 1 channel(s), crop",
+        "files     4×5 to 20×20, median 8×8 (by area)",
+        "mean      0.4000",  # of 0, 0.2, 0.4, 0.6 and 0.8 in train
+        "std       0.2828",  # √((0.4² + 0.2² + 0 + 0.2² + 0.4²) / 5) = √0.08
+        " class  train  val  test",
+        " cat    3      1    1",
+        " dog    2      1    2",
+        " all    5      2    3",
+        "left out: 1",
+        "  train/cat/4.png (not a picture)",
+        "in two splits: 1",
+        "  train/dog/2.png = val/dog/1.png",
+        f"samples   {tmp_path / 'sheet' / 'inspect.png'}: a row a class, raw and beside it augmented",
+    ]
+
+
+def test_files_of_one_size_are_told_so(tmp_path: Path) -> None:
+    alike = draw(tmp_path / "alike", {name: (value, 4, 6) for name, (value, _, _) in PICTURES.items()})
+    assert "files     all 4×6" in inspected(alike, sheet=tmp_path)
+
+
+def test_pictures_in_memory_have_no_files(tmp_path: Path) -> None:
+    terminal = StringIO()
+    inspect(DigitsDataModule(), folder=tmp_path, console=Console(file=terminal, width=200))
+    assert [line.split()[0] for line in terminal.getvalue().splitlines()[:3]] == ["pictures", "mean", "std"]
+
+
+def test_only_the_first_ten_of_many_are_named(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "pets", PICTURES)
+    for number in range(12):
+        (folder / "train" / "dog" / f"bad{number:02}.png").touch()
+    lines = inspected(folder, sheet=tmp_path)
+    start = lines.index("left out: 12")
+    assert lines[start + 1 : start + 11] == [f"  train/dog/bad{number:02}.png (an empty file)" for number in range(10)]
+    assert lines[start + 11] == "  and 2 more"
+
+
+def test_the_sheet_has_a_row_a_class_raw_and_augmented(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "pets", PICTURES)
+    with Image.open(folder / "train" / "dog" / "1.png") as image:
+        image.paste(255, (0, 0, 4, 9))  # so that a flip shows
+        image.save(folder / "train" / "dog" / "1.png")
+    inspected(folder, sheet=tmp_path, augment=[{"horizontal_flip": {"p": 1.0}}])
+    with Image.open(tmp_path / "inspect.png") as sheet:
+        pixels = np.asarray(sheet)
+    # Two rows of four pairs, each picture 2×2 in a white frame of 2.
+    assert pixels.shape == (2 * 6, 8 * 6, 3)
+    cells = pixels.reshape(2, 6, 8, 6, 3).swapaxes(1, 2)[:, :, 2:4, 2:4, 0]
+    assert cells[0, :6].tolist() == [[[value] * 2] * 2 for value in (0, 0, 51, 51, 102, 102)]
+    assert cells[1, 2:4].tolist() == [[[204] * 2] * 2] * 2
+    raw, flipped = cells[1, :2]
+    assert raw[0, 0] > raw[0, 1]
+    assert flipped.tolist() == raw[:, ::-1].tolist()
+    assert (cells[0, 6:] == 255).all()  # three cats, and nothing after them
+    assert (cells[1, 4:] == 255).all()
+
+
+@pytest.mark.parametrize("given", ["vertical_flip", "[vertical_flip]"])
+@pytest.mark.parametrize("in_yaml", [True, False])
+def test_an_augmentation_is_given_by_name_or_in_a_list(
+    given: str, in_yaml: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("overlay.yaml").write_text(f"data: {{init_args: {{augment: {given}}}}}")
+    options = ["--config=overlay.yaml"] if in_yaml else ["--data.augment", given]
+    train([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", *options, "--inspect"])
+    with Image.open("runs/digits_cnn/inspect.png") as sheet:
+        cells = np.asarray(sheet).reshape(10, 12, 8, 12, 3).swapaxes(1, 2)[:, :, 2:10, 2:10]
+    raw, augmented = cells[:, ::2].reshape(-1, 8, 8, 3), cells[:, 1::2].reshape(-1, 8, 8, 3)
+    flipped = [np.array_equal(after, before[::-1]) for before, after in zip(raw, augmented, strict=True)]
+    unchanged = [np.array_equal(after, before) for before, after in zip(raw, augmented, strict=True)]
+    assert all(a or b for a, b in zip(flipped, unchanged, strict=True))
+    assert 5 < sum(flipped) < 35  # of 40, with probability 0.5
