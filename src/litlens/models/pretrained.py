@@ -1,7 +1,7 @@
 """torchvision's networks by name, and weights for them: from a file or a download, checked key by key."""
 
 import difflib
-import pickle
+import re
 import warnings
 from pathlib import Path
 from urllib.error import URLError
@@ -98,6 +98,8 @@ def _read(backbone: str, weights: str) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise UserError(f"weights: {weights} holds a {type(found).__name__} and not a state dict")
     for key, value in found.items():
+        if not isinstance(key, str):
+            raise UserError(f"weights: {weights} has the key {key!r}, which is no layer's name; give a state dict")
         if not isinstance(value, Tensor):
             raise UserError(f"weights: {key} in {weights} is a {type(value).__name__} and not a tensor")
     return found
@@ -105,10 +107,12 @@ def _read(backbone: str, weights: str) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        unsafe = "Unsupported" in str(error) or "weights_only" in str(error)
-        what = "holds more than tensors, so nothing in it was run" if unsafe else "is damaged"
+        with warnings.catch_warnings():
+            # Of a file that is no pickle: its second byte, taken for a pickle's version.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle are executed as one, which can fail in any way
+        # torch advises to load it all the same, whatever is wrong: only these words say that there is something to run.
+        unsafe = re.search(r"unsupported (global|class)", str(error), flags=re.IGNORECASE)
+        what = "holds more than tensors, so nothing in it was run" if unsafe else "is damaged or no weights file"
         raise UserError(f"weights: {path} {what}; give a state dict saved by torch.save") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"weights: {path} is damaged or no state dict; give one saved by torch.save") from error
