@@ -8,41 +8,9 @@ from PIL import Image
 from rich.console import Console
 
 from litlens.cli.main import train
-from litlens.cli.transfer import check_normalization, layer_table
-from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
-from litlens.errors import UserError
+from litlens.cli.transfer import layer_table
 from litlens.models.backbones import TransferNetwork
-from litlens.models.networks.scratch import MnistCNN
-from litlens.models.pretrained import weights_normalization
 from litlens.models.transfer import TransferClassifier
-
-
-def prepared(name: str, channels: int = 3) -> Preprocessing:
-    mean, std = NORMALIZATIONS[name]
-    return Preprocessing(size=(32, 32), channels=channels, mean=mean, std=std)
-
-
-def network(wanted: str | dict[str, list[float]] | None) -> TransferNetwork:
-    with torch.device("meta"):
-        made = TransferNetwork(backbone="squeezenet1_1")
-    made.weights_normalization = wanted
-    return made
-
-
-def test_data_that_the_weights_were_trained_with_pass() -> None:
-    check_normalization(network("imagenet"), prepared("imagenet"))
-    check_normalization(network(weights_normalization("resnet18", "DEFAULT")), prepared("imagenet"))
-    check_normalization(network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet_features"))
-    check_normalization(network(None), prepared("mnist", 1))
-    check_normalization(MnistCNN(), prepared("mnist", 1))
-
-
-def test_other_data_are_refused_with_what_to_set() -> None:
-    with pytest.raises(UserError, match=r"set data\.normalize to imagenet_features$") as caught:
-        check_normalization(network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet"))
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"set data\.normalize to \{mean: \[0\.449\], std: \[0\.226\]\}$"):
-        check_normalization(network("imagenet"), prepared("mnist", 1))
 
 
 def test_the_table_names_every_layer_and_whether_it_trains() -> None:

@@ -1,9 +1,12 @@
 """torchvision's networks by name, and weights for them: from a file or a download, checked key by key."""
 
 import difflib
+import math
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -11,6 +14,15 @@ import torchvision
 from torch import Tensor, nn
 
 from litlens.errors import UserError
+
+# Mean and std by the names that `data.normalize` knows. This room cannot ask that one; a test holds the two together.
+_NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion": ((0.2860,), (0.3530,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet_features": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+    "half": ((0.5,), (0.5,)),
+}
 
 
 def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]:
@@ -76,6 +88,60 @@ def weights_normalization(backbone: str, weights: str) -> dict[str, list[float]]
     if not (hasattr(prepare, "mean") and hasattr(prepare, "std")):
         return None
     return {"mean": list(prepare.mean), "std": list(prepare.std)}
+
+
+def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[float]]:
+    """Mean and std, of 1 or 3 channels, of a known set's name or as they are given; else UserError."""
+    if isinstance(normalization, str):
+        if normalization not in _NORMALIZATIONS:
+            raise UserError(
+                f"network.normalization: no set is called '{normalization}'; give auto, {', '.join(_NORMALIZATIONS)}, "
+                "null, or {mean: [...], std: [...]}"
+            )
+        mean, std = _NORMALIZATIONS[normalization]
+        return {"mean": list(mean), "std": list(std)}
+    if set(normalization) != {"mean", "std"}:
+        raise UserError(f"network.normalization: needs mean and std and nothing else, not {sorted(normalization)}")
+    if any(len(values) not in (1, 3) for values in normalization.values()):
+        raise UserError("network.normalization: mean and std need 1 or 3 values each")
+    return normalization
+
+
+def check_normalization(network: nn.Module, preprocessing: Any) -> None:
+    """Raise UserError where the network's weights want other pixels than those of this `mean` and `std`.
+
+    One value stands for every channel. For grey pictures those of three channels are averaged: one constant
+    serves all three copies.
+    """
+    wanted: Any = getattr(network, "weights_normalization", None)
+    if wanted is None:
+        return
+    channels = len(preprocessing.mean)
+    mean, std = (_for_channels(wanted[key], channels) for key in ("mean", "std"))
+    given = (*preprocessing.mean, *preprocessing.std)
+    if all(math.isclose(a, b, abs_tol=5e-4) for a, b in zip((*mean, *std), given, strict=True)):
+        return
+    known = (
+        name
+        for name, constants in _NORMALIZATIONS.items()
+        if (mean, std) == tuple(_for_channels(values, channels) for values in constants)
+        and channels >= len(constants[0])  # what was averaged is no known set's
+    )
+    name = next(known, f"{{mean: {_rounded(mean)}, std: {_rounded(std)}}}")
+    raise UserError(
+        f"data.normalize: the weights were trained with mean {_rounded(mean)} and std {_rounded(std)}, the data have "
+        f"{_rounded(preprocessing.mean)} and {_rounded(preprocessing.std)}: set data.normalize to {name}"
+    )
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return tuple(values)
+    return (values[0],) * channels if len(values) == 1 else (sum(values) / len(values),) * channels
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 def _read(backbone: str, weights: str) -> dict[str, Tensor]:
