@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from rich.console import Console
 
@@ -29,18 +30,33 @@ def test_the_table_names_every_layer_and_whether_it_trains() -> None:
     assert rows[13] == ["head", "Sequential", "2,052", "yes"]
 
 
-def test_one_view_of_augmented_pictures_leaves_no_run_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.augment=[horizontal_flip]"], "error: model.feature_views: "),
+        (
+            ["--model.network.weights=w.pth", "--data.normalize=half"],
+            "error: data.normalize: the weights were trained ",
+        ),
+    ],
+)
+def test_data_that_do_not_fit_leave_no_run_folder(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), "w.pth")
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(10):
             Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
-    options = ["FolderDataModule", "--data.folder=photos", "--data.image_size=64", "--data.augment=[horizontal_flip]"]
-    model = ["TransferClassifier", "--model.network=TransferNetwork", "--model.network.backbone=squeezenet1_1"]
+    data = ["--data=FolderDataModule", "--data.folder=photos", "--data.image_size=64"]
+    model = ["--model=TransferClassifier", "--model.network=TransferNetwork", "--model.network.backbone=squeezenet1_1"]
     with pytest.raises(SystemExit) as stop:
-        train([f"--data={options[0]}", *options[1:], f"--model={model[0]}", *model[1:]])
+        train([*data, *model, *options])
     assert stop.value.code == 1
-    assert capsys.readouterr().err.startswith("error: model.feature_views: ")
+    assert capsys.readouterr().err.startswith(message)
     assert not list((tmp_path / "runs").rglob("*.yaml"))

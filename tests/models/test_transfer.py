@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import nn
 
@@ -198,6 +199,30 @@ def test_a_checkpoint_rebuilds_the_whole_network(tmp_path: Path) -> None:
     pictures = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(pictures), model.eval()(pictures))
     assert cam(loaded.network, pictures).maps.shape == (2, 32, 32)
+
+
+@pytest.mark.parametrize("normalize", ["half", "imagenet"])
+def test_data_that_the_weights_do_not_want_are_refused_before_the_first_step(normalize: str, tmp_path: Path) -> None:
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), tmp_path / "w.pth")
+    network = TransferNetwork(image_size=(32, 32), backbone="shufflenet_v2_x0_5", weights=str(tmp_path / "w.pth"))
+    model, fit, data, before = (
+        TransferClassifier(network, ["a", "b"]),
+        trainer(1),
+        Blobs(normalize=normalize),
+        hashes(network),
+    )
+    if normalize == "imagenet":
+        fit.fit(model, datamodule=data)
+        assert fit.global_step == 3
+        return
+    with pytest.raises(UserError, match=r"^data\.normalize: .* set data\.normalize to imagenet$"):
+        fit.fit(model, datamodule=data)
+    assert fit.global_step == 0
+    assert hashes(network) == before
+    trainer(1).test(model, datamodule=data, verbose=False)
+    fit = trainer(1)
+    fit.fit(model, data.train_dataloader(), data.val_dataloader())  # which say nothing of their pixels
+    assert fit.global_step == 3
 
 
 @pytest.mark.parametrize(
