@@ -167,6 +167,19 @@ def test_schedules_go_on_from_the_lower_rate() -> None:
     assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
 
 
+def test_cycles_go_on_between_the_lower_rates() -> None:
+    model = classifier(**STAGED, base_lr_scale=0.5)
+    model.lr_scheduler = partial(
+        torch.optim.lr_scheduler.CyclicLR, base_lr=0.2, max_lr=1.0, step_size_up=4, cycle_momentum=False
+    )
+    fit = trainer(4)
+    fit.fit(model, datamodule=Blobs())
+    # After 12 steps, 4 of them up, 4 down and 4 up, at the top.
+    rates = {group["name"].split("_")[0]: group["lr"] for group in fit.optimizers[0].param_groups}
+    assert rates == pytest.approx({"head": 0.1 * 1.0, "base": 0.1 * 0.5})
+    assert fit.lr_scheduler_configs[0].scheduler.base_lrs[0] == pytest.approx(0.1 * 0.2)
+
+
 def test_two_processes_keep_the_same_weights_through_both_stages(tmp_path: Path) -> None:
     model = classifier(**STAGED, cache_features=True)
     before = hashes(model.network)
