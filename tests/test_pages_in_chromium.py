@@ -4,6 +4,7 @@ The run is a short one on the digits, or the folder of a real one that LITLENS_T
 in the folder that LITLENS_SCREENSHOTS names, where it does.
 """
 
+import html
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from PIL import Image
 
 from litlens.cli.main import train
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.report.cards import shown_samples
 from litlens.evaluation.report.page import RunFacts, render_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,17 +103,85 @@ def test_the_report_shows_curves_confusion_and_maps(run_folder: Path, page: str,
     assert dark_blue(image) > 1000
 
 
-def test_filtering_and_sorting(run_folder: Path, page: str, tmp_path: Path) -> None:
-    predictions = Predictions.load(run_folder / "predictions-test.csv")
+def test_the_pictures_and_maps_of_the_report_can_be_decoded(run_folder: Path, page: str, tmp_path: Path) -> None:
+    """Looked at from a page around it, so that its own policy holds, which says where pictures may come from."""
+    outer = f"""<iframe src="{(run_folder / "report.html").as_uri()}"></iframe><script>
+    onload = () => {{
+      const canvas = document.createElement("canvas").getContext("2d", {{willReadFrequently: true}});
+      const drawn = (image) => {{
+        if (!image.naturalWidth) return false;
+        canvas.clearRect(0, 0, 300, 150);
+        canvas.drawImage(image, 0, 0, 300, 150);
+        return canvas.getImageData(150, 75, 1, 1).data[3] === 255;
+      }};
+      const count = (some) => some.filter(drawn).length + "/" + some.length;
+      const images = [...frames[0].document.images];
+      const maps = images.filter((image) => image.alt.startsWith("Grad-CAM of"));
+      document.title = count(images) + " " + count(maps);
+    }}</script>"""
+    seen = dom(tmp_path, outer, "--allow-file-access-from-files")
+    every, maps = len(re.findall("<img ", page)), len(re.findall('alt="Grad-CAM of', page))
+    assert maps > 0
+    assert f"<title>{every}/{every} {maps}/{maps}</title>" in seen
+
+
+def mistakes_when_filtered(page: str, tmp_path: Path) -> tuple[str, list[str]]:
+    """What the page says and shows of the mistakes, the surest first."""
     changed = page.replace('<option value="wrong">', '<option value="wrong" selected>')
     changed = changed.replace('<option value="sure">', '<option value="sure" selected>')
     shown = dom(tmp_path, changed).partition('<form class="filter">')[2]
+    names = [html.unescape(name) for name in re.findall(r'<figure[^>]* data-name="([^"]*)"', shown)]
+    return re.findall(r"<output>([^<]*)</output>", shown)[0], names
+
+
+def mistakes_expected(predictions: Predictions) -> list[str]:
+    rows = [row for row in shown_samples(predictions, limit=400) if not predictions.correct[row]]
+    rows.sort(key=lambda row: -round(float(predictions.confidence[row]), 6))  # the page has six digits
+    return [predictions.names[row] for row in rows]
+
+
+def test_filtering_and_sorting(run_folder: Path, page: str, tmp_path: Path) -> None:
+    predictions = Predictions.load(run_folder / "predictions-test.csv")
+    said, names = mistakes_when_filtered(page, tmp_path)
     wrong = int((~predictions.correct).sum())
-    assert f"{wrong} of " in shown
-    names = re.findall(r'<figure[^>]* data-name="([^"]*)"', shown)
-    rows = np.flatnonzero(~predictions.correct)
-    expected = rows[np.argsort(-predictions.confidence[rows], kind="stable")]
-    assert names == [predictions.names[row] for row in expected]
+    # Of a large split there is room for 200 mistakes.
+    assert len(names) == (wrong if len(predictions) <= 400 else min(wrong, 200))
+    assert said.startswith(f"{len(names)} of ")
+    assert names == mistakes_expected(predictions)
+
+
+def test_filtering_where_mistakes_are_many(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels, logits = generator.integers(4, size=900), generator.normal(size=(900, 4)).astype(np.float32)
+    predictions = Predictions(logits, labels, [f"test/{k} & <{k}>" for k in range(900)], list("abcd"))
+    assert (~predictions.correct).sum() > 600
+    grey = np.full((8, 8, 1), 128, dtype=np.uint8)
+    text = render_report(
+        predictions,
+        run=RunFacts("a/b", None, [], {}, "", {}),
+        picture=lambda _: grey,
+        overlays=lambda indices: [grey] * len(indices),
+    )
+    said, names = mistakes_when_filtered(text, tmp_path)
+    assert len(names) == 200
+    assert said.startswith("200 of ")
+    assert names == mistakes_expected(predictions)
+
+
+def test_the_report_is_printed_with_its_text(run_folder: Path, tmp_path: Path) -> None:
+    chromium(tmp_path, (run_folder / "report.html").as_uri(), f"--print-to-pdf={tmp_path / 'report.pdf'}")
+    content = (tmp_path / "report.pdf").read_bytes()
+    assert content.startswith(b"%PDF-")
+    pages = len(re.findall(rb"/Type\s*/Page\b", content))
+    assert pages >= 3
+    parts = []
+    for packed in re.findall(rb"/FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", content, flags=re.DOTALL):
+        parts.append(zlib.decompressobj().decompress(packed))
+    drawn = [part for part in parts if re.search(rb"\bTj\b|\bTJ\b", part)]
+    assert len(drawn) >= pages - 1  # a page may hold nothing but pictures
+    # Text to be searched and copied, and not only its shapes: what the font's glyphs stand for.
+    assert any(b"beginbfchar" in part or b"beginbfrange" in part for part in parts)
+    assert content.count(b"/Subtype /Image") > 10
 
 
 def test_without_a_script_it_looks_the_same(run_folder: Path, tmp_path: Path) -> None:
@@ -189,6 +260,13 @@ def _asked(address: str) -> Any:
         return json.load(answer)
 
 
+def _last_picture(tensorboard: str, run: str, tag: str) -> Image.Image:
+    shown = _asked(f"{tensorboard}/data/plugin/images/images?tag={quote(tag, safe='')}&run={quote(run)}&sample=0")
+    address = f"{tensorboard}/data/plugin/images/individualImage?{shown[-1]['query']}"
+    with urlopen(address, timeout=30) as answer, Image.open(answer) as image:
+        return image.convert("RGB")
+
+
 def test_tensorboard_shows_scalars_matrices_and_maps(tensorboard: str, tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     scalars: set[str] = set()
@@ -199,11 +277,11 @@ def test_tensorboard_shows_scalars_matrices_and_maps(tensorboard: str, tmp_path:
     assert {"loss/val", "accuracy/val", "loss/train", "accuracy/test"} <= scalars
     ((run, tags),) = images.items()
     assert {"confusion_matrix/val", "confusion_matrix/test", "grad_cam/val"} <= set(tags)
-    query = f"tag={quote('confusion_matrix/test', safe='')}&run={quote(run)}&sample=0"
-    (shown,) = _asked(f"{tensorboard}/data/plugin/images/images?{query}")
-    picture = f"{tensorboard}/data/plugin/images/individualImage?{shown['query']}"
-    with urlopen(picture, timeout=30) as answer, Image.open(answer) as image:
-        assert image.width > 300
+    matrix = _last_picture(tensorboard, run, "confusion_matrix/test")
+    assert matrix.width > 300
+    assert dark_blue(matrix) > 100
+    maps = np.asarray(_last_picture(tensorboard, run, "grad_cam/val"), dtype=np.int16)
+    assert ((maps.max(axis=2) - maps.min(axis=2)) > 100).mean() > 0.01  # what is hot is in bright colours
     screenshot(tmp_path, f"{tensorboard}/#timeseries", "tensorboard", size=(1400, 1000), wait=20_000)
     seen = screenshot(tmp_path, f"{tensorboard}/#images", "tensorboard-images", size=(1400, 1000), wait=20_000)
     assert dark_blue(seen) > 100

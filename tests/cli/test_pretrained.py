@@ -4,45 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from rich.console import Console
 
 from litlens.cli.main import train
-from litlens.cli.transfer import check_normalization, layer_table
-from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
-from litlens.errors import UserError
+from litlens.cli.transfer import layer_table
 from litlens.models.backbones import TransferNetwork
-from litlens.models.networks.scratch import MnistCNN
-from litlens.models.pretrained import weights_normalization
 from litlens.models.transfer import TransferClassifier
-
-
-def prepared(name: str, channels: int = 3) -> Preprocessing:
-    mean, std = NORMALIZATIONS[name]
-    return Preprocessing(size=(32, 32), channels=channels, mean=mean, std=std)
-
-
-def network(wanted: str | dict[str, list[float]] | None) -> TransferNetwork:
-    with torch.device("meta"):
-        made = TransferNetwork(backbone="squeezenet1_1")
-    made.weights_normalization = wanted
-    return made
-
-
-def test_data_that_the_weights_were_trained_with_pass() -> None:
-    check_normalization(network("imagenet"), prepared("imagenet"))
-    check_normalization(network(weights_normalization("resnet18", "DEFAULT")), prepared("imagenet"))
-    check_normalization(network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet_features"))
-    check_normalization(network(None), prepared("mnist", 1))
-    check_normalization(MnistCNN(), prepared("mnist", 1))
-
-
-def test_other_data_are_refused_with_what_to_set() -> None:
-    with pytest.raises(UserError, match=r"set data\.normalize to imagenet_features$") as caught:
-        check_normalization(network(weights_normalization("vgg16", "IMAGENET1K_FEATURES")), prepared("imagenet"))
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"set data\.normalize to \{mean: \[0\.449\], std: \[0\.226\]\}$"):
-        check_normalization(network("imagenet"), prepared("mnist", 1))
 
 
 def test_the_table_names_every_layer_and_whether_it_trains() -> None:
@@ -61,18 +30,33 @@ def test_the_table_names_every_layer_and_whether_it_trains() -> None:
     assert rows[13] == ["head", "Sequential", "2,052", "yes"]
 
 
-def test_one_view_of_augmented_pictures_leaves_no_run_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.augment=[horizontal_flip]"], "error: model.feature_views: "),
+        (
+            ["--model.network.weights=w.pth", "--data.normalize=half"],
+            "error: data.normalize: the weights were trained ",
+        ),
+    ],
+)
+def test_data_that_do_not_fit_leave_no_run_folder(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), "w.pth")
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(10):
             Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / "photos" / name / f"{number}.png")
-    options = ["FolderDataModule", "--data.folder=photos", "--data.image_size=64", "--data.augment=[horizontal_flip]"]
-    model = ["TransferClassifier", "--model.network=TransferNetwork", "--model.network.backbone=squeezenet1_1"]
+    data = ["--data=FolderDataModule", "--data.folder=photos", "--data.image_size=64"]
+    model = ["--model=TransferClassifier", "--model.network=TransferNetwork", "--model.network.backbone=squeezenet1_1"]
     with pytest.raises(SystemExit) as stop:
-        train([f"--data={options[0]}", *options[1:], f"--model={model[0]}", *model[1:]])
+        train([*data, *model, *options])
     assert stop.value.code == 1
-    assert capsys.readouterr().err.startswith("error: model.feature_views: ")
+    assert capsys.readouterr().err.startswith(message)
     assert not list((tmp_path / "runs").rglob("*.yaml"))

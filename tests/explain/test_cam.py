@@ -215,10 +215,14 @@ def test_a_base_that_runs_under_no_grad_has_the_same_map(inplace_net: Any, image
         assert torch.equal(cam(network, images, layer=layer).maps, cam(inplace_net, images, layer=layer).maps)
 
 
-def test_bf16_weights(inplace_net: Any, images: Tensor) -> None:
-    result = cam(inplace_net.to(torch.bfloat16), images)
+def test_bf16_weights_have_the_maps_of_float32(inplace_net: Any, images: Tensor) -> None:
+    expected = cam(inplace_net, images, target=3, layer="features.8")
+    result = cam(inplace_net.to(torch.bfloat16), images, target=3, layer="features.8")
     assert result.maps.dtype == result.maxima.dtype == torch.float32
-    assert torch.isfinite(result.maps).all()
+    assert expected.maxima.min() > 0
+    # bf16 rounds at the third digit.
+    torch.testing.assert_close(result.maps, expected.maps, rtol=0, atol=0.02)
+    torch.testing.assert_close(result.maxima, expected.maxima, rtol=0.02, atol=0)
 
 
 def test_no_parameter_gradient_is_computed(inplace_net: Any, images: Tensor) -> None:
@@ -280,23 +284,55 @@ def test_mistakes_are_told_in_one_line(
         cam(inplace_net, images[0])
 
 
+class BesideNet(nn.Module):
+    """Its last two maps are not on the way to the logits, which come from the one before."""
+
+    def __init__(self, inplace_net: Any) -> None:
+        super().__init__()
+        self.features, self.head = inplace_net.features, inplace_net.head
+        self.aside = nn.Sequential(nn.Conv2d(16, 4, 1), nn.Conv2d(4, 2, 1))
+        self.unused = nn.Conv2d(16, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.features(images.relu_())  # into its own input
+        logits: Tensor = self.head(maps)
+        self.aside(maps)
+        return logits
+
+
 def test_a_layer_beside_the_way_to_the_logits(inplace_net: Any, images: Tensor) -> None:
-    class TwoHeads(type(inplace_net)):
+    with pytest.raises(UserError, match="do not depend on this layer"):
+        cam(BesideNet(inplace_net), images, layer="aside")
+    with pytest.raises(UserError, match="do not pass through this layer"):
+        cam(BesideNet(inplace_net), images, layer="unused")
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam", "eigencam", "scorecam"])
+def test_auto_passes_over_layers_beside_the_way(
+    inplace_net: Any, images: Tensor, fingerprint: Callable[[nn.Module], dict[str, Any]], method: str
+) -> None:
+    network = BesideNet(inplace_net)
+    before = fingerprint(network)
+    result = cam(network, images, method=method)
+    assert fingerprint(network) == before
+    assert result.layer == "head.0"
+    assert torch.equal(result.maps, cam(network, images, layer="head.0", method=method).maps)
+
+
+@pytest.mark.parametrize("method", ["gradcam", "layercam"])
+def test_a_network_whose_maps_are_all_beside_the_way_has_none(images: Tensor, method: str) -> None:
+    class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.aside = nn.Conv2d(16, 2, 1)
-            self.unused = nn.Conv2d(16, 2, 1)
+            self.aside, self.head = nn.Conv2d(3, 2, 3), nn.Linear(3 * 24 * 20, 4)
 
         def forward(self, images: Tensor) -> Tensor:
-            maps = self.features(images)
-            self.aside(maps)
-            logits: Tensor = self.head(maps)
+            self.aside(images)
+            logits: Tensor = self.head(images.flatten(1))
             return logits
 
-    with pytest.raises(UserError, match="do not depend on this layer"):
-        cam(TwoHeads(), images, layer="aside")
-    with pytest.raises(UserError, match="do not pass through this layer"):
-        cam(TwoHeads(), images, layer="unused")
+    with pytest.raises(NoMapError, match="Flat has no layer with a map"):
+        cam(Flat(), images, method=method)
 
 
 def test_randomcam_is_the_same_each_time(inplace_net: Any, images: Tensor) -> None:

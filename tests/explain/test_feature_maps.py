@@ -42,7 +42,16 @@ def test_first_middle_and_last_convolution_before_their_inplace_relus(
 
 def test_layers_by_number_and_name(inplace_net: Any, images: Tensor) -> None:
     maps = feature_maps(inplace_net, images, layers=[5, "features.2", -4])
+    expected: dict[str, Tensor] = {}
+    for name, module in inplace_net.eval().named_modules():
+        module.register_forward_hook(
+            lambda _module, _inputs, output, name=name: expected.update({name: output.clone()})
+        )
+    with torch.no_grad():
+        inplace_net(images)
     assert list(maps) == ["features.5", "features.2", "head.0"]
+    for name, values in maps.items():
+        assert torch.equal(values, expected[name])
 
 
 def test_mistakes_are_told_in_one_line(

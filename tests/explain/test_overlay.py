@@ -1,5 +1,7 @@
 """Overlays, grids and the way back onto the photo, against matplotlib, Pillow and arithmetic."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -122,3 +124,20 @@ def test_the_overlay_of_a_photo_leaves_alone_what_the_network_did_not_see() -> N
     assert (laid[:, :15] == photo[:, :15]).all()
     assert (laid[:, 35:] == photo[:, 35:]).all()
     assert (laid[:, 15:35] == overlay(photo[:, 15:35], np.ones((20, 20)))).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_the_overlay_of_a_large_photo_is_that_of_the_whole_in_little_memory(fit: Fit) -> None:
+    preprocessing = Preprocessing(size=(75, 91), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, fit=fit)
+    generator = np.random.default_rng(0)
+    photo = generator.integers(256, size=(1000, 1501, 3), dtype=np.uint8)
+    heat = generator.random((75, 91), dtype=np.float32)
+    photo_box, map_box = preprocessing.boxes((1000, 1501))
+    overlay_on_photo(photo[:10], heat, photo_box, map_box)  # matplotlib's colours are loaded once
+    tracemalloc.start()
+    laid = overlay_on_photo(photo, heat, photo_box, map_box)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    whole = overlay(photo, onto_photo(heat, size=(1000, 1501), photo_box=photo_box, map_box=map_box))
+    assert np.abs(laid.astype(int) - whole).max() <= 1  # of rounding
+    assert peak < 4 * photo.nbytes

@@ -157,6 +157,7 @@ FIRST = "features.0.weight"
         (lambda state: {**state, FIRST: nn.Linear(1, 1)}, "holds more than tensors, so nothing in it was run"),
         (lambda state: {**state, FIRST: 3}, f"{FIRST} in .* is a int and not a tensor"),
         (lambda state: [1], "holds a list and not a state dict"),
+        (lambda state: {**state, 0: torch.zeros(2)}, "has the key 0, which is no layer's name"),
         (
             lambda state: {name: state[name] for name in state if name != "classifier.1.bias"},
             "lacks classifier.1.bias",
@@ -171,10 +172,33 @@ def test_a_bad_file_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_or_missing_file_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "w.pth").write_bytes(b"PK\x03\x04 no archive")
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello world\n",
+        b"<!DOCTYPE html>\n<html></html>",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 528\n",
+        bytes(1000),
+        b"\x80D7\xff",
+        b"PK\x03\x04 no archive",
+    ],
+)
+def test_what_is_no_weights_file_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"w\.pth is damaged or no weights file; give a state dict") as caught:
+        TransferNetwork(backbone="squeezenet1_1", weights=str(tmp_path / "w.pth"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_cut_short_is_damaged(state: dict[str, Tensor], saved: Callable[[Any], str]) -> None:
+    path = Path(saved(state))
+    path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match="is damaged"):
-        TransferNetwork(backbone="resnet18", weights=str(tmp_path / "w.pth"))
+        TransferNetwork(backbone="squeezenet1_1", weights=str(path))
+
+
+def test_a_missing_file_is_told_in_one_line() -> None:
     with pytest.raises(UserError, match=r"there is no file nowhere.pth, and torchvision .* it has IMAGENET1K_V1"):
         TransferNetwork(backbone="resnet18", weights="nowhere.pth")
 

@@ -87,21 +87,44 @@ def test_cyclic_is_per_step() -> None:
     assert found[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
 
 
-@pytest.mark.parametrize("make", [ReduceLROnPlateau, lambda it: Plateau(it, monitor="loss/train")])
-def test_plateau_watches_a_loss(make: Any) -> None:
+def test_plateau_lowers_the_rate_where_the_loss_does_not_fall() -> None:
     # All pictures are zero, so the loss falls slowly: a threshold of 1 is never met.
-    if make is ReduceLROnPlateau:
-        make = partial(ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
-        assert rates(make) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
-    else:
-        assert len(rates(make)) == 12
+    make = partial(ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
+    assert rates(make) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
+
+
+def test_plateau_watches_what_it_names() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    assert schedule(partial(ReduceLROnPlateau), optimizer, Trainer())["monitor"] == "loss/val"
+    assert schedule(partial(Plateau, monitor="loss/train"), optimizer, Trainer())["monitor"] == "loss/train"
+    # Accuracy stays at 1, so that as something to be minimised it never falls; the loss goes on falling.
+    options: Any = {"patience": 0, "threshold": 0.0, "factor": 0.5}
+    assert rates(partial(Plateau, monitor="accuracy/train", **options)) == [1.0] * 4 + [1.0] * 4 + [0.5] * 4
+    assert rates(partial(Plateau, monitor="loss/train", **options)) == [1.0] * 12
+
+
+def two_groups() -> torch.optim.SGD:
+    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    return torch.optim.SGD([{"params": weights[0], "lr_scale": 0.1}, {"params": weights[1]}], lr=1.0)
 
 
 def test_rates_of_groups_keep_their_ratio_in_one_cycle() -> None:
-    weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
-    optimizer = torch.optim.SGD([{"params": weights[0], "lr_scale": 0.1}, {"params": weights[1]}], lr=1.0)
+    optimizer = two_groups()
     schedule(partial(OneCycleLR, max_lr=2.0, total_steps=5, cycle_momentum=False), optimizer, Trainer())
     assert [group["max_lr"] for group in optimizer.param_groups] == [0.2, 2.0]
+
+
+def test_rates_of_groups_keep_their_ratio_in_cycles() -> None:
+    optimizer = two_groups()
+    make = partial(CyclicLR, base_lr=0.5, max_lr=2.0, step_size_up=3, cycle_momentum=False)
+    cyclic: Any = schedule(make, optimizer, Trainer())["scheduler"]
+    seen = []
+    for _ in range(4):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        cyclic.step()
+    expected = [[0.05, 0.5], [0.1, 1.0], [0.15, 1.5], [0.2, 2.0]]
+    assert seen == [pytest.approx(pair) for pair in expected]
 
 
 @pytest.mark.parametrize("make", [partial(OneCycleLR, max_lr=0.1), CosineLR])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import nn
 
@@ -166,6 +167,19 @@ def test_schedules_go_on_from_the_lower_rate() -> None:
     assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
 
 
+def test_cycles_go_on_between_the_lower_rates() -> None:
+    model = classifier(**STAGED, base_lr_scale=0.5)
+    model.lr_scheduler = partial(
+        torch.optim.lr_scheduler.CyclicLR, base_lr=0.2, max_lr=1.0, step_size_up=4, cycle_momentum=False
+    )
+    fit = trainer(4)
+    fit.fit(model, datamodule=Blobs())
+    # After 12 steps, 4 of them up, 4 down and 4 up, at the top.
+    rates = {group["name"].split("_")[0]: group["lr"] for group in fit.optimizers[0].param_groups}
+    assert rates == pytest.approx({"head": 0.1 * 1.0, "base": 0.1 * 0.5})
+    assert fit.lr_scheduler_configs[0].scheduler.base_lrs[0] == pytest.approx(0.1 * 0.2)
+
+
 def test_two_processes_keep_the_same_weights_through_both_stages(tmp_path: Path) -> None:
     model = classifier(**STAGED, cache_features=True)
     before = hashes(model.network)
@@ -198,6 +212,30 @@ def test_a_checkpoint_rebuilds_the_whole_network(tmp_path: Path) -> None:
     pictures = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(pictures), model.eval()(pictures))
     assert cam(loaded.network, pictures).maps.shape == (2, 32, 32)
+
+
+@pytest.mark.parametrize("normalize", ["half", "imagenet"])
+def test_data_that_the_weights_do_not_want_are_refused_before_the_first_step(normalize: str, tmp_path: Path) -> None:
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), tmp_path / "w.pth")
+    network = TransferNetwork(image_size=(32, 32), backbone="shufflenet_v2_x0_5", weights=str(tmp_path / "w.pth"))
+    model, fit, data, before = (
+        TransferClassifier(network, ["a", "b"]),
+        trainer(1),
+        Blobs(normalize=normalize),
+        hashes(network),
+    )
+    if normalize == "imagenet":
+        fit.fit(model, datamodule=data)
+        assert fit.global_step == 3
+        return
+    with pytest.raises(UserError, match=r"^data\.normalize: .* set data\.normalize to imagenet$"):
+        fit.fit(model, datamodule=data)
+    assert fit.global_step == 0
+    assert hashes(network) == before
+    trainer(1).test(model, datamodule=data, verbose=False)
+    fit = trainer(1)
+    fit.fit(model, data.train_dataloader(), data.val_dataloader())  # which say nothing of their pixels
+    assert fit.global_step == 3
 
 
 @pytest.mark.parametrize(

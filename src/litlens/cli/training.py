@@ -17,10 +17,11 @@ from litlens.cli.report import write_report
 from litlens.cli.results import print_results, run_results, test_results, write_results
 from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path, removed_if_unused
-from litlens.cli.transfer import check_normalization, layer_table
+from litlens.cli.transfer import layer_table
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.features import check_views
 from litlens.errors import UserError
+from litlens.models.pretrained import check_normalization
 from litlens.models.transfer import TransferClassifier
 
 

@@ -1,7 +1,6 @@
 """Class activation maps: where in the picture the evidence for a class lies."""
 
 import difflib
-import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.explain.map_layers import find_layer, last_map_layer
+from litlens.explain.map_layers import find_layer, last_map_layers, no_map
 from litlens.explain.untouched import at_home, plain, untouched
 
 # Our names and the classes of the grad-cam package: those that weigh the maps of one layer.
@@ -61,8 +60,8 @@ def cam(
     """Show where images (B, C, H, W), normalised as the network expects, speak for a class.
 
     `target` is one class for all or one each; by default the predicted one. `layer` is a name, a number (see
-    `find_layer`) or `auto`: the last layer whose map is larger than 1×1 and not one value repeated. `method`
-    is a key of `METHODS`; all but `gradcam` run the grad-cam package.
+    `find_layer`) or `auto`: the last layer on the way to the classes whose map is larger than 1×1 and not one
+    value repeated. `method` is a key of `METHODS`; all but `gradcam` run the grad-cam package.
 
     The network stays as it was: gradients, modes, hooks, random states and memory, so it can be called at any
     time in training, on any rank alone. Computed in the weights' own precision with autocast off.
@@ -78,15 +77,32 @@ def cam(
     network = plain(network)
     with untouched(network):
         own = at_home(images, network)
-        wanted = last_map_layer(network, own) if layer == "auto" else layer
-        name, module = find_layer(network, wanted)
-        run = _gradcam if method == "gradcam" else functools.partial(_package_cam, method=method, name=name)
-        maps, maxima, predicted, classes = run(network, module, own, target)
+        for wanted in last_map_layers(network, own) if layer == "auto" else [layer]:
+            name, module = find_layer(network, wanted)
+            # Copies, since a network may write into its input.
+            try:
+                if method == "gradcam":
+                    found = _gradcam(network, module, own.clone(), target)
+                    break
+                if layer == "auto":  # the package would show a layer beside the way, or fail in its own words
+                    _gradcam(network, module, own[:1].clone(), None)
+                found = _package_cam(network, module, own.clone(), target, method=method, name=name)
+                break
+            except _BesideError:
+                if layer != "auto":
+                    raise
+        else:
+            raise no_map(network, images)
+    maps, maxima, predicted, classes = found
     maps, maxima, predicted, classes = (values.to(images.device) for values in (maps, maxima, predicted, classes))
     return CamResult(maps, maxima, predicted, classes, name)
 
 
 _Found = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class _BesideError(UserError):
+    """The layer's map is not on the way to the classes."""
 
 
 def _gradcam(network: nn.Module, layer: nn.Module, images: Tensor, target: Any) -> _Found:
@@ -121,7 +137,7 @@ def _gradcam(network: nn.Module, layer: nn.Module, images: Tensor, target: Any) 
     score = logits.gather(1, classes[:, None]).sum()
     gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
     if gradient is None:
-        raise UserError("CAM: the classes do not depend on this layer; choose another, or layer: auto")
+        raise _BesideError("CAM: the classes do not depend on this layer; choose another, or layer: auto")
     # NumPy's sums, as in the package: where the channels cancel out, the order of summation shows in the
     # sixth digit.
     weights = gradient.float().cpu().numpy().mean((2, 3))

@@ -31,14 +31,15 @@ def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
     return leaves[layer]
 
 
-def last_map_layer(network: nn.Module, images: Tensor) -> str:
-    """Name of the last layer whose map is larger than 1×1 and not one value repeated, for images like these.
+def last_map_layers(network: nn.Module, images: Tensor) -> list[str]:
+    """Names of the layers whose map is larger than 1×1 and not one value repeated, for images like these, last first.
 
     Found by one forward of one picture of noise, so that it depends on the network and the size alone and not
     on what is in the batch. Call it inside `untouched`. Raises NoMapError where there is no such layer.
     """
     maps = _maps_in_order(network, images)
     modules = dict(network.named_modules())
+    names: dict[str, None] = {}
     for name in reversed(maps):
         if maps[name].shape[2:].numel() > 1 and _varies(maps[name]):
             # A Sequential gives what its last layer gives: name that one.
@@ -47,8 +48,10 @@ def last_map_layer(network: nn.Module, images: Tensor) -> str:
                 if last not in maps:
                     break
                 name = last
-            return name
-    raise _no_map(network, images)
+            names[name] = None
+    if not names:
+        raise no_map(network, images)
+    return list(names)
 
 
 def convolutions(network: nn.Module, images: Tensor) -> list[str]:
@@ -59,7 +62,7 @@ def convolutions(network: nn.Module, images: Tensor) -> list[str]:
     modules = dict(network.named_modules())
     names = [name for name in _maps_in_order(network, images) if isinstance(modules[name], nn.Conv2d)]
     if not names:
-        raise _no_map(network, images)
+        raise no_map(network, images)
     return names
 
 
@@ -101,7 +104,8 @@ def _varies(output: Tensor) -> bool:
     return bool((highest - lowest > 1e-5 * torch.maximum(lowest.abs(), highest.abs())).any())
 
 
-def _no_map(network: nn.Module, images: Tensor) -> NoMapError:
+def no_map(network: nn.Module, images: Tensor) -> NoMapError:
+    """What to raise where a network has no map to show for images like these."""
     size = "×".join(str(side) for side in images.shape[2:])
     return NoMapError(
         f"{type(network).__name__} has no layer with a map larger than 1×1 for images of {size}: "

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
+_STRIP = 64  # rows of a photo that are overlaid at once
+
 
 def overlay(picture: Pixels, heat: ArrayLike, *, strength: float = 0.7, colours: str = "turbo") -> Pixels:
     """Lay a heat map (h, w) in [0, 1] over a picture uint8 (h, w), (h, w, 1) or (h, w, 3); gives RGB.
@@ -72,7 +74,16 @@ def overlay_on_photo(photo: Pixels, heat: ArrayLike, photo_box: Box, map_box: Bo
     The boxes are those that `Preprocessing.boxes` gives for the photo's size; the map is at the network's size.
     """
     height, width = photo.shape[:2]
-    return overlay(photo, onto_photo(heat, size=(height, width), photo_box=photo_box, map_box=map_box))
+    left, upper, right, lower = photo_box
+    laid = np.empty((height, width, 3), dtype=np.uint8)
+    # In strips: maps and colours of a whole photo of 24 megapixels would take more than a gigabyte.
+    for top in range(0, height, _STRIP):
+        strip = photo[top : top + _STRIP]
+        seen = (left, upper - top, right, lower - top)
+        laid[top : top + _STRIP] = overlay(
+            strip, onto_photo(heat, size=strip.shape[:2], photo_box=seen, map_box=map_box)
+        )
+    return laid
 
 
 class _Axis:

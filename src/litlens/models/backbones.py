@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from litlens.errors import UserError
 from litlens.models.networks.layers import Network
-from litlens.models.pretrained import load_weights, torchvision_network, weights_normalization
+from litlens.models.pretrained import load_weights, mean_and_std, torchvision_network, weights_normalization
 
 
 @dataclass
@@ -62,14 +62,15 @@ class TransferNetwork(Network):
             raise UserError(f"{backbone} takes pictures of 1 or 3 channels, not {in_channels}")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout: {dropout} is not from 0 to below 1")
-        # jsonargparse 4.53 makes a string of a null on the command line, two classes down.
+        # jsonargparse 4.53 makes a string of a null on the command line, two classes down: here and below.
         weights = None if weights == "None" else weights
         self.weights_source = weights
         # A checkpoint has the trained weights: to rebuild the layers from it, nothing is read or downloaded.
         self.arguments.update(weights=None, head=list(head))
-        self.weights_normalization = normalization if weights is not None else None
+        wanted = None if normalization in (None, "None", "auto") else mean_and_std(normalization)
         if weights is not None and normalization == "auto":
-            self.weights_normalization = weights_normalization(backbone, weights)
+            wanted = weights_normalization(backbone, weights)
+        self.weights_normalization = wanted if weights is not None else None
         # The learning rate of the top layer of the base as a share of the head's, and of each layer below as a
         # share of the one above it.
         self.base_lr_scale, self.lr_depth_decay = 1.0, 1.0

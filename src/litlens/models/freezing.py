@@ -61,6 +61,8 @@ class Freezing(Callback):
                     group.update({key: group[key] * module.unfreeze_lr_scale for key in _RATES if key in group})
         for config in trainer.lr_scheduler_configs:
             schedule: Any = config.scheduler
-            if hasattr(schedule, "base_lrs") and not getattr(schedule, "unfrozen", False):
+            if not getattr(schedule, "unfrozen", False):
                 schedule.unfrozen = True  # torch's schedules save all their attributes
-                schedule.base_lrs = [rate * module.unfreeze_lr_scale for rate in schedule.base_lrs]
+                for name in ("base_lrs", "max_lrs"):  # the second is CyclicLR's
+                    if hasattr(schedule, name):
+                        setattr(schedule, name, [rate * module.unfreeze_lr_scale for rate in getattr(schedule, name)])

@@ -1,9 +1,12 @@
 """torchvision's networks by name, and weights for them: from a file or a download, checked key by key."""
 
 import difflib
-import pickle
+import math
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -11,6 +14,15 @@ import torchvision
 from torch import Tensor, nn
 
 from litlens.errors import UserError
+
+# Mean and std by the names that `data.normalize` knows. This room cannot ask that one; a test holds the two together.
+_NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion": ((0.2860,), (0.3530,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet_features": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
+    "half": ((0.5,), (0.5,)),
+}
 
 
 def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]:
@@ -78,6 +90,60 @@ def weights_normalization(backbone: str, weights: str) -> dict[str, list[float]]
     return {"mean": list(prepare.mean), "std": list(prepare.std)}
 
 
+def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[float]]:
+    """Mean and std, of 1 or 3 channels, of a known set's name or as they are given; else UserError."""
+    if isinstance(normalization, str):
+        if normalization not in _NORMALIZATIONS:
+            raise UserError(
+                f"network.normalization: no set is called '{normalization}'; give auto, {', '.join(_NORMALIZATIONS)}, "
+                "null, or {mean: [...], std: [...]}"
+            )
+        mean, std = _NORMALIZATIONS[normalization]
+        return {"mean": list(mean), "std": list(std)}
+    if set(normalization) != {"mean", "std"}:
+        raise UserError(f"network.normalization: needs mean and std and nothing else, not {sorted(normalization)}")
+    if any(len(values) not in (1, 3) for values in normalization.values()):
+        raise UserError("network.normalization: mean and std need 1 or 3 values each")
+    return normalization
+
+
+def check_normalization(network: nn.Module, preprocessing: Any) -> None:
+    """Raise UserError where the network's weights want other pixels than those of this `mean` and `std`.
+
+    One value stands for every channel. For grey pictures those of three channels are averaged: one constant
+    serves all three copies.
+    """
+    wanted: Any = getattr(network, "weights_normalization", None)
+    if wanted is None:
+        return
+    channels = len(preprocessing.mean)
+    mean, std = (_for_channels(wanted[key], channels) for key in ("mean", "std"))
+    given = (*preprocessing.mean, *preprocessing.std)
+    if all(math.isclose(a, b, abs_tol=5e-4) for a, b in zip((*mean, *std), given, strict=True)):
+        return
+    known = (
+        name
+        for name, constants in _NORMALIZATIONS.items()
+        if (mean, std) == tuple(_for_channels(values, channels) for values in constants)
+        and channels >= len(constants[0])  # what was averaged is no known set's
+    )
+    name = next(known, f"{{mean: {_rounded(mean)}, std: {_rounded(std)}}}")
+    raise UserError(
+        f"data.normalize: the weights were trained with mean {_rounded(mean)} and std {_rounded(std)}, the data have "
+        f"{_rounded(preprocessing.mean)} and {_rounded(preprocessing.std)}: set data.normalize to {name}"
+    )
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return tuple(values)
+    return (values[0],) * channels if len(values) == 1 else (sum(values) / len(values),) * channels
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
 def _read(backbone: str, weights: str) -> dict[str, Tensor]:
     enum = torchvision.models.get_model_weights(backbone)
     path = Path(weights)
@@ -98,6 +164,8 @@ def _read(backbone: str, weights: str) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise UserError(f"weights: {weights} holds a {type(found).__name__} and not a state dict")
     for key, value in found.items():
+        if not isinstance(key, str):
+            raise UserError(f"weights: {weights} has the key {key!r}, which is no layer's name; give a state dict")
         if not isinstance(value, Tensor):
             raise UserError(f"weights: {key} in {weights} is a {type(value).__name__} and not a tensor")
     return found
@@ -105,10 +173,12 @@ def _read(backbone: str, weights: str) -> dict[str, Tensor]:
 
 def _read_file(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        unsafe = "Unsupported" in str(error) or "weights_only" in str(error)
-        what = "holds more than tensors, so nothing in it was run" if unsafe else "is damaged"
+        with warnings.catch_warnings():
+            # Of a file that is no pickle: its second byte, taken for a pickle's version.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle are executed as one, which can fail in any way
+        # torch advises to load it all the same, whatever is wrong: only these words say that there is something to run.
+        unsafe = re.search(r"unsupported (global|class)", str(error), flags=re.IGNORECASE)
+        what = "holds more than tensors, so nothing in it was run" if unsafe else "is damaged or no weights file"
         raise UserError(f"weights: {path} {what}; give a state dict saved by torch.save") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"weights: {path} is damaged or no state dict; give one saved by torch.save") from error

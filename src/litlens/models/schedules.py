@@ -40,20 +40,21 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
     """The schedule as `configure_optimizers` returns it: with its interval and what it watches.
 
     Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)
-    come from the trainer if they are missing, and OneCycleLR's max_lr is multiplied by a group's `lr_scale`.
+    come from the trainer if they are missing, and the rates that OneCycleLR and CyclicLR set, whatever the
+    groups have, are multiplied by each group's `lr_scale`.
     """
     kind, given = _parts(make)
     follows: dict[str, Any] = {}
-    if issubclass(kind, OneCycleLR):
-        if not (given.get("total_steps") or given.get("epochs")):
-            follows["total_steps"] = _total_steps(trainer)
-        if isinstance(given.get("max_lr"), int | float):
-            scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
-            follows["max_lr"] = [given["max_lr"] * scale for scale in scales]
+    if issubclass(kind, OneCycleLR) and not (given.get("total_steps") or given.get("epochs")):
+        follows["total_steps"] = _total_steps(trainer)
     elif issubclass(kind, CosineAnnealingLR) and not given.get("T_max"):
         if not trainer.max_epochs or trainer.max_epochs < 0:
             raise UserError(f"{kind.__name__}: give T_max (epochs), or trainer.max_epochs.")
         follows["T_max"] = trainer.max_epochs
+    if issubclass(kind, _PER_STEP):
+        for name in ("base_lr", "max_lr"):
+            if isinstance(given.get(name), int | float):
+                follows[name] = [given[name] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
     made = make(optimizer, **follows)
     config: LRSchedulerConfigType = {
         "scheduler": made,

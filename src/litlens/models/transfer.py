@@ -8,6 +8,7 @@ from litlens.errors import UserError
 from litlens.models.backbones import FixedPart, TransferNetwork
 from litlens.models.classifier import ImageClassifier
 from litlens.models.freezing import Freezing
+from litlens.models.pretrained import check_normalization
 
 Strategy = Literal["scratch", "frozen", "partial", "finetune"]
 
@@ -122,6 +123,13 @@ class TransferClassifier(ImageClassifier):
         """What a data module may compute once in place of images in this epoch; None: images are wanted."""
         cut = self.first_trained(epoch)
         return FixedPart(self.network, cut) if self._keeps_features and cut > 0 else None
+
+    def setup(self, stage: str) -> None:
+        """Lightning's hook: refuse data that are normalised otherwise than the weights want, where they say how."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        preprocessing = getattr(datamodule, "preprocessing", None)
+        if stage == "fit" and hasattr(preprocessing, "mean") and hasattr(preprocessing, "std"):
+            check_normalization(self.network, preprocessing)
 
     def configure_callbacks(self) -> list[Callback]:
         """Lightning's hook: what keeps fixed layers fixed, where there are any at any time."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from litlens.cli.evaluation import robustness
 from litlens.cli.main import evaluate
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.robustness import DISTORTIONS
 
 CPU = "--accelerator=cpu"
 
@@ -42,6 +44,24 @@ def test_output_takes_what_belongs_to_no_run(digits_runs: dict[str, Path], tmp_p
     assert results["accuracy_test"] == json.loads((digits_runs["cnn"] / "results.json").read_text())["accuracy_test"]
     assert "No metrics.csv" in (tmp_path / "out" / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "out"}
+
+
+def test_robustness_from_end_to_end(
+    digits_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--robustness", "--output", str(tmp_path), CPU])
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"predictions-test.csv", "results.json", "report.html", "robustness.json", "robustness.png"}
+    (figures,) = json.loads((tmp_path / "robustness.json").read_text()).values()
+    plain = json.loads((tmp_path / "results.json").read_text())["accuracy_test"]
+    undistorted = [point for point in figures["points"] if point["strength"] == 0]
+    assert {point["distortion"] for point in undistorted} == set(DISTORTIONS)
+    assert [point["accuracy"]["value"] for point in undistorted] == pytest.approx([plain] * len(undistorted), abs=1e-6)
+    worst = min(point["accuracy"]["value"] for point in figures["points"])
+    assert worst < plain - 0.1
+    assert f"{100 * plain:.1f}" in capsys.readouterr().out
+    with Image.open(tmp_path / "robustness.png") as picture:
+        assert picture.width > 300
 
 
 def test_robustness_gets_every_run(

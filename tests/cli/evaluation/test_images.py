@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from litlens.checkpoints.classifier import load_classifier
 from litlens.cli.evaluation import images
 from litlens.cli.main import evaluate
+from litlens.data.sets.decode import read_picture
 
 
 @pytest.fixture
@@ -90,20 +92,58 @@ def test_a_network_without_maps_names_them_too(digits_runs: dict[str, Path], pho
     assert text.count("<figure") == 4
 
 
-def test_what_the_network_did_not_see_stays_as_it_was(digits_runs: dict[str, Path], monkeypatch: Any) -> None:
-    """Of a photo three times as wide as high, the centre crop sees the middle third."""
+def test_the_map_lies_over_the_files_own_pixels(digits_runs: dict[str, Path], monkeypatch: Any) -> None:
+    """Of a photo three times as wide as high, the centre crop sees the middle third, to the pixel."""
     laid = []
     monkeypatch.setattr(images, "embedded_picture", lambda picture, **_: laid.append(picture) or "data:")
-    photo = np.full((100, 300, 3), 128, dtype=np.uint8)
+    photo = np.full((101, 303, 3), 128, dtype=np.uint8)
     preprocessing = load_classifier(digits_runs["cnn"] / "checkpoints" / "best.ckpt").preprocessing
     assert preprocessing is not None
     images._shown(photo, np.ones((8, 8), dtype=np.float32), preprocessing)
-    small, over = laid
-    assert small.shape == over.shape == (50, 150, 3)
-    changed = (over != small).any(axis=(0, 2))
-    assert changed[51:99].all()
-    assert not changed[:50].any()
-    assert not changed[100:].any()
+    whole, over = laid
+    assert whole.shape == over.shape == (101, 303, 3)
+    changed = (over != whole).any(axis=2)
+    assert changed[:, 101:202].all()
+    assert not changed[:, :101].any()
+    assert not changed[:, 202:].any()
+
+
+def test_the_page_shows_the_first_500_in_less_than_5_mb(
+    digits_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    rows, columns = np.mgrid[:200, :320]
+    waves = [np.sin(rows / (5 + k)) + np.cos(columns / (3 + k)) for k in range(3)]  # about as detailed as a photo
+    pixels = np.uint8(127 + 60 * np.stack(waves, axis=2))
+    Image.fromarray(pixels).save(folder / "000.jpg", quality=90)
+    for number in range(1, 502):
+        (folder / f"{number:03}.jpg").hardlink_to(folder / "000.jpg")
+    alive: weakref.WeakSet[_Watched] = weakref.WeakSet()
+    most = 0
+
+    def watched(file: Path, *, name: str) -> Any:
+        nonlocal most
+        picture = read_picture(file, name=name).view(_Watched)
+        alive.add(picture)
+        most = max(most, len(alive))
+        return picture
+
+    monkeypatch.setattr(images, "read_picture", watched)
+    evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(folder), "--output", str(tmp_path)])
+    text = (tmp_path / "images.html").read_text()
+    assert text.count("<figure") == 500
+    assert text.count('alt="Grad-CAM of') == 500
+    assert "the first 500 are shown" in text
+    assert len(table(tmp_path / "predictions.csv")) == 502
+    assert len(text) < 5_000_000
+    assert most == 1  # whole photo in memory at a time
+
+
+class _Watched(np.ndarray[Any, Any]):
+    """Pixels that a weak set can hold."""
+
+    __hash__ = object.__hash__
 
 
 @pytest.mark.parametrize(

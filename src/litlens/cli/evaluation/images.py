@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -80,47 +79,46 @@ def label_images(run: Path, images: Path, *, output: Path | None, console: Conso
 def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files: list[Path]) -> None:
     preprocessing = loaded.preprocessing
     assert preprocessing is not None
-    photos: dict[str, Pixels] = {}
+    prepared: dict[str, Pixels] = {}
     for file in files:
         name = file.relative_to(images).as_posix()
         try:
-            photos[name] = read_picture(file, name=name)
+            prepared[name] = preprocessing.geometry(read_picture(file, name=name))
         except BadPicture as error:
             found.unreadable.append((name, error.reason))
-    if not photos:
+    if not prepared:
         return
-    batch = preprocessing.normalise(np.stack([preprocessing.geometry(photo) for photo in photos.values()]))
+    batch = preprocessing.normalise(np.stack(list(prepared.values())))
     with torch.inference_mode():
         probabilities = loaded.classifier(batch).softmax(dim=1).numpy()
     rankings = [ranking(row, loaded.class_names) for row in probabilities]
-    for name, best in zip(photos, rankings, strict=True):
+    for name, best in zip(prepared, rankings, strict=True):
         found.rows.append([name, *(word for label, share in best for word in (label, f"{share:.6f}"))])
     room = _SHOWN - len(found.cards)
     if room <= 0:
         return
-    maps: Iterator[NDArray[np.float32] | None] = iter([None] * len(photos))
+    maps: Iterator[NDArray[np.float32] | None] = iter([None] * len(prepared))
     if found.no_map is None:
         try:
             maps = iter(cam(loaded.classifier.network, batch).maps.numpy())
         except NoMapError as error:
             found.no_map = str(error)
-    for (name, photo), best, heat in list(zip(photos.items(), rankings, maps, strict=True))[:room]:
-        small, over = _shown(photo, heat, preprocessing)
+    for name, best, heat in list(zip(prepared, rankings, maps, strict=True))[:room]:
+        # Read again: a batch of whole photos would take gigabytes.
+        small, over = _shown(read_picture(images / name, name=name), heat, preprocessing)
         found.cards.append(Card(name=name, picture=small, overlay=over, ranking=best))
 
 
 def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Preprocessing) -> tuple[str, str | None]:
-    """The whole photo, small, and the same with the map laid over what the network has seen of it."""
-    height, width = photo.shape[:2]
-    image = Image.fromarray(photo[..., 0] if photo.shape[2] == 1 else photo)
-    image.thumbnail((_SIDE, _SIDE))
-    small = np.atleast_3d(np.asarray(image))
+    """The whole photo, small, and the same with the map laid over what the network has seen of it.
+
+    Laid over the file's own pixels, and made small afterwards, so that what the page shows is what a reader of the
+    file would find.
+    """
     if heat is None:
-        return embedded_picture(small, side=_SIDE), None
-    (left, upper, right, lower), map_box = preprocessing.boxes((height, width))
-    across, down = image.width / width, image.height / height
-    over = overlay_on_photo(small, heat, (left * across, upper * down, right * across, lower * down), map_box)
-    return embedded_picture(small, side=_SIDE, quality=72), embedded_picture(over, side=_SIDE, quality=72)
+        return embedded_picture(photo, side=_SIDE), None
+    laid = overlay_on_photo(photo, heat, *preprocessing.boxes((photo.shape[0], photo.shape[1])))
+    return embedded_picture(photo, side=_SIDE, quality=72), embedded_picture(laid, side=_SIDE, quality=72)
 
 
 def _hidden(path: Path, folder: Path) -> bool:
