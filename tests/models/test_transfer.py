@@ -1,6 +1,7 @@
 """TransferClassifier under a Trainer: what is fixed stays fixed to the bit, in every strategy, stage and resume."""
 
 import hashlib
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,34 @@ def test_a_run_goes_on_bit_for_bit_in_either_stage(step: int, cached: bool, tmp_
     again.fit(resumed, datamodule=Blobs(**data), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
     assert hashes(resumed.network) == hashes(whole.network)
     assert [group["lr"] for group in again.optimizers[0].param_groups] == pytest.approx([0.001, 0.001])
+
+
+@pytest.mark.parametrize("step", [2, 6, 7, 9])
+def test_rates_by_depth_go_on_bit_for_bit_under_a_schedule(step: int, tmp_path: Path) -> None:
+    def fine_tuned() -> TransferClassifier:
+        model = classifier(strategy="finetune", unfreeze_epoch=2, base_lr_scale=0.5, lr_depth_decay=0.8)
+        model.lr_scheduler = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)
+        return model
+
+    whole, resumed = fine_tuned(), fine_tuned()
+    before = hashes(whole.network)
+    first = trainer(4, callbacks=[RandomState(), Stop(step)], default_root_dir=tmp_path)
+    first.fit(whole, datamodule=Blobs())
+    torch.manual_seed(99)
+    again = trainer(4, callbacks=[RandomState()])
+    again.fit(resumed, datamodule=Blobs(), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+    assert changed(before, whole.network) == set(before)  # of the base, too
+    assert hashes(resumed.network) == hashes(whole.network)
+    for mine, theirs in zip(again.optimizers[0].param_groups, first.optimizers[0].param_groups, strict=True):
+        assert {key: mine[key] for key in mine if key != "params"} == {
+            key: theirs[key] for key in theirs if key != "params"
+        }
+    tops = {group["name"].split("_")[0]: group["max_lr"] for group in again.optimizers[0].param_groups}
+    assert tops["head"] == pytest.approx(0.1 * 0.01)
+    # The base's layers from the top: conv5's ReLU has no weights and takes no step of the decay.
+    base = [rate for name, rate in tops.items() if name != "head"]
+    assert base[0] == pytest.approx(0.1 * 0.01 * 0.5)
+    assert all(below == pytest.approx(0.8 * above) for above, below in itertools.pairwise(base))
 
 
 def test_schedules_go_on_from_the_lower_rate() -> None:

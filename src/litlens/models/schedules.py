@@ -67,6 +67,10 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
 
 def _total_steps(trainer: Trainer) -> int:
     steps = trainer.estimated_stepping_batches
+    if trainer.ckpt_path is not None:
+        # That made the training loader before the resumed run's place in the epoch is known, which Lightning tells to
+        # new ones only (`FitLoop.setup_data`): have it made again.
+        trainer.fit_loop._combined_loader = None
     if steps == float("inf"):
         raise UserError("OneCycleLR: give total_steps, or trainer.max_epochs or max_steps.")
     return int(steps)
