@@ -50,7 +50,7 @@ def main() -> None:
             network.__name__: measure(
                 network(image_size=shape[1:]),
                 torch.rand(2 if options.quick else size, *shape),
-                1 if options.quick else 5,
+                1 if options.quick else 2,
             )
             for network, shape, size in STEPS
         },

@@ -11,7 +11,7 @@ _BF16 = ("bf16-mixed", "bf16")
 def available_precision(asked: str | int | None, *, accelerator: str) -> str | int | None:
     """The precision asked for; "32-true" for bf16 autocast on a processor without it, which torch then emulates.
 
-    Emulated, a step of the scratch CNNs takes 14 to 17 times as long as in float32 (benchmarks/precision.py), so a
+    Emulated, a step of the scratch CNNs takes 13 to 17 times as long as in float32 (benchmarks/precision.py), so a
     config that is fast on one machine would not end on another.
     """
     devices = (CUDAAccelerator, MPSAccelerator, XLAAccelerator)
