@@ -33,7 +33,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     # Of bytes that are no pickle, the unpickler raises whatever it stumbles over: IndexError, struct.error, KeyError.
     except Exception as error:
         raise UserError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
-    keys = checkpoint if isinstance(checkpoint, dict) else {}
+    keys: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else {}
     if not all(isinstance(keys.get(key), dict) for key in ("litlens", "state_dict")):
         raise UserError(f"{path} was not written by litlens: it lacks the key 'litlens' or 'state_dict'")
     found = checkpoint["litlens"].get("format")
@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{path} has format {found}, this litlens reads format {CHECKPOINT_FORMAT}: use the version that wrote it"
         )
-    return checkpoint
+    return keys
 
 
 def _first_line(error: Exception) -> str:

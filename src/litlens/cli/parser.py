@@ -204,8 +204,9 @@ def expand_shortcuts(args: list[str]) -> list[str]:
 def _point_into(logger: Any, folder: Path) -> None:
     options = logger.init_args
     if logger.class_path.endswith("WandbLogger"):
-        # W&B makes a folder of its own inside, and shows the run under its name and time.
-        options.save_dir = str(folder)
+        # W&B makes a folder of its own inside, and shows the run under its name and time. Absolute: its service
+        # stays in the folder that the process was in when its first run began.
+        options.save_dir = str(folder.resolve())
         options.name = options.name or "/".join(folder.parts[-2:])
     elif "save_dir" in options:
         options.save_dir, options.name, options.version = str(folder.parent), folder.name, ""
