@@ -38,6 +38,15 @@ def digest(values: Any) -> str:
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
+def file_state(path: Path) -> tuple[int, int, int]:
+    """What of a file changes with its content, without reading it: size, and times of modification and of any change.
+
+    `cp -p` over a file keeps its time of modification, but not that of its last change.
+    """
+    at = path.stat()
+    return at.st_size, at.st_mtime_ns, at.st_ctime_ns
+
+
 def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None) -> "np.memmap[Any, Any]":
     """The array that `build` makes, or made in an earlier run: read-only, and shared between processes.
 

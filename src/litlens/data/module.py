@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from litlens.data.augment import Augmentation
-from litlens.data.cache import cached_array, digest
+from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.features import FeatureDataset, check_views, feature_source, pixels_digest
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
@@ -178,8 +178,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         files = self.source_files()
         names = _names(files, folder=self.source_folder())
-        # `cp -p` over a file keeps its time of modification, but not that of its last change.
-        stats = [(at.st_size, at.st_mtime_ns, at.st_ctime_ns) for at in map(Path.stat, files)]
+        stats = [file_state(path) for path in files]
         stat = digest([names, stats])
         content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files, names), dtype=np.uint8))
         return {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.explain.map_layers import find_layer, last_map_layers, no_map
+from litlens.explain.map_layers import find_layer, last_map_layers
 from litlens.explain.untouched import at_home, plain, untouched
 
 # Our names and the classes of the grad-cam package: those that weigh the maps of one layer.
@@ -91,8 +91,6 @@ def cam(
             except _BesideError:
                 if layer != "auto":
                     raise
-        else:
-            raise no_map(network, images)
     maps, maxima, predicted, classes = found
     maps, maxima, predicted, classes = (values.to(images.device) for values in (maps, maxima, predicted, classes))
     return CamResult(maps, maxima, predicted, classes, name)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections import Counter
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +32,16 @@ def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
     return leaves[layer]
 
 
-def last_map_layers(network: nn.Module, images: Tensor) -> list[str]:
+def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
     """Names of the layers whose map is larger than 1×1 and not one value repeated, for images like these, last first.
 
     Found by one forward of one picture of noise, so that it depends on the network and the size alone and not
-    on what is in the batch. Call it inside `untouched`. Raises NoMapError where there is no such layer.
+    on what is in the batch. Use it up inside `untouched`: whether a map varies is found out when it is its turn. Raises
+    NoMapError after the last.
     """
     maps = _maps_in_order(network, images)
     modules = dict(network.named_modules())
-    names: dict[str, None] = {}
+    told: set[str] = set()
     for name in reversed(maps):
         if maps[name].shape[2:].numel() > 1 and _varies(maps[name]):
             # A Sequential gives what its last layer gives: name that one.
@@ -48,10 +50,10 @@ def last_map_layers(network: nn.Module, images: Tensor) -> list[str]:
                 if last not in maps:
                     break
                 name = last
-            names[name] = None
-    if not names:
-        raise no_map(network, images)
-    return list(names)
+            if name not in told:
+                told.add(name)
+                yield name
+    raise _no_map(network, images)
 
 
 def convolutions(network: nn.Module, images: Tensor) -> list[str]:
@@ -62,7 +64,7 @@ def convolutions(network: nn.Module, images: Tensor) -> list[str]:
     modules = dict(network.named_modules())
     names = [name for name in _maps_in_order(network, images) if isinstance(modules[name], nn.Conv2d)]
     if not names:
-        raise no_map(network, images)
+        raise _no_map(network, images)
     return names
 
 
@@ -104,8 +106,7 @@ def _varies(output: Tensor) -> bool:
     return bool((highest - lowest > 1e-5 * torch.maximum(lowest.abs(), highest.abs())).any())
 
 
-def no_map(network: nn.Module, images: Tensor) -> NoMapError:
-    """What to raise where a network has no map to show for images like these."""
+def _no_map(network: nn.Module, images: Tensor) -> NoMapError:
     size = "×".join(str(side) for side in images.shape[2:])
     return NoMapError(
         f"{type(network).__name__} has no layer with a map larger than 1×1 for images of {size}: "

@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from litlens.data.cache import digest, filled_array
+from litlens.data.cache import digest, file_state, filled_array
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
 from litlens.data.sets.decode import BadPicture, Unreadable, read_picture
@@ -122,11 +122,9 @@ def _for_each(work: Callable[[int], None], *, count: int, description: str) -> N
 
 def _stat(file: Path) -> tuple[int, int, int]:
     try:
-        stat = file.stat()
+        return file_state(file)
     except OSError:
         return -1, -1, -1
-    # `cp -p` over a file keeps its time of modification, but not that of its last change.
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _clipped(reason: str) -> bytes:

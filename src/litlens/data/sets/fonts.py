@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from litlens.data.cache import cached_array, digest
+from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
@@ -291,7 +291,7 @@ def _content(files: list[Path]) -> list[Any]:
     """What tells whether files have changed: the content of a single one, else names, sizes and times."""
     if len(files) == 1:
         return [hashlib.blake2b(files[0].read_bytes()).hexdigest()]
-    return [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path in files]
+    return [(str(path), *file_state(path)) for path in files]
 
 
 def _key(path: str) -> tuple[int, str] | None:

@@ -1,0 +1,34 @@
+"""Folders of small pictures for tests, and the data module on one."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from litlens.data.sets.folder import FolderDataModule
+
+
+def draw(path: Path, *, value: int = 0, size: tuple[int, int] = (8, 8)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 100, 0)).save(path)
+
+
+def fill(folder: Path, counts: dict[str, int]) -> Path:
+    """Pictures 000.png, 001.png, … in each subfolder, each of a colour of its own."""
+    value = 0
+    for name, count in counts.items():
+        for number in range(count):
+            value += 1
+            draw(folder / name / f"{number:03}.png", value=value % 256)
+    return folder
+
+
+def made(folder: Path, **options: Any) -> FolderDataModule:
+    data = FolderDataModule(folder, image_size=8, **options)
+    data.setup()
+    return data
+
+
+def counts(data: FolderDataModule) -> dict[str, list[int]]:
+    return {split: np.bincount(data.samples(split).labels).tolist() for split in ("train", "val", "test")}
