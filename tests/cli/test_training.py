@@ -100,6 +100,15 @@ def test_evaluation_in_a_fresh_process_agrees_to_the_last_bit(trained: Path) -> 
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
+def test_what_is_tested_is_what_the_checkpoint_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under Lightning's weight averaging the weights in training are others than those of the checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    folder = run(tmp_path, "--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.98")
+    before = (folder / "predictions-test.csv").read_bytes()
+    evaluate(["--ckpt_path", str(folder)])
+    assert (folder / "predictions-test.csv").read_bytes() == before
+
+
 def test_evaluation_without_a_checkpoint_refuses(tmp_path: Path) -> None:
     for options, words in (([], "random weights"), (["--ckpt_path", str(tmp_path)], "best.ckpt")):
         command = [sys.executable, str(ROOT / "evaluate.py"), "--devices=1", *options]

@@ -41,7 +41,7 @@ class Data(LightningDataModule):
         return SimpleNamespace(labels=self.labels.numpy())
 
     def _loader(self, batch_size: int) -> DataLoader:
-        return DataLoader(TensorDataset(self.images, self.labels), batch_size)
+        return DataLoader(TensorDataset(self.images, self.labels), batch_size=batch_size)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(8)

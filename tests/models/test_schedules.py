@@ -53,7 +53,7 @@ def rates(make: LRSchedulerCallable, **settings: Any) -> list[float]:
             **settings,
         }
     )
-    trainer.fit(classifier, DataLoader(data, 4), DataLoader(data, 16))
+    trainer.fit(classifier, DataLoader(data, batch_size=4), DataLoader(data, batch_size=16))
     return watch.rates
 
 
@@ -171,7 +171,7 @@ def test_from_the_command_line(text: str, kind: type, monkeypatch: pytest.Monkey
             text,
         ],
     )
-    command.trainer.fit(command.model, DataLoader(data, 4), DataLoader(data, 16))
+    command.trainer.fit(command.model, DataLoader(data, batch_size=4), DataLoader(data, batch_size=16))
     (config,) = command.trainer.lr_scheduler_configs
     assert type(config.scheduler) is kind
     assert config.interval == ("step" if kind is OneCycleLR else "epoch")

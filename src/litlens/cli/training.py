@@ -101,14 +101,18 @@ def train(command: TrainingCommand, *, console: Console) -> None:
             f"trainer.max_epochs: {trainer.max_epochs}: no epoch came to its end, so there is nothing to test"
         )
     best = Path(command.checkpoint.best_model_path)
-    trainer.test(classifier, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    # Read here, as evaluation reads it: given to `trainer.test`, a checkpoint of Lightning's weight averaging sets the
+    # weights in training, which nobody validated.
+    checkpoint = read_checkpoint(best)
+    classifier.load_state_dict(checkpoint["state_dict"])
+    trainer.test(classifier, datamodule=data, verbose=False)
     predictions = command.collect.predictions
     assert predictions is not None  # gathered by the test
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
         results = run_results(
             test_results(predictions, metrics),
-            about=read_checkpoint(best)["litlens"],
+            about=checkpoint["litlens"],
             parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
             epochs=trainer.current_epoch,
             seconds=seconds,
