@@ -115,13 +115,23 @@ def test_testing_the_best_checkpoint_keeps_the_whole_history(trainer, small, sam
     assert [row["epoch"] for row in alone.history] == [0]
 
 
-def test_drawn_every_second_epoch_and_at_the_end(trainer, small, samples, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"),
+    [
+        pytest.param(2, 5, [2, 4, 5], id="every second"),
+        pytest.param(None, 4, [1, 2, 3, 4], id="by default each of a short run"),
+        pytest.param(None, 21, [3, 6, 9, 12, 15, 18, 21], id="and at most ten of a long one"),
+    ],
+)
+def test_drawn_as_often_as_told_and_at_the_end(
+    trainer, small, samples, tmp_path, monkeypatch, every, epochs, expected
+) -> None:
     drawn = []
     draw = module.learning_curves_figure
     monkeypatch.setattr(module, "learning_curves_figure", lambda history: drawn.append(len(history)) or draw(history))
-    run = trainer(LearningCurves(every_n_epochs=2), logger=TensorBoardLogger(tmp_path), max_epochs=5)
+    run = trainer(LearningCurves(every), logger=TensorBoardLogger(tmp_path), max_epochs=epochs)
     run.fit(small(), samples(), samples(17, 1))
-    assert drawn == [2, 4, 5]
+    assert drawn == expected
 
 
 def test_nothing_is_drawn_without_a_logger_that_shows_it(trainer, small, samples, monkeypatch) -> None:

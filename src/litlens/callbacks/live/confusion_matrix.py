@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture, after every validation and test."""
+"""The confusion matrix as a picture, after validation and test."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -10,11 +10,11 @@ class ConfusionMatrix(Callback):
     """Shows the confusion matrices that the module counts in `confusion["val"]` and `confusion["test"]`.
 
     These are torchmetrics' `MulticlassConfusionMatrix`, one per split; `class_names` of the module names the
-    classes. A module without them is left alone. Drawn every `every_n_epochs` epochs and after the last, as
-    `confusion_matrix/val` and `confusion_matrix/test`.
+    classes. A module without them is left alone. Drawn every `every_n_epochs` epochs (by default about ten times in
+    a run) and after the last, as `confusion_matrix/val` and `confusion_matrix/test`.
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
+    def __init__(self, every_n_epochs: int | None = None) -> None:
         self.every_n_epochs = every_n_epochs
 
     # Lightning calls these before the module's own hooks of the same name, which may reset the counts.

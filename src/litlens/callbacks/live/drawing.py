@@ -26,9 +26,17 @@ def due(trainer: Trainer, every_n_epochs: int | None) -> bool:
     """
     if trainer.sanity_checking or not shows_pictures(trainer):
         return False
-    epoch, last = trainer.current_epoch + 1, trainer.max_epochs or -1
-    every = every_n_epochs or max(1, -(-last // _DRAWINGS))
-    return epoch % every == 0 or epoch == last or trainer.state.fn != "fit"
+    epoch = trainer.current_epoch + 1
+    every = epochs_apart(trainer, every_n_epochs)
+    return epoch % every == 0 or epoch == trainer.max_epochs or trainer.state.fn != "fit"
+
+
+def epochs_apart(trainer: Trainer, every_n_epochs: int | None) -> int:
+    """How many epochs lie between two drawings: as given, or so that a run has about ten.
+
+    TensorBoard shows no more than ten pictures of a kind, unless it is told to.
+    """
+    return every_n_epochs or max(1, -(-(trainer.max_epochs or -1) // _DRAWINGS))
 
 
 def split_title(trainer: Trainer, split: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlens.callbacks.live.drawing import show_figure
+from litlens.callbacks.live.drawing import epochs_apart, show_figure
 from litlens.evaluation.figures import learning_curves_figure
 
 _TRAIN = ("loss/train", "accuracy/train")
@@ -15,10 +15,10 @@ class LearningCurves(Callback):
     """Keeps `loss` and `accuracy` of training and validation per epoch and shows them as `learning_curves`.
 
     `history` holds one row per epoch: `epoch` and what was logged of the four. It goes on where it was after
-    a resume. Drawn every `every_n_epochs` epochs and at the end.
+    a resume. Drawn every `every_n_epochs` epochs (by default about ten times in a run) and at the end.
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
+    def __init__(self, every_n_epochs: int | None = None) -> None:
         self.every_n_epochs = every_n_epochs
         self.history: list[dict[str, float]] = []
         self._finished: int | None = None  # the epoch whose training values are still to be read
@@ -60,7 +60,7 @@ class LearningCurves(Callback):
         if self._finished is None:
             return
         self._read(trainer, self._finished, _TRAIN)
-        due = (self._finished + 1) % self.every_n_epochs == 0
+        due = (self._finished + 1) % epochs_apart(trainer, self.every_n_epochs) == 0
         self._finished = None
         if due or last:
             show_figure(trainer, "learning_curves", lambda: learning_curves_figure(self.history))
