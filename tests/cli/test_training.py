@@ -197,6 +197,11 @@ def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeyp
         (["--trainer.max_epochs=1", "--model_checkpoint.monitor=loss/vla"], "loss/vla is never logged"),
         (["--trainer.max_epochs=1", "--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/vla"], "loss/vla"),
         (["--config={model: {init_args: {class_names: [a, b]}}}"], "command line: model.class_names"),
+        (["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"], "validation comes every 2 epoch(s)"),
+        (
+            ["--data.batch_size=1", "--model.network=litlens.MLP", "--model.network.batch_norm=true"],
+            "data.batch_size: 1: batch norm needs",
+        ),
     ],
 )
 def test_what_no_run_can_be_made_of_is_one_line(
@@ -208,6 +213,66 @@ def test_what_no_run_can_be_made_of_is_one_line(
     assert stopped.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--trainer.limit_test_batches=0"], "trainer.limit_test_batches: 0"),
+        (["--trainer.limit_val_batches=0"], "model_checkpoint watches accuracy/val"),
+        (
+            ["--trainer.limit_val_batches=0", "--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/val"],
+            "null",
+        ),
+        (["--early_stopping=EarlyStopping", "--early_stopping.monitor=x", "--early_stopping.mode=up"], "`mode` can be"),
+        (["--model_checkpoint.save_top_k=3"], "model_checkpoint.save_top_k: 3"),
+        (["--model_checkpoint.save_weights_only=true"], "model_checkpoint.save_weights_only"),
+        (
+            ["--model.network=litlens.MLP", "--model.network.dropout=1.5"],
+            "dropout probability has to be between 0 and 1",
+        ),
+        (["--model.init_from=runs/typo"], "there is no run folder or checkpoint at runs/typo"),
+        (["--data.num_workers=-1"], "data.num_workers: -1"),
+        (["--trainer.accelerator=tpu"], "torch_xla"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_leaves_no_run_folder(
+    options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        train(["--config", CONFIG, *QUIET, *options])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_without_a_monitor_the_last_epoch_is_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run(tmp_path, "--model_checkpoint.monitor=null", "--model_checkpoint.mode=min", epochs=1)
+    best, last = (read_checkpoint(folder / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
+    assert best["global_step"] == last["global_step"] == 33
+
+
+def test_ctrl_c_in_the_test_is_told_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: ImageClassifier) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ImageClassifier, "on_test_epoch_start", stop)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, epochs=1)
+    assert stopped.value.code == 130
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_trial_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(["--config", CONFIG, *QUIET, "--trainer.fast_dev_run=true"])
+    assert not list(tmp_path.glob("runs/*/*"))
 
 
 def test_a_config_file_named_config_is_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

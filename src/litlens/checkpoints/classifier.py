@@ -76,6 +76,12 @@ def load_classifier(
     return LoadedClassifier(classifier.eval(), preprocessing, about)
 
 
+def is_trusted(class_path: str, *, trust: Sequence[str] = ()) -> bool:
+    """Whether a class that a checkpoint names may be imported: importing a module runs its code."""
+    module = class_path.rpartition(".")[0]
+    return module.partition(".")[0] in (*_TRUSTED, *trust) or module in sys.modules
+
+
 def _build(spec: dict[str, Any], *, trust: Sequence[str], path: str | Path) -> nn.Module:
     network = _class(spec["class_path"], trust=trust, path=path)(**spec["init_args"])
     assert isinstance(network, nn.Module)
@@ -84,7 +90,7 @@ def _build(spec: dict[str, Any], *, trust: Sequence[str], path: str | Path) -> n
 
 def _class(class_path: str, *, trust: Sequence[str], path: str | Path) -> Any:
     module, _, name = class_path.rpartition(".")
-    if module.partition(".")[0] not in (*_TRUSTED, *trust) and module not in sys.modules:
+    if not is_trusted(class_path, trust=trust):
         raise UserError(
             f"{path} wants to build {class_path}, which is not part of litlens, torch or torchvision: "
             f"import {module} first, or name it in trust=, if you trust it"

@@ -43,8 +43,10 @@ def _given(target: str, *, args: list[str]) -> list[tuple[str, Any]]:
     found = []
     for where, value in configs:
         for key in target.split("."):
+            if not isinstance(value, dict):  # a class by its name alone, without options
+                value = None
             # `init_args` may be left out, as jsonargparse allows.
-            if isinstance(value, dict) and (key in value or key != "init_args"):
+            elif key in value or key != "init_args":
                 value = value.get(key)
         if value is not None and not isinstance(value, dict):
             found.append((where, value))

@@ -9,7 +9,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from litlens.errors import UserError
+from litlens.errors import mistake_behind
 
 _TRAIN_HELP = """\
 Train, test and measure a classifier of pictures.
@@ -73,12 +73,18 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
         command = import_module(module)
         _quiet()
         command.run(args, console=console)
+    except SystemExit as stop:
+        # What Lightning makes of Ctrl-C in a test (lightning/pytorch/trainer/call.py).
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
     except KeyboardInterrupt as stop:
         hint = f"; go on with: python train.py --resume {stop.args[0]}" if stop.args else ""
         sys.stderr.write(f"stopped{hint}\n")
         sys.exit(130)
     except Exception as error:
-        mistake = _mistake(error)
+        mistake = mistake_behind(error)
         if mistake is None:
             raise
         sys.stderr.write(f"error: {mistake}\n")
@@ -100,10 +106,3 @@ def _quiet() -> None:
     # config.yaml stands in the run folder before the loggers open it.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-
-
-def _mistake(error: BaseException | None) -> UserError | None:
-    """The user's mistake that caused an error; jsonargparse wraps what a class raises when it is built."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error

@@ -7,8 +7,8 @@ import difflib
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import lightning.pytorch.loggers
 import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import litlens
-from litlens.errors import UserError
+from litlens.errors import UserError, mistake_behind
 
 SHORTCUTS = {"devices": "trainer.devices"}  # options of the command for longer ones of the parser
 
@@ -38,6 +39,17 @@ def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
         return parser.parse_args(args)
     except ArgumentError as error:
         raise UserError(one_line(str(error), parser=parser, args=args)) from error
+
+
+@contextmanager
+def mistakes_of_values() -> Iterator[None]:
+    """Raise UserError where a class refuses a value that it is built with, or lacks a package that it needs."""
+    try:
+        yield
+    except (ValueError, MisconfigurationException, ModuleNotFoundError) as error:
+        if mistake_behind(error) is not None:
+            raise
+        raise UserError(f"cannot build what is asked for: {' '.join(str(error).split())}") from error
 
 
 def config_files(args: list[str]) -> list[Path]:
@@ -116,8 +128,14 @@ def _or(words: Iterable[str]) -> str:
 
 
 def _config_values(args: list[str]) -> list[str]:
-    values = [after for arg, after in pairwise(args) if arg in ("--config", "-c")]
-    return values + [arg.partition("=")[2] for arg in args if arg.startswith("--config=")]
+    """In the order in which they stand: the first names the run, and the later one wins."""
+    values = []
+    for arg, after in zip(args, [*args[1:], ""], strict=True):
+        if arg in ("--config", "-c"):
+            values.append(after)
+        elif arg.startswith("--config="):
+            values.append(arg.partition("=")[2])
+    return values
 
 
 def _yaml(text: str) -> Any:

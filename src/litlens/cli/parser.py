@@ -34,11 +34,12 @@ import litlens.models.transfer  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.provenance import Provenance
 from litlens.cli.links import LINKS, linked_values, refuse_others
-from litlens.cli.mistakes import SHORTCUTS, config_files, parse
+from litlens.cli.mistakes import SHORTCUTS, config_files, mistakes_of_values, parse
 from litlens.cli.precision import available_precision
-from litlens.cli.resume import resumed_args
+from litlens.cli.resume import Resumption, last_checkpoint_of, resumed_args
 from litlens.cli.run_folder import new_run_folder, removed_if_unused
 from litlens.data.module import ImageDataModule
+from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
@@ -155,22 +156,30 @@ class TrainingCommand(LightningCLI):
                 self.config.pop(key)
             self.datamodule = self.parser.instantiate(self.config).data
             return
-        with removed_if_unused(self.run_folder):
+        with removed_if_unused(self.run_folder), mistakes_of_values():
             super().instantiate_classes()
             refuse_others(self.datamodule, args=self.args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the callbacks of the two groups among its own."""
         built = self.config_init
-        # `save_last` of the group's own would write only when the best one is written.
-        # At the end of an epoch and not on an exception: Ctrl-C may come in the middle of an optimiser's step.
-        last = ModelCheckpoint(
-            self.run_folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
-        )
         self.checkpoint: ModelCheckpoint = built.model_checkpoint
-        callbacks: list[Callback] = [built.model_checkpoint, last, Provenance(self.resolved_config()), self.collect]
-        if built.early_stopping is not None:
-            callbacks.append(built.early_stopping)
+        self.early_stopping: EarlyStopping | None = built.early_stopping
+        if self.checkpoint.save_top_k != 1:
+            raise UserError(
+                f"model_checkpoint.save_top_k: {self.checkpoint.save_top_k}: a run keeps its best checkpoint, "
+                "which is tested, and its last: leave it at 1"
+            )
+        if self.checkpoint.save_weights_only:
+            raise UserError(
+                "model_checkpoint.save_weights_only: true leaves out how to rebuild the classifier: leave it at false"
+            )
+        callbacks: list[Callback] = [self.checkpoint, last_checkpoint_of(self.run_folder), self.collect]
+        callbacks.append(Provenance(self.resolved_config()))
+        if self.early_stopping is not None:
+            callbacks.append(self.early_stopping)
+        if self.resumed is not None:
+            callbacks.append(Resumption())
         return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, callbacks)
 
     @property

@@ -4,8 +4,10 @@ import csv
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from litlens.checkpoints.reading import read_checkpoint
@@ -28,6 +30,48 @@ def resumed_args(args: list[str]) -> tuple[list[str], Path | None]:
 def last_checkpoint(folder: Path) -> Path:
     """Where a run keeps its newest state."""
     return folder / "checkpoints" / "last.ckpt"
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """A class of its own, as Lightning tells two of one class apart by what they watch and this one watches nothing."""
+
+
+def last_checkpoint_of(folder: Path) -> LastCheckpoint:
+    """What writes a run's newest state, at the end of every epoch.
+
+    `save_last` of the group's own would write only when the best one is written. Not on an exception: Ctrl-C may come
+    in the middle of an optimiser's step.
+    """
+    path = last_checkpoint(folder)
+    return LastCheckpoint(path.parent, filename=path.stem, enable_version_counter=False, save_on_train_epoch_end=True)
+
+
+class Resumption(Callback):
+    """Lets a run go on as if it had not stopped, in what Lightning's own callbacks make otherwise of it."""
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Tell the checkpoint callbacks of a folder that was moved or renamed where their files are now.
+
+        In another folder they forget the best score, and the next epoch would be the best
+        (`ModelCheckpoint.load_state_dict`).
+        """
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state is None or not isinstance(callback, ModelCheckpoint) or state["dirpath"] == callback.dirpath:
+                continue
+            state["dirpath"] = callback.dirpath
+            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state[name] = _moved(state[name], callback)
+            state["best_k_models"] = {_moved(path, callback): score for path, score in state["best_k_models"].items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further where early stopping had ended the run: its counters travel, its decision does not."""
+        if any(stopping.stopped_epoch for stopping in trainer.early_stopping_callbacks):
+            trainer.should_stop = True
+
+
+def _moved(path: str, callback: ModelCheckpoint) -> str:
+    return str(Path(str(callback.dirpath)) / Path(path).name) if path else path
 
 
 def keep_metrics(trainer: Trainer, *, folder: Path) -> None:

@@ -11,6 +11,8 @@ from litlens.errors import UserError
 # Lightning starts the other ranks of a machine with this process's environment, so that they find the folder here.
 _VARIABLE = "LITLENS_RUN_FOLDER"
 
+BEST = Path("checkpoints", "best.ckpt")  # in a run folder
+
 
 def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
     """Make `runs/NAME/VERSION`, VERSION a time stamp; two runs that start in the same second get two folders."""
@@ -44,10 +46,10 @@ def removed_if_unused(folder: Path) -> Iterator[None]:
 def checkpoint_path(run: Path) -> Path:
     """The checkpoint that `RUN_DIR` means: a run folder's best one, or the file itself."""
     if run.is_dir():
-        best = run / "checkpoints" / "best.ckpt"
+        best = run / BEST
         if best.is_file():
             return best
-        raise UserError(f"{run} holds no checkpoints/best.ckpt: name a run folder or a checkpoint")
+        raise UserError(f"{run} holds no {BEST}: name a run folder or a checkpoint")
     if run.is_file():
         return run
     raise UserError(f"there is no run folder or checkpoint at {run}")

@@ -40,21 +40,23 @@ def run(args: list[str], *, console: Console) -> None:
 def train(command: TrainingCommand, *, console: Console) -> None:
     """Fit, test the best checkpoint once, and keep in the run folder what came out."""
     trainer, classifier, data, folder = command.trainer, command.model, command.datamodule, command.run_folder
-    if trainer.local_rank == 0:
-        # Before anything is written: data that are missing or damaged leave no run folder behind.
-        with removed_if_unused(folder):
+    trial = bool(command.config.trainer.fast_dev_run)
+    # Before anything is written: what cannot work leaves no run folder behind.
+    with removed_if_unused(folder):
+        _check_limits(command)
+        if trainer.local_rank == 0:
             data.prepare_data()
             check_normalization(classifier.network, data.preprocessing)
             if isinstance(classifier, TransferClassifier) and classifier.fixed_part(0) is not None:
                 check_views(classifier.feature_views, augmented=bool(data.augment))
+        if classifier.init_from is not None and command.resumed is None:
+            source = checkpoint_path(Path(classifier.init_from))
+            fresh = initialise_from(classifier.network, classifier.class_names, source)
+            console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     if command.resumed is not None:
         keep_metrics(trainer, folder=folder)
-    elif trainer.is_global_zero:
+    if trainer.is_global_zero and not trial:  # on resume as well: the shell may have changed max_epochs
         (folder / "config.yaml").write_text(yaml.safe_dump(command.resolved_config(), sort_keys=False))
-    if classifier.init_from is not None and command.resumed is None:
-        source = checkpoint_path(Path(classifier.init_from))
-        fresh = initialise_from(classifier.network, classifier.class_names, source)
-        console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     if isinstance(classifier, TransferClassifier):
         console.print(layer_table(classifier))
     if command.config.trainer.precision != command.asked_precision:
@@ -76,6 +78,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise UserError(f"data.batch_size: {data.batch_size}: batch norm needs at least two pictures") from error
         if command.resumed is None or "total steps" not in str(error):
             raise
         raise UserError(
@@ -91,14 +95,17 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     except SystemExit as stop:  # what Lightning makes of Ctrl-C (lightning/pytorch/trainer/call.py)
         raise KeyboardInterrupt(*[folder] if last_checkpoint(folder).is_file() else []) from stop
     seconds = time.monotonic() - start
-    if command.config.trainer.fast_dev_run:
+    if trial:
         trainer.test(classifier, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            folder.rmdir()
         console.print("fast_dev_run: every step works; nothing was kept")
         return
 
     if not command.checkpoint.best_model_path:
         raise UserError(
-            f"trainer.max_epochs: {trainer.max_epochs}: no epoch came to its end, so there is nothing to test"
+            f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated to its end, so there is "
+            f"nothing to test; validation comes every {trainer.check_val_every_n_epoch} epoch(s)"
         )
     best = Path(command.checkpoint.best_model_path)
     # Read here, as evaluation reads it: given to `trainer.test`, a checkpoint of Lightning's weight averaging sets the
@@ -122,6 +129,29 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         page = write_report(folder, best, predictions=predictions, data=data)
         console.print(f"run folder     {folder}\nreport         {page}", soft_wrap=True)
         console.print(f"live page      tensorboard --logdir {folder.parent.parent}", soft_wrap=True)
+
+
+def _check_limits(command: TrainingCommand) -> None:
+    """Raise UserError where the trainer is told to leave out what the run needs, rather than when it has trained."""
+    trainer = command.trainer
+    if trainer.limit_test_batches == 0:
+        raise UserError("trainer.limit_test_batches: 0: a run ends with its test; leave it out, or give a share")
+    monitors = {"early_stopping": command.early_stopping, "model_checkpoint": command.checkpoint}
+    for group, callback in monitors.items():
+        monitor = callback and callback.monitor
+        if trainer.limit_val_batches == 0 and monitor and monitor.endswith("/val"):
+            raise UserError(
+                f"trainer.limit_val_batches: 0: nothing is validated, and {group} watches {monitor}: "
+                f"set {group + ': null' if group == 'early_stopping' else group + '.monitor'}"
+            )
+    if command.resumed is not None and trainer.max_steps > -1:
+        step = read_checkpoint(last_checkpoint(command.resumed))["global_step"]
+        if step < trainer.max_steps:
+            # `FitLoop.restarting` takes such a run for one that stopped within its epoch, and its end comes twice.
+            raise UserError(
+                f"--resume: trainer.max_steps: {trainer.max_steps}: Lightning goes on exactly by epochs alone: "
+                "add --trainer.max_steps=-1 --trainer.max_epochs=N"
+            )
 
 
 def _finish(loggers: list[Logger]) -> None:

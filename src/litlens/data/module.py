@@ -61,6 +61,8 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size: {batch_size} is less than 1")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers: {num_workers} is less than 0")
         if isinstance(normalize, str) and normalize not in ("auto", *NORMALIZATIONS):
             raise UserError(
                 f"data.normalize: no set is called '{normalize}'; give auto, {', '.join(NORMALIZATIONS)}, "

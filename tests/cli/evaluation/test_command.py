@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from litlens.cli.evaluation import robustness
@@ -44,6 +45,49 @@ def test_output_takes_what_belongs_to_no_run(digits_runs: dict[str, Path], tmp_p
     assert results["accuracy_test"] == json.loads((digits_runs["cnn"] / "results.json").read_text())["accuracy_test"]
     assert "No metrics.csv" in (tmp_path / "out" / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "out"}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "options", "words"),
+    [
+        pytest.param("", ["--data.seed=7"], "data.seed: not as in training", id="another cut"),
+        pytest.param("checkpoints/last.ckpt", [], "not a run's best checkpoint", id="the last checkpoint"),
+    ],
+)
+def test_the_run_folder_keeps_the_score_of_its_own_test(
+    digits_runs: dict[str, Path], capsys: pytest.CaptureFixture[str], checkpoint: str, options: list[str], words: str
+) -> None:
+    run = digits_runs["mlp"]
+    before = {path: path.read_bytes() for path in run.iterdir() if path.suffix in (".json", ".csv", ".html")}
+    assert len(before) >= 4
+    evaluate(["--ckpt_path", str(run / checkpoint), CPU, *options])
+    assert f"{words}" in " ".join(capsys.readouterr().out.split())
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_path_to_the_best_checkpoint_is_as_good_as_its_run(digits_runs: dict[str, Path], tmp_path: Path) -> None:
+    run = shutil.copytree(digits_runs["mlp"], tmp_path / "run")
+    (run / "results.json").unlink()
+    evaluate(["--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--data.batch_size=16", CPU])
+    again = json.loads((run / "results.json").read_text())["accuracy_test"]
+    assert again == json.loads((digits_runs["mlp"] / "results.json").read_text())["accuracy_test"]
+
+
+def test_a_data_module_of_somebody_else_is_not_imported(
+    digits_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Importing a module runs it; the one named here would leave a file."""
+    marker = tmp_path / "ran"
+    (tmp_path / "stranger.py").write_text(f"open({str(marker)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    changed = torch.load(digits_runs["mlp"] / "checkpoints" / "best.ckpt", weights_only=True)
+    changed["litlens"]["config"]["data"]["class_path"] = "stranger.Data"
+    torch.save(changed, tmp_path / "model.ckpt")
+    with pytest.raises(SystemExit):
+        evaluate(["--ckpt_path", str(tmp_path / "model.ckpt"), CPU])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stranger.Data, which is not part of litlens" in line
+    assert not marker.exists()
 
 
 def test_robustness_from_end_to_end(

@@ -16,16 +16,19 @@ import litlens.data.sets.arrays
 import litlens.data.sets.catdog
 import litlens.data.sets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.classifier import is_trusted, load_classifier
 from litlens.cli.evaluation.comparison import show_comparison
 from litlens.cli.evaluation.images import label_images
-from litlens.cli.mistakes import parse
+from litlens.cli.mistakes import mistakes_of_values, parse
 from litlens.cli.report import run_home, run_title, write_report
 from litlens.cli.results import RESULTS_FILE, print_results, test_results, validation_results, write_results
-from litlens.cli.run_folder import checkpoint_path
+from litlens.cli.run_folder import BEST, checkpoint_path
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
+
+# Where the files lie, which the fingerprint sees through, and how many are read at a time.
+_PLACES = ("root", "folder", "csv", "batch_size", "num_workers")
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,24 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
     about = loaded.about
     if about.get("config") is None:
         raise UserError(f"{path} does not say which data it was trained on: it was not written by train.py")
-    options, data = _parsed(args, config=about["config"])
+    options, data, changed = _parsed(args, config=about["config"], path=path)
     data.normalize = {"mean": about["preprocessing"]["mean"], "std": about["preprocessing"]["std"]}
     if data.class_names != loaded.class_names:
         known, here = _some(loaded.class_names), _some(data.class_names)
         raise UserError(f"{path} knows the classes {known}; the data have {here}")
     collect = CollectPredictions()
-    trainer = Trainer(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        precision=about["computed_on"]["precision"],
-        use_distributed_sampler=False,
-        callbacks=[collect],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=console.is_terminal,
-    )
+    with mistakes_of_values():
+        trainer = Trainer(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            precision=about["computed_on"]["precision"],
+            use_distributed_sampler=False,
+            callbacks=[collect],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=console.is_terminal,
+        )
     trainer.test(loaded.classifier, datamodule=data, verbose=False)
     if not trainer.is_global_zero:
         return None
@@ -113,11 +117,16 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
     console.print(f"checkpoint     {path}, epoch {about['epoch']}", soft_wrap=True)
     print_results(results, console=console)
     folder = output
-    if output is None and run.is_dir():
-        if _same(data.fingerprint(), about["data"]):
-            folder = run
+    if folder is None:
+        kept = "the run folder stays as it was; see --output"
+        if path != run_home(path) / BEST:
+            console.print(f"not a run's best checkpoint: {kept}")
+        elif not _same(data.fingerprint(), about["data"]):
+            console.print(f"the data are not those of the training: {kept}")
+        elif changed:
+            console.print(f"{', '.join(changed)}: not as in training, which may have seen these pictures: {kept}")
         else:
-            console.print("the data are not those of the training: the run folder stays as it was; see --output")
+            folder = run_home(path)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         stored = folder / RESULTS_FILE
@@ -129,15 +138,28 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
 
-def _parsed(args: list[str], *, config: dict[str, Any]) -> tuple[Any, ImageDataModule]:
-    """The options of the command, and the data module of the training with what the shell changes in it."""
+def _parsed(args: list[str], *, config: dict[str, Any], path: Path) -> tuple[Any, ImageDataModule, list[str]]:
+    """The options of the command, the data module of the training as the shell changes it, and what was changed."""
+    stored = config["data"]
+    name = stored["class_path"]
+    if not is_trusted(name) and name not in {word for arg in args for word in (arg, arg.partition("=")[2])}:
+        raise UserError(
+            f"{path} wants to build {name}, which is not part of litlens: if you trust it, name it: --data={name}"
+        )
     parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--accelerator", type=str, default="auto")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
-    options = parse(parser, ["--config", yaml.safe_dump({"data": config["data"]}), *args])
-    return options, parser.instantiate(options).data
+    options = parse(parser, ["--config", yaml.safe_dump({"data": stored}), *args])
+    now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
+    changed = [
+        f"data.{key}"
+        for key, value in now.items()
+        if key not in _PLACES and value != stored["init_args"].get(key, value)
+    ]
+    with mistakes_of_values():
+        return options, parser.instantiate(options).data, changed
 
 
 def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:

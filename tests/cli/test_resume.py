@@ -1,0 +1,93 @@
+"""What going on with a run needs besides Lightning: where the files are now, and what ended the run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from litlens.checkpoints.reading import read_checkpoint
+from litlens.cli.main import train
+from litlens.cli.resume import Resumption
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ["--config", str(ROOT / "configs" / "digits_cnn.yaml")]
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = folder.glob("runs/*/*")
+    return run
+
+
+def steps(run: Path) -> int:
+    return int(read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"])
+
+
+def test_a_run_that_was_moved_keeps_its_best(tmp_path: Path) -> None:
+    """Lightning alone takes over `best_model_path`, which is no longer there, and forgets the score."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    before = ModelCheckpoint(old, monitor="accuracy/val", mode="max", filename="best")
+    best = str(old / "best.ckpt")
+    before.best_model_score, before.best_model_path, before.kth_best_model_path = torch.tensor(0.9), best, best
+    before.best_k_models, before.last_model_path = {best: torch.tensor(0.9)}, ""
+    after = ModelCheckpoint(new, monitor="accuracy/val", mode="max", filename="best")
+    checkpoint: dict[str, Any] = {"callbacks": {before.state_key: before.state_dict()}}
+
+    Resumption().on_load_checkpoint(SimpleNamespace(checkpoint_callbacks=[after]), None, checkpoint)  # type: ignore[arg-type]
+    after.load_state_dict(checkpoint["callbacks"][after.state_key])
+    assert after.best_model_score == torch.tensor(0.9)
+    assert after.best_model_path == after.kth_best_model_path == str(new / "best.ckpt")
+    assert after.best_k_models == {str(new / "best.ckpt"): torch.tensor(0.9)}
+    assert after.last_model_path == ""
+    assert not after.check_monitor_top_k(SimpleNamespace(strategy=Alone()), torch.tensor(0.8))  # type: ignore[arg-type]
+
+
+class Alone:
+    """Of Lightning's strategy, what `check_monitor_top_k` asks."""
+
+    def reduce_boolean_decision(self, decision: bool) -> bool:
+        return decision
+
+
+def test_a_run_that_stopped_early_trains_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # No loss falls by ten: the second epoch, of 33 steps as each, is the first without progress.
+    stopping = [f"--early_stopping.{option}" for option in ("monitor=loss/val", "min_delta=10", "patience=1")]
+    train([*CONFIG, *QUIET, "--early_stopping=EarlyStopping", *stopping])
+    run = only_run(tmp_path)
+    assert steps(run) == 66
+    tested = (run / "predictions-test.csv").read_bytes()
+    (run / "predictions-test.csv").unlink()  # as if Ctrl-C had come in the test
+    train(["--resume", str(run), *QUIET])
+    assert steps(run) == 66
+    assert (run / "predictions-test.csv").read_bytes() == tested
+
+
+def test_a_longer_run_is_longer_when_it_goes_on_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    train([*CONFIG, *QUIET, "--trainer.max_epochs=1", "--model.lr_scheduler=null"])
+    run = only_run(tmp_path)
+    train(["--resume", str(run), *QUIET, "--trainer.max_epochs=2"])
+    assert steps(run) == 66
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    train(["--resume", str(run), *QUIET])
+    assert steps(run) == 66
+
+
+def test_a_run_by_steps_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train([*CONFIG, *QUIET, "--trainer.max_epochs=-1", "--trainer.max_steps=33", "--model.lr_scheduler=null"])
+    run = only_run(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train(["--resume", str(run), *QUIET, "--trainer.max_steps=66"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--trainer.max_steps=-1 --trainer.max_epochs=N" in line
+    train(["--resume", str(run), *QUIET, "--trainer.max_steps=-1", "--trainer.max_epochs=2"])
+    assert steps(run) == 66
