@@ -103,6 +103,14 @@ def test_plateau_watches_what_it_names() -> None:
     assert rates(partial(Plateau, monitor="loss/train", **options)) == [1.0] * 12
 
 
+def test_plateau_steps_where_there_is_a_validation() -> None:
+    options: Any = {"patience": 0, "threshold": 1.0, "factor": 0.5}  # as above, never met
+    every_third: Any = {"max_epochs": 7, "check_val_every_n_epoch": 3}
+    assert rates(partial(ReduceLROnPlateau, **options), **every_third) == [1.0] * 12 + [0.5] * 12 + [0.25] * 4
+    found = rates(partial(Plateau, monitor="loss/train", **options), **every_third)
+    assert found == [0.5**epoch for epoch in range(7) for _ in range(4)]
+
+
 def two_groups() -> torch.optim.SGD:
     weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     return torch.optim.SGD([{"params": weights[0], "lr_scale": 0.1}, {"params": weights[1]}], lr=1.0)

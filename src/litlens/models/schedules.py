@@ -61,7 +61,10 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
         "interval": "step" if isinstance(made, _PER_STEP) else "epoch",
     }
     if isinstance(made, ReduceLROnPlateau):
-        config["monitor"] = getattr(made, "monitor", "loss/val")  # Lightning's subclass names its own
+        monitor = getattr(made, "monitor", "loss/val")  # Lightning's subclass names its own
+        config["monitor"] = monitor
+        if monitor.endswith("/val"):  # known only after epochs that are validated
+            config["frequency"] = trainer.check_val_every_n_epoch or 1
     return config
 
 
