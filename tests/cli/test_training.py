@@ -196,6 +196,13 @@ def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeyp
         (["--trainer.max_epochs=0"], "trainer.max_epochs: 0"),
         (["--trainer.max_epochs=1", "--model_checkpoint.monitor=loss/vla"], "loss/vla is never logged"),
         (["--trainer.max_epochs=1", "--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/vla"], "loss/vla"),
+        (
+            [
+                *("--trainer.max_epochs=1", "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau"),
+                "--model.lr_scheduler.monitor=loss/vla",
+            ],
+            "monitor: loss/vla is never logged; there are accuracy/train, accuracy/val",
+        ),
         (["--config={model: {init_args: {class_names: [a, b]}}}"], "command line: model.class_names"),
     ],
 )

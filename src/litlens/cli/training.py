@@ -83,7 +83,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
             f"start a run from its weights: --model.init_from {folder}"
         ) from error
     except (MisconfigurationException, RuntimeError) as error:
-        missing = re.search(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `)([^'`]+)", str(error))
+        # ModelCheckpoint quotes the name, EarlyStopping puts it between backticks, ReduceLROnPlateau leaves it bare.
+        missing = re.search(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `?)([^'` ]+)", str(error))
         if missing is None:
             raise
         known = ", ".join(sorted(trainer.callback_metrics))
