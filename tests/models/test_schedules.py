@@ -87,6 +87,33 @@ def test_cyclic_is_per_step() -> None:
     assert found[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (partial(OneCycleLR, max_lr=1.0, total_steps=5, pct_start=0.5, anneal_strategy="linear"), [0.04, 0.68, 0.8]),
+        (partial(CyclicLR, base_lr=0.5, max_lr=2.0, step_size_up=3), [0.5, 1.0, 1.5]),
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"cycle_momentum": True}], ids=["left out", "as the command line gives it"])
+def test_cycles_work_without_a_momentum(make: Any, expected: list[float], settings: Any) -> None:
+    optimizer = torch.optim.Adagrad([nn.Parameter(torch.zeros(1))], lr=1.0)
+    cyclic: Any = schedule(partial(make, **settings), optimizer, Trainer())["scheduler"]
+    seen = []
+    for _ in expected:
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cyclic.step()
+    assert seen == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_cycle_moves_the_momentum_where_there_is_one(kind: Any) -> None:
+    optimizer = kind([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule(partial(OneCycleLR, max_lr=1.0, total_steps=5), optimizer, Trainer())
+    group = optimizer.param_groups[0]
+    assert (group["momentum"] if "momentum" in group else group["betas"][0]) == 0.95
+
+
 def test_plateau_lowers_the_rate_where_the_loss_does_not_fall() -> None:
     # All pictures are zero, so the loss falls slowly: a threshold of 1 is never met.
     make = partial(ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
