@@ -217,6 +217,21 @@ def test_what_no_run_can_be_made_of_is_one_line(
     assert words in line
 
 
+@pytest.mark.parametrize("options", [[], ["--model.lr_scheduler=CosineLR"]], ids=["OneCycleLR", "CosineLR"])
+def test_a_run_whose_schedule_is_over_is_not_made_longer(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run(tmp_path, *options, epochs=1)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        train(["--resume", str(folder), "--trainer.max_epochs=2", *QUIET])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its length cannot change" in line
+    assert f"--model.init_from {folder}" in line
+
+
 def test_a_config_file_named_config_is_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(Path(CONFIG).read_text())

@@ -1,7 +1,9 @@
 """Each schedule steps at its interval, and lengths that were left out follow from the trainer."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +35,9 @@ class Rates(Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates(make: LRSchedulerCallable, **settings: Any) -> list[float]:
+def rates(
+    make: LRSchedulerCallable, *, callbacks: Sequence[Callback] = (), ckpt_path: Path | None = None, **settings: Any
+) -> list[float]:
     """The learning rate of each of the 3 epochs' 4 steps."""
     data = TensorDataset(torch.zeros(16, 1, 1, 2), torch.zeros(16, dtype=torch.int64))
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
@@ -49,11 +53,11 @@ def rates(make: LRSchedulerCallable, **settings: Any) -> list[float]:
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "max_epochs": 3,
-            "callbacks": [watch],
+            "callbacks": [watch, *callbacks],
             **settings,
         }
     )
-    trainer.fit(classifier, DataLoader(data, batch_size=4), DataLoader(data, batch_size=16))
+    trainer.fit(classifier, DataLoader(data, batch_size=4), DataLoader(data, batch_size=16), ckpt_path=ckpt_path)
     return watch.rates
 
 
@@ -166,6 +170,27 @@ def test_rates_of_groups_keep_their_ratio_in_cycles() -> None:
 def test_an_endless_training_has_no_length(make: Any) -> None:
     with pytest.raises(UserError, match="max_epochs"):
         rates(make, max_epochs=-1)
+
+
+@pytest.mark.parametrize("kind", [CosineLR, CosineAnnealingLR])
+def test_a_cosine_that_followed_from_the_trainer_keeps_its_length_on_resume(kind: Any, tmp_path: Path) -> None:
+    class Saves(Callback):
+        def on_train_epoch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "x.ckpt")
+
+    def resumed(make: Any, epochs: int) -> list[float]:
+        return rates(make, max_epochs=epochs, ckpt_path=tmp_path / "x.ckpt")
+
+    whole = rates(kind, callbacks=[Saves()])
+    assert resumed(kind, 3) == pytest.approx(whole[8:])
+    for epochs in (2, 6):
+        with pytest.raises(
+            ValueError, match=f"{kind.__name__}: T_max is 3 in the .*, and trainer.max_epochs is {epochs}"
+        ):
+            resumed(kind, epochs)
+    # One that was given stays what the user said.
+    assert resumed(partial(kind, T_max=3), 4)[:4] == pytest.approx(whole[8:])
 
 
 @pytest.mark.parametrize(

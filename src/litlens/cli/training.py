@@ -76,10 +76,10 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     except ValueError as error:
-        if command.resumed is None or "total steps" not in str(error):
+        if command.resumed is None or not re.search("total steps|T_max", str(error)):
             raise
         raise UserError(
-            f"--resume: the schedule of {folder} ends with its last epoch, so it cannot be made longer; "
+            f"--resume: the schedule of {folder} ends with its last epoch, so its length cannot change; "
             f"start a run from its weights: --model.init_from {folder}"
         ) from error
     except (MisconfigurationException, RuntimeError) as error:
