@@ -38,6 +38,11 @@ def by_hand(trained: list[torch.Tensor], start: int) -> torch.Tensor:
     return average
 
 
+def saved(path: Path) -> torch.Tensor:
+    weights: torch.Tensor = torch.load(path, weights_only=True)["state_dict"]["layer.weight"]
+    return weights
+
+
 def test_until_it_begins_the_weights_in_training_are_validated_saved_and_tested(
     trainer, small, samples, tmp_path: Path
 ) -> None:
@@ -46,11 +51,12 @@ def test_until_it_begins_the_weights_in_training_are_validated_saved_and_tested(
     run = trainer(seen, average, ModelCheckpoint(tmp_path), max_epochs=1, enable_checkpointing=True)
     classifier = small()
     run.fit(classifier, samples(), samples(size=10))
-    assert not average.begun
     assert torch.equal(seen.validated[-1], seen.trained[-1])
     assert torch.equal(classifier.layer.weight, seen.trained[-1])
     (path,) = tmp_path.glob("*.ckpt")
-    assert torch.equal(torch.load(path, weights_only=True)["state_dict"]["layer.weight"], seen.trained[-1])
+    assert torch.equal(saved(path), seen.trained[-1])
+    run.test(classifier, samples(size=10), ckpt_path=path, weights_only=True, verbose=False)
+    assert torch.equal(seen.tested[-1], seen.trained[-1])
 
 
 def test_the_average_is_validated_saved_and_tested(trainer, small, samples, tmp_path: Path) -> None:
@@ -66,6 +72,36 @@ def test_the_average_is_validated_saved_and_tested(trainer, small, samples, tmp_
     (path,) = tmp_path.glob("*.ckpt")
     run.test(classifier, samples(size=10), ckpt_path=path, weights_only=True, verbose=False)
     torch.testing.assert_close(seen.tested[-1], expected)
+
+
+def test_after_the_fit_the_weights_that_are_loaded_are_validated_and_saved(
+    trainer, small, samples, tmp_path: Path
+) -> None:
+    seen = Weights()
+    kept = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    run = trainer(seen, RunningAverage(decay=DECAY), kept, max_epochs=2, enable_checkpointing=True)
+    classifier = small()
+    run.fit(classifier, samples(), samples(size=10))
+    torch.testing.assert_close(saved(tmp_path / "epoch=1.ckpt"), by_hand(seen.trained, start=0))
+
+    first = by_hand(seen.trained[:3], start=0)
+    loaded = {"ckpt_path": tmp_path / "epoch=0.ckpt", "weights_only": True}
+    run.validate(classifier, samples(size=10), verbose=False, **loaded)
+    torch.testing.assert_close(seen.validated[-1], first)
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    torch.testing.assert_close(saved(tmp_path / "x.ckpt"), first)
+
+
+def test_a_second_fit_of_the_same_trainer_averages_anew(trainer, small, samples) -> None:
+    seen = Weights()
+    run = trainer(seen, RunningAverage(decay=DECAY), max_epochs=1)
+    classifier = small()
+    run.fit(classifier, samples(), samples(size=10))
+    run.fit_loop.max_epochs = 2
+    run.fit(classifier, samples(), samples(size=10))
+    expected = by_hand(seen.trained, start=3)
+    torch.testing.assert_close(seen.validated[-1], expected)
+    torch.testing.assert_close(classifier.layer.weight.detach(), expected)
 
 
 @pytest.mark.parametrize("start", [1, 4])  # before the interruption, which is after three steps, and after it

@@ -37,7 +37,7 @@ def test_a_run_that_was_moved_keeps_its_best(tmp_path: Path) -> None:
     after = ModelCheckpoint(new, monitor="accuracy/val", mode="max", filename="best")
     checkpoint: dict[str, Any] = {"callbacks": {before.state_key: before.state_dict()}}
 
-    Resumption().on_load_checkpoint(SimpleNamespace(checkpoint_callbacks=[after]), None, checkpoint)  # type: ignore[arg-type]
+    Resumption({}, folder=new).on_load_checkpoint(SimpleNamespace(checkpoint_callbacks=[after]), None, checkpoint)  # type: ignore[arg-type]
     after.load_state_dict(checkpoint["callbacks"][after.state_key])
     assert after.best_model_score == torch.tensor(0.9)
     assert after.best_model_path == after.kth_best_model_path == str(new / "best.ckpt")

@@ -196,6 +196,13 @@ def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeyp
         (["--trainer.max_epochs=0"], "trainer.max_epochs: 0"),
         (["--trainer.max_epochs=1", "--model_checkpoint.monitor=loss/vla"], "loss/vla is never logged"),
         (["--trainer.max_epochs=1", "--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/vla"], "loss/vla"),
+        (
+            [
+                *("--trainer.max_epochs=1", "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau"),
+                "--model.lr_scheduler.monitor=loss/vla",
+            ],
+            "monitor: loss/vla is never logged; there are accuracy/train, accuracy/val",
+        ),
         (["--config={model: {init_args: {class_names: [a, b]}}}"], "command line: model.class_names"),
         (["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"], "validation comes every 2 epoch(s)"),
         (
@@ -273,6 +280,22 @@ def test_a_trial_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     train(["--config", CONFIG, *QUIET, "--trainer.fast_dev_run=true"])
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+@pytest.mark.parametrize("options", [[], ["--model.lr_scheduler=CosineLR"]], ids=["OneCycleLR", "CosineLR"])
+def test_a_run_whose_schedule_is_over_is_not_made_longer(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run(tmp_path, *options, epochs=1)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        train(["--resume", str(folder), "--trainer.max_epochs=2", *QUIET])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "its length cannot change" in line
+    assert f"--model.init_from {folder}" in line
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
 
 def test_a_config_file_named_config_is_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

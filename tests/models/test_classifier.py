@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
@@ -20,6 +21,7 @@ from sklearn.metrics import (
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from litlens.callbacks.running_average import RunningAverage
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
@@ -154,6 +156,30 @@ def test_balanced_weights_come_from_the_training_split_and_go_into_the_checkpoin
     loader = data.train_dataloader()
     with pytest.raises(UserError, match="give a list"):
         trainer().fit(small(class_weights="balanced"), loader, loader)
+
+
+def test_balanced_weights_are_the_same_under_a_running_average_and_after_a_resume(data: Data, tmp_path: Path) -> None:
+    expected = 23 / (3 * torch.bincount(data.labels))
+
+    def fit(epochs: int, ckpt_path: Path | None = None) -> None:
+        network = LeNet5(num_classes=3, image_size=(12, 12), batch_norm=True)
+        classifier = ImageClassifier(network, NAMES, class_weights="balanced")
+        callbacks = [RunningAverage(decay=0.5), ModelCheckpoint(tmp_path, filename="x")]
+        run = trainer(max_epochs=epochs, callbacks=callbacks, enable_checkpointing=True)
+        run.fit(classifier, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+        # After the fit the classifier is the average, which was validated last.
+        with torch.no_grad():
+            logits = classifier.eval()(data.images)
+        loss = nn.functional.cross_entropy(logits, data.labels, weight=expected)
+        assert run.callback_metrics["loss/val"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+    fit(1)
+    fit(2, tmp_path / "x.ckpt")
+
+
+def test_class_weights_go_where_the_classifier_goes() -> None:
+    classifier = small(class_weights=[1.0, 2.0, 3.0])
+    assert classifier.to("meta")._class_weights.device.type == "meta"
 
 
 def test_overfits_one_batch() -> None:

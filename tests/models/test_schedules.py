@@ -1,7 +1,9 @@
 """Each schedule steps at its interval, and lengths that were left out follow from the trainer."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +35,9 @@ class Rates(Callback):
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates(make: LRSchedulerCallable, **settings: Any) -> list[float]:
+def rates(
+    make: LRSchedulerCallable, *, callbacks: Sequence[Callback] = (), ckpt_path: Path | None = None, **settings: Any
+) -> list[float]:
     """The learning rate of each of the 3 epochs' 4 steps."""
     data = TensorDataset(torch.zeros(16, 1, 1, 2), torch.zeros(16, dtype=torch.int64))
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
@@ -49,11 +53,11 @@ def rates(make: LRSchedulerCallable, **settings: Any) -> list[float]:
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "max_epochs": 3,
-            "callbacks": [watch],
+            "callbacks": [watch, *callbacks],
             **settings,
         }
     )
-    trainer.fit(classifier, DataLoader(data, batch_size=4), DataLoader(data, batch_size=16))
+    trainer.fit(classifier, DataLoader(data, batch_size=4), DataLoader(data, batch_size=16), ckpt_path=ckpt_path)
     return watch.rates
 
 
@@ -87,6 +91,33 @@ def test_cyclic_is_per_step() -> None:
     assert found[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
 
 
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (partial(OneCycleLR, max_lr=1.0, total_steps=5, pct_start=0.5, anneal_strategy="linear"), [0.04, 0.68, 0.8]),
+        (partial(CyclicLR, base_lr=0.5, max_lr=2.0, step_size_up=3), [0.5, 1.0, 1.5]),
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"cycle_momentum": True}], ids=["left out", "as the command line gives it"])
+def test_cycles_work_without_a_momentum(make: Any, expected: list[float], settings: Any) -> None:
+    optimizer = torch.optim.Adagrad([nn.Parameter(torch.zeros(1))], lr=1.0)
+    cyclic: Any = schedule(partial(make, **settings), optimizer, Trainer())["scheduler"]
+    seen = []
+    for _ in expected:
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cyclic.step()
+    assert seen == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_cycle_moves_the_momentum_where_there_is_one(kind: Any) -> None:
+    optimizer = kind([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule(partial(OneCycleLR, max_lr=1.0, total_steps=5), optimizer, Trainer())
+    group = optimizer.param_groups[0]
+    assert (group["momentum"] if "momentum" in group else group["betas"][0]) == 0.95
+
+
 def test_plateau_lowers_the_rate_where_the_loss_does_not_fall() -> None:
     # All pictures are zero, so the loss falls slowly: a threshold of 1 is never met.
     make = partial(ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
@@ -101,6 +132,14 @@ def test_plateau_watches_what_it_names() -> None:
     options: Any = {"patience": 0, "threshold": 0.0, "factor": 0.5}
     assert rates(partial(Plateau, monitor="accuracy/train", **options)) == [1.0] * 4 + [1.0] * 4 + [0.5] * 4
     assert rates(partial(Plateau, monitor="loss/train", **options)) == [1.0] * 12
+
+
+def test_plateau_steps_where_there_is_a_validation() -> None:
+    options: Any = {"patience": 0, "threshold": 1.0, "factor": 0.5}  # as above, never met
+    every_third: Any = {"max_epochs": 7, "check_val_every_n_epoch": 3}
+    assert rates(partial(ReduceLROnPlateau, **options), **every_third) == [1.0] * 12 + [0.5] * 12 + [0.25] * 4
+    found = rates(partial(Plateau, monitor="loss/train", **options), **every_third)
+    assert found == [0.5**epoch for epoch in range(7) for _ in range(4)]
 
 
 def two_groups() -> torch.optim.SGD:
@@ -131,6 +170,27 @@ def test_rates_of_groups_keep_their_ratio_in_cycles() -> None:
 def test_an_endless_training_has_no_length(make: Any) -> None:
     with pytest.raises(UserError, match="max_epochs"):
         rates(make, max_epochs=-1)
+
+
+@pytest.mark.parametrize("kind", [CosineLR, CosineAnnealingLR])
+def test_a_cosine_that_followed_from_the_trainer_keeps_its_length_on_resume(kind: Any, tmp_path: Path) -> None:
+    class Saves(Callback):
+        def on_train_epoch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "x.ckpt")
+
+    def resumed(make: Any, epochs: int) -> list[float]:
+        return rates(make, max_epochs=epochs, ckpt_path=tmp_path / "x.ckpt")
+
+    whole = rates(kind, callbacks=[Saves()])
+    assert resumed(kind, 3) == pytest.approx(whole[8:])
+    for epochs in (2, 6):
+        with pytest.raises(
+            ValueError, match=f"{kind.__name__}: T_max is 3 in the .*, and trainer.max_epochs is {epochs}"
+        ):
+            resumed(kind, epochs)
+    # One that was given stays what the user said.
+    assert resumed(partial(kind, T_max=3), 4)[:4] == pytest.approx(whole[8:])
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ class CollectPredictions(Callback):
     """Collects the `logits` and `labels` that every `test_step` returns; `predictions` holds them afterwards.
 
     Of W devices, device r tests samples r, r + W, r + 2W, ... of the split, without padding, so one may have
-    a sample less than another, or none. Names come from the data module's `samples("test")` where it has
-    that, and otherwise count: `test/00000`. Every device has the same predictions in the end.
+    a sample less than another. None may have no sample at all: Lightning stops there, and where it is told not
+    to, that device skips the whole test, hooks and all, while the others wait for it in theirs. Names come from
+    the data module's `samples("test")` where it has that, and otherwise count: `test/00000`. Every device has
+    the same predictions in the end.
     """
 
     def __init__(self) -> None:

@@ -14,7 +14,8 @@ class RunningAverage(EMAWeightAveraging):
     saves that copy (https://github.com/Lightning-AI/pytorch-lightning/issues/21724): here the weights in training are
     validated and saved until the average has begun. And a checkpoint loaded to be tested by the trainer that wrote it
     gives Lightning's module the weights in training, not those that were validated: here it gives the average, as it
-    does in any other process.
+    does in any other process. And where Lightning goes on to validate and save the average that a fit has ended with,
+    whatever weights the module has been given since, here the average ends with the fit.
     """
 
     @property
@@ -36,6 +37,10 @@ class RunningAverage(EMAWeightAveraging):
         """Keep the average, if there is one."""
         if self.begun:
             super().on_train_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the average, which is the module's weights by now; the last checkpoints are written before this."""
+        self._average_model = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the average in the place of the weights, if there is one."""

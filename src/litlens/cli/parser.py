@@ -179,7 +179,7 @@ class TrainingCommand(LightningCLI):
         if self.early_stopping is not None:
             callbacks.append(self.early_stopping)
         if self.resumed is not None:
-            callbacks.append(Resumption())
+            callbacks.append(Resumption(self.resolved_config(), folder=self.run_folder))
         return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, callbacks)
 
     @property

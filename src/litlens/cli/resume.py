@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from litlens.checkpoints.reading import read_checkpoint
+from litlens.cli.run_folder import write_config
 from litlens.errors import UserError
 
 
@@ -47,7 +48,15 @@ def last_checkpoint_of(folder: Path) -> LastCheckpoint:
 
 
 class Resumption(Callback):
-    """Lets a run go on as if it had not stopped, in what Lightning's own callbacks make otherwise of it."""
+    """Lets a run go on as if it had not stopped, in what Lightning's own callbacks make otherwise of it.
+
+    Args:
+        config: The run's configuration, which the shell may have changed, say to more epochs.
+        folder: Where the run is kept.
+    """
+
+    def __init__(self, config: dict[str, Any], *, folder: Path) -> None:
+        self.config, self.folder = config, folder
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Tell the checkpoint callbacks of a folder that was moved or renamed where their files are now.
@@ -65,7 +74,12 @@ class Resumption(Callback):
             state["best_k_models"] = {_moved(path, callback): score for path, score in state["best_k_models"].items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Train no further where early stopping had ended the run: its counters travel, its decision does not."""
+        """Train no further where early stopping had ended the run: its counters travel, its decision does not.
+
+        The configuration holds from here on: nothing has refused it.
+        """
+        if trainer.is_global_zero:
+            write_config(self.folder, self.config)
         if any(stopping.stopped_epoch for stopping in trainer.early_stopping_callbacks):
             trainer.should_stop = True
 

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from litlens.errors import UserError
 
@@ -30,6 +33,13 @@ def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
         os.environ[_VARIABLE] = str(folder)
         return folder
     raise UserError(f"cannot make a new folder in {runs / name}: a thousand runs have started this second")
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.yaml, in one step."""
+    partial = folder / "config.yaml.part"
+    partial.write_text(yaml.safe_dump(config, sort_keys=False))
+    partial.replace(folder / "config.yaml")
 
 
 @contextmanager

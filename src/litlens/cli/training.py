@@ -4,7 +4,6 @@ import re
 import time
 from pathlib import Path
 
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
@@ -16,7 +15,7 @@ from litlens.cli.parser import TrainingCommand
 from litlens.cli.report import write_report
 from litlens.cli.results import print_results, run_results, test_results, write_results
 from litlens.cli.resume import keep_metrics, last_checkpoint
-from litlens.cli.run_folder import checkpoint_path, removed_if_unused
+from litlens.cli.run_folder import checkpoint_path, removed_if_unused, write_config
 from litlens.cli.transfer import layer_table
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.features import check_views
@@ -55,8 +54,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
             console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     if command.resumed is not None:
         keep_metrics(trainer, folder=folder)
-    if trainer.is_global_zero and not trial:  # on resume as well: the shell may have changed max_epochs
-        (folder / "config.yaml").write_text(yaml.safe_dump(command.resolved_config(), sort_keys=False))
+    elif trainer.is_global_zero and not trial:
+        write_config(folder, command.resolved_config())
     if isinstance(classifier, TransferClassifier):
         console.print(layer_table(classifier))
     if command.config.trainer.precision != command.asked_precision:
@@ -80,14 +79,15 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise UserError(f"data.batch_size: {data.batch_size}: batch norm needs at least two pictures") from error
-        if command.resumed is None or "total steps" not in str(error):
+        if command.resumed is None or not re.search("total steps|T_max", str(error)):
             raise
         raise UserError(
-            f"--resume: the schedule of {folder} ends with its last epoch, so it cannot be made longer; "
+            f"--resume: the schedule of {folder} ends with its last epoch, so its length cannot change; "
             f"start a run from its weights: --model.init_from {folder}"
         ) from error
     except (MisconfigurationException, RuntimeError) as error:
-        missing = re.search(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `)([^'`]+)", str(error))
+        # ModelCheckpoint quotes the name, EarlyStopping puts it between backticks, ReduceLROnPlateau leaves it bare.
+        missing = re.search(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `?)([^'` ]+)", str(error))
         if missing is None:
             raise
         known = ", ".join(sorted(trainer.callback_metrics))

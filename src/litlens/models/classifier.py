@@ -1,5 +1,6 @@
 """The LightningModule around a network: steps, metrics, optimiser, and what its checkpoint says of it."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -48,7 +49,6 @@ class ImageClassifier(LightningModule):
 
     # The arguments that a checkpoint says as they are; a subclass adds its own.
     recorded: ClassVar[tuple[str, ...]] = ("loss", "label_smoothing", "l1", "l2", "mixup", "cutmix", "channels_last")
-    _class_weights: Tensor | None
 
     def __init__(
         self,
@@ -85,8 +85,9 @@ class ImageClassifier(LightningModule):
         self.channels_last = channels_last
         self.init_from = init_from
 
-        known = torch.tensor(class_weights) if isinstance(class_weights, list) else None
-        self.register_buffer("_class_weights", known, persistent=False)  # the checkpoint says them elsewhere
+        # No buffer: an average of the weights pairs its buffers with the classifier's by position, and the balanced
+        # weights would come as one more after it was made. The checkpoint says them elsewhere.
+        self._class_weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
         self._loss_train, self._accuracy_train = WeightedMean(), WeightedMean()
         self._epoch = EpochSums()
         self._val, self._test = PassMetrics(self.num_classes), PassMetrics(self.num_classes)
@@ -122,6 +123,13 @@ class ImageClassifier(LightningModule):
                 "classes: set the network's num_classes."
             )
         return logits
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ImageClassifier":
+        """Takes the class weights along to another device."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._class_weights is not None:
+            self._class_weights = fn(self._class_weights)
+        return self
 
     # Training
 

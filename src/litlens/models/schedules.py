@@ -40,8 +40,9 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
     """The schedule as `configure_optimizers` returns it: with its interval and what it watches.
 
     Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)
-    come from the trainer if they are missing, and the rates that OneCycleLR and CyclicLR set, whatever the
-    groups have, are multiplied by each group's `lr_scale`.
+    come from the trainer if they are missing, the rates that OneCycleLR and CyclicLR set, whatever the groups
+    have, are multiplied by each group's `lr_scale`, and they leave momentum alone where the optimiser has none.
+    Raises ValueError where a run is resumed with other max_epochs than its cosine has followed so far.
     """
     kind, given = _parts(make)
     follows: dict[str, Any] = {}
@@ -51,17 +52,24 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
         if not trainer.max_epochs or trainer.max_epochs < 0:
             raise UserError(f"{kind.__name__}: give T_max (epochs), or trainer.max_epochs.")
         follows["T_max"] = trainer.max_epochs
+        _refuse_another_length(kind.__name__, trainer.max_epochs, trainer)
     if issubclass(kind, _PER_STEP):
         for name in ("base_lr", "max_lr"):
             if isinstance(given.get(name), int | float):
                 follows[name] = [given[name] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+        # The command line gives torch's default, True, as if the user had; with these optimisers torch refuses it.
+        if not {"momentum", "betas"} & optimizer.defaults.keys():
+            follows["cycle_momentum"] = False
     made = make(optimizer, **follows)
     config: LRSchedulerConfigType = {
         "scheduler": made,
         "interval": "step" if isinstance(made, _PER_STEP) else "epoch",
     }
     if isinstance(made, ReduceLROnPlateau):
-        config["monitor"] = getattr(made, "monitor", "loss/val")  # Lightning's subclass names its own
+        monitor = getattr(made, "monitor", "loss/val")  # Lightning's subclass names its own
+        config["monitor"] = monitor
+        if monitor.endswith("/val"):  # known only after epochs that are validated
+            config["frequency"] = trainer.check_val_every_n_epoch or 1
     return config
 
 
@@ -74,6 +82,14 @@ def _total_steps(trainer: Trainer) -> int:
     if steps == float("inf"):
         raise UserError("OneCycleLR: give total_steps, or trainer.max_epochs or max_steps.")
     return int(steps)
+
+
+def _refuse_another_length(name: str, epochs: int, trainer: Trainer) -> None:
+    # Lightning puts the schedule's state back only later, and T_max with it: the rate would reach its end with the old
+    # one and climb again from there.
+    for state in trainer._checkpoint_connector._loaded_checkpoint.get("lr_schedulers", []):
+        if state.get("T_max", epochs) != epochs:
+            raise ValueError(f"{name}: T_max is {state['T_max']} in the checkpoint, and trainer.max_epochs is {epochs}")
 
 
 def _parts(make: Callable[..., Any]) -> tuple[type, dict[str, Any]]:
