@@ -50,7 +50,7 @@ class WrongSamples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the worst so far, on their device: no step waits for a copy."""
+        """Keep the worst so far, on their device: a step waits for a copy only where pictures come from the batch."""
         found = predictions_in(outputs)
         if found is None or dataloader_idx or not trainer.is_global_zero or not due(trainer, self.every_n_epochs):
             return
