@@ -54,7 +54,7 @@ def main() -> None:
         "seed": 42,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("torch", "lightning", "matplotlib", "tensorboard")},
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "setting": f"mnist_cnn, {options.epochs} epochs of {options.limit or 'all'} batches, {options.rounds} rounds",
         **measure(options.root.resolve(), epochs=options.epochs, limit=options.limit, rounds=options.rounds),
     }
@@ -97,7 +97,7 @@ def fit(root: Path, *, on: bool, epochs: int, limit: int | None) -> tuple[Counte
     own = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["trainer"]["callbacks+"]
     arguments = ["--config", str(CONFIG), f"--data.root={root}", f"--trainer.max_epochs={epochs}"]
     arguments += [f"--trainer.callbacks={json.dumps([*chosen, own])}", "--trainer.enable_progress_bar=false"]
-    arguments += ["--trainer.enable_model_summary=false"]
+    arguments += ["--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
     if limit is not None:
         arguments += [f"--trainer.limit_train_batches={limit}", f"--trainer.limit_val_batches={limit}"]
     before = Path.cwd()

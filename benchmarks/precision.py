@@ -43,7 +43,7 @@ def main() -> None:
         "script": "benchmarks/precision.py",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "versions": {"python": platform.python_version(), "torch": importlib.metadata.version("torch")},
-        "hardware": hardware(),
+        "hardware": hardware(torch.device("cpu")),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "has_bf16": cpu_has_bf16(),
         "milliseconds_a_step": {

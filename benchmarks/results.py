@@ -157,13 +157,14 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         "Fonts are split by family: fonts that share a pixel-identical glyph of one class stand in one split, families",
         "of more than ten fonts in training. Split by font alone, 27 % of the validation glyphs have an identical twin",
         "in training, and the score flatters. The reference, 0.9500, is an accuracy on validation with another split.",
-        "Fonts of small capitals draw two letters alike: 71 pictures of validation and 95 of test have a twin under",
-        "another class, so that no network can pass 0.9909 and 0.9878 (benchmarks/fonts_ceiling.py).",
+        "Fonts of small capitals draw two letters alike, and of equal pictures a network can name those of one class",
+        "only: 71 pictures of validation and 95 of test are bound to be named wrongly, so that no network can pass",
+        "0.9909 and 0.9878 (benchmarks/fonts_ceiling.py).",
         "",
         *_second_epoch(rows),
         *_same_cut(rows),
         "catdog_resnet18_frozen, _finetune, _scratch and catdog_vgg16_scratch run but were not measured: weights of",
-        "ResNet18 are downloaded, and a network of that size from scratch on 385 pictures takes longer than it tells.",
+        "ResNet18 are downloaded, and a network of that size from scratch on 257 pictures takes longer than it tells.",
         "",
     ]
     return "\n".join(lines)

@@ -61,7 +61,8 @@ def main() -> None:
         "largest_difference_of_head_weights": difference,
         "largest_head_weight": max(float(value.abs().max()) for value in heads[0].values()),
     }
-    about = {"date": date.today().isoformat(), "hardware": hardware(), "versions": versions(), "seed": 42}
+    cpu = torch.device("cpu")
+    about = {"date": date.today().isoformat(), "hardware": hardware(cpu), "versions": versions(), "seed": 42}
     text = json.dumps({**summary, "measurements": results, **about}, indent=2) + "\n"
     print(text)
     if not options.quick:

@@ -38,6 +38,13 @@ def test_the_requirements_are_there_and_hold_tensorboard() -> None:
     assert re.search(r"^tensorboard\b", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
 
 
+def test_what_the_requirements_leave_out_is_installed_where_it_is_needed() -> None:
+    required = {re.split(r"\W", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    needing = COMMANDS.index("python train.py --config configs/mnist_cnn.yaml --config configs/with/wandb.yaml")
+    assert "wandb" not in required
+    assert COMMANDS[needing - 1] == "pip install wandb"
+
+
 def test_the_python_commands(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, in one folder, on few batches: a later command finds the run of an earlier one."""
     pytest.importorskip("wandb")

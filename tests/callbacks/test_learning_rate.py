@@ -33,7 +33,7 @@ def stepped(classifier):
     return classifier
 
 
-@pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3, 4, 5]), (2, [1, 3, 5]), (4, [3]), (50, [])])
+@pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3, 4, 5]), (2, [1, 3, 5]), (4, [3]), (50, []), (0, [])])
 def test_the_rate_of_each_step_that_is_logged(trainer, small, samples, tmp_path, every, steps) -> None:
     logger = Memory(tmp_path)
     run = trainer(LearningRate(), logger=logger, max_epochs=2, log_every_n_steps=every)

@@ -219,6 +219,27 @@ def test_a_size_that_changes_is_told() -> None:
         augmented([{"Resize": {"height": 10, "width": 10}}], picture())
 
 
+def test_a_picture_that_a_transform_does_not_take_is_told() -> None:
+    steps: list[str | dict[str, Any]] = ["horizontal_flip", "CenterCrop"]
+    assert augmented(steps, picture(40, 60), size=(40, 60)).shape == (40, 60, 1)
+    with pytest.raises(UserError) as caught:
+        augmented(steps, picture(20, 30), size=(40, 60))
+    before, _, after = str(caught.value).partition("(")
+    assert before == "data.augment: CenterCrop does not take a picture 20 pixels high and 30 wide "
+    assert "(40, 60) vs (20, 30)" in after
+    assert after.endswith("): change its options or leave it out; crop takes any size")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError("ours")
+
+    monkeypatch.setattr("litlens.data.augment.moving_matrix", broken)
+    with pytest.raises(ValueError, match=r"^ours$"):
+        augmented(["rotation"], picture())
+
+
 @pytest.mark.parametrize(
     ("step", "told"),
     [

@@ -67,7 +67,7 @@ def dataset(
 
 
 def fetch(found: FeatureDataset, indices: Any = range(5), epoch: int = 0) -> np.ndarray[Any, Any]:
-    values: Tensor = found.__getitems__((epoch, np.array(indices)))[0]
+    values: Tensor = found.fetch((epoch, np.array(indices)))[0]
     return values.numpy()
 
 
@@ -85,7 +85,7 @@ def _fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_features_are_those_of_the_pictures_asked_for(memory: float) -> None:
     found = dataset(Columns(), rows=range(19, 3, -1), memory=memory)
     np.testing.assert_allclose(fetch(found, [2, 0, 7]), expected([17, 19, 12]), atol=1e-6)
-    assert found.__getitems__((0, np.array([2, 0])))[1].tolist() == [17 % 3, 19 % 3]
+    assert found.fetch((0, np.array([2, 0])))[1].tolist() == [17 % 3, 19 % 3]
 
 
 def test_every_picture_is_computed_once_over_epochs_and_runs() -> None:

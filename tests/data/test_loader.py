@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from litlens.data.augment import Augmentation
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import Preprocessing
+from litlens.data.sets.decode import BadPicture
 from litlens.data.split import ArrayPictures, Split
+from litlens.errors import UserError
 
 SIZE = 23
 
@@ -64,6 +66,53 @@ def test_workers_change_nothing(num_workers: int) -> None:
     shared = TrainingLoader(make_dataset(augmented=True), batch_size=4, num_workers=num_workers)
     for _ in range(2):
         assert same(list(alone), list(shared))
+
+
+class Broken(SplitDataset):
+    """Cannot fetch any batch that has sample 5."""
+
+    def __init__(self, whole: SplitDataset, error: Exception) -> None:
+        super().__init__(whole.split, preprocessing=whole.preprocessing, seed=whole.seed)
+        self.error = error
+
+    def fetch(self, request: Any) -> Any:
+        if 5 in request[1]:
+            raise self.error
+        return super().fetch(request)
+
+
+@pytest.mark.parametrize("kind", [TrainingLoader, EvaluationLoader])
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("data.augment: mend it"), "data.augment: mend it"),
+        (BadPicture("a/5.png", "an empty file"), "a/5.png: an empty file"),
+    ],
+    ids=["mistake", "bad picture"],
+)
+def test_a_mistake_met_in_a_worker_is_the_same_one_line(
+    kind: Any, num_workers: int, error: UserError, line: str
+) -> None:
+    loader = kind(Broken(make_dataset(), error), batch_size=2, num_workers=num_workers)
+    with pytest.raises(UserError) as caught:
+        list(loader)
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == line
+
+
+def test_the_batches_before_a_mistake_are_handed_out() -> None:
+    loader, seen = EvaluationLoader(Broken(make_dataset(), UserError("no")), batch_size=2, num_workers=1), []
+    with pytest.raises(UserError):
+        seen.extend(batch[1].tolist() for batch in loader)
+    assert seen == [[0, 1], [2, 3]]
+
+
+def test_any_other_error_of_a_worker_keeps_its_traceback() -> None:
+    loader = EvaluationLoader(Broken(make_dataset(), ValueError("ours")), batch_size=2, num_workers=1)
+    with pytest.raises(ValueError, match="in DataLoader worker process 0") as caught:
+        list(loader)
+    assert "Traceback" in str(caught.value)
 
 
 def test_augmentation_is_another_each_epoch() -> None:

@@ -75,6 +75,7 @@ def test_curves_show_the_history_and_mark_the_best_validation() -> None:
     loss, accuracy = figure.axes
     assert loss.get_title(loc="left") == "Loss: best validation 0.6000, epoch 1"
     assert accuracy.get_title(loc="left") == "Accuracy: best validation 90.00 %, epoch 1"
+    assert loss.get_ylabel() == "loss"  # whichever the classifier has: the history does not say
     drawn = {line.get_label(): line.get_ydata().tolist() for line in loss.lines}
     assert drawn["training"] == [0.9, 0.5, 0.3]
     assert drawn["validation"] == [0.8, 0.6, 0.7]

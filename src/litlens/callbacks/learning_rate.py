@@ -12,9 +12,9 @@ class LearningRate(Callback):
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Log at the same steps as Lightning logs `self.log` values, once where gradients are accumulated."""
+        """Log at the steps of Lightning's `self.log` (0: at none), once where gradients are accumulated."""
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (step + 1) % every or batch_idx % trainer.accumulate_grad_batches:
+        if not every or (step + 1) % every or batch_idx % trainer.accumulate_grad_batches:
             return
         rates = learning_rates(trainer.optimizers)
         for logger in trainer.loggers:

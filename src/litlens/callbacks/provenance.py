@@ -31,7 +31,7 @@ class Provenance(Callback):
             "git": git_state(Path.cwd()),
             # What a result to the last bit depends on, besides the weights.
             "computed_on": {
-                "hardware": hardware(),
+                "hardware": hardware(trainer.strategy.root_device, number=trainer.world_size),
                 "threads": torch.get_num_threads(),
                 "devices": trainer.world_size,
                 "precision": str(trainer.precision),

@@ -23,11 +23,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> str:
-    """The device that computes, in words: the GPU's name, or the CPU's and how many threads torch uses."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
-    return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+def hardware(device: torch.device, *, number: int = 1) -> str:
+    """What computes, in words: the name of a GPU and how many there are, or the CPU's and how many threads torch uses.
+
+    `device` is the one that is used: a machine with a GPU may well train on its CPU.
+    """
+    if device.type == "cuda":
+        return f"{number} × {torch.cuda.get_device_name(device)}"
+    cpu = f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    return cpu if device.type == "cpu" else f"{device.type} of {cpu}"
 
 
 def git_state(folder: Path) -> dict[str, Any]:

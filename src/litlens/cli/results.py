@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from litlens.checkpoints.provenance import hardware, versions
+from litlens.checkpoints.provenance import versions
 from litlens.evaluation.intervals import noise_difference, wilson_interval
 from litlens.evaluation.predictions import Predictions
 
@@ -46,7 +46,7 @@ def run_results(
         **test,
         "seed": about["seed"],
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": about["computed_on"]["hardware"],
         "date": date.today().isoformat(),
     }
 

@@ -63,14 +63,30 @@ class Augmentation:
         return any(step.name == "crop" or step.name in _CROPS for step in self.steps)
 
     def __call__(self, picture: Pixels, stream: np.random.Generator) -> Pixels:
-        """Augment one picture, uint8 (h, w, C), to uint8 (H, W, C)."""
+        """Augment one picture, uint8 (h, w, C), to uint8 (H, W, C).
+
+        Raises:
+            UserError: A class of albumentations does not take the picture, or leaves it at another size.
+        """
         if self._compose is None:
             self._compose = _composed(self.steps, image_size=self.image_size, fit=self.fit)
         # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its
         # own set_random_seed does, which makes two new ones for each transform.
         self._random.seed(int(stream.integers(2**63)))
         self._compose.set_random_state(stream, self._random)
-        augmented: Pixels = self._compose(image=np.ascontiguousarray(picture))["image"]
+        try:
+            augmented: Pixels = self._compose(image=np.ascontiguousarray(picture))["image"]
+        # A crop larger than the picture is no narrower kind of error there, and each transform has its own.
+        except Exception as error:
+            foreign = [step.name for step in self.steps if step.name not in _OPTIONS]
+            if not foreign or isinstance(error, MemoryError):
+                raise
+            height, width = picture.shape[:2]
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"data.augment: {' or '.join(foreign)} does not take a picture {height} pixels high and {width} wide "
+                f"({reason}): change its options or leave it out; crop takes any size"
+            ) from error
         if augmented.ndim == 2:
             augmented = augmented[..., None]
         expected = (*self.image_size, picture.shape[2])

@@ -123,13 +123,13 @@ class FeatureDataset(BatchDataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, request: tuple[int, order.Indices]) -> Any:
-        """PyTorch's hook for fetching a batch at once."""
+    def fetch(self, request: tuple[int, order.Indices]) -> Any:
+        """The samples of an epoch that are asked for, as a batch of features or of images."""
         epoch, indices = request
         part = self.source.fixed_part(self.trainer.current_epoch)
         if part is None:
             self._kept = None
-            return self.images.__getitems__(request)
+            return self.images.fetch(request)
         views = self._views(part, indices)
         if self.views == 1:
             values = views[0](indices)

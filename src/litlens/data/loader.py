@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from litlens.data import order
 from litlens.data.augment import Augmentation
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.data.split import Split
+from litlens.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 # What a sampler asks a dataset for. The epoch travels with the indices, so that workers hold no state to go stale.
@@ -33,8 +34,19 @@ class BatchDataset(Dataset[Batch], ABC):
         """How many samples there are."""
 
     @abstractmethod
-    def __getitems__(self, request: _Request) -> Batch:
+    def fetch(self, request: _Request) -> Batch:
         """The samples of an epoch that are asked for, as a batch."""
+
+    def __getitems__(self, request: _Request) -> Batch | UserError:
+        """PyTorch's hook for fetching a batch at once; in a worker, a user's mistake takes the batch's place."""
+        try:
+            return self.fetch(request)
+        except UserError as error:
+            # Raised in a worker, it would come out of PyTorch with the worker's traceback for a message, or as a
+            # RuntimeError: as a value it comes out as it is, and the loaders raise it.
+            if get_worker_info() is None:
+                raise
+            return error
 
 
 class SplitDataset(BatchDataset):
@@ -56,8 +68,8 @@ class SplitDataset(BatchDataset):
         images, labels = self._fetch(np.array([index]), epoch=None)
         return images[0], labels[0]
 
-    def __getitems__(self, request: _Request) -> Batch:
-        """PyTorch's hook for fetching a batch at once."""
+    def fetch(self, request: _Request) -> Batch:
+        """The samples of an epoch that are asked for, as a batch."""
         epoch, indices = request
         return self._fetch(indices, epoch=epoch)
 
@@ -113,7 +125,7 @@ class TrainingLoader(DataLoader[Batch]):
         start = resume_at["batches"] if resume_at and resume_at["epoch"] == epoch else 0
         self._batches.begin(epoch=epoch, start=start)
         self._position = {"epoch": epoch, "batches": start}
-        for batch in super().__iter__():
+        for batch in map(_told, super().__iter__()):
             self._position["batches"] += 1
             yield batch
 
@@ -142,6 +154,9 @@ class EvaluationLoader(DataLoader[Batch]):
             # PyTorch draws a seed for every iterator; from a generator of its own, no dropout notices it.
             generator=torch.Generator(),
         )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return map(_told, super().__iter__())
 
 
 class _TrainingBatches(Sampler[Any]):
@@ -202,4 +217,11 @@ def _place(trainer: Trainer | None) -> tuple[int, int]:
 
 def _as_fetched(batch: Any) -> Any:
     """The batch as it is: the dataset made it whole."""
+    return batch
+
+
+def _told(batch: Batch | UserError) -> Batch:
+    """The batch, or raise the mistake that a worker met in its place."""
+    if isinstance(batch, UserError):
+        raise batch
     return batch

@@ -60,7 +60,7 @@ def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     loss, accuracy = figure.subplots(1, 2)
     _curves(loss, history, "loss", best=min)
     _curves(accuracy, history, "accuracy", best=max)
-    loss.set_ylabel("cross-entropy")
+    loss.set_ylabel("loss")
     accuracy.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
     return figure
 

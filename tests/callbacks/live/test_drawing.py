@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from litlens.callbacks.live.drawing import show_figure, show_histogram, show_scalars, shows_pictures
+from litlens.callbacks.live.drawing import due, show_figure, show_histogram, show_scalars, shows_pictures
 from litlens.evaluation.figures import learning_curves_figure
 
 
@@ -100,3 +101,44 @@ def test_scalars_and_histograms_go_to_the_same_walls(tmp_path) -> None:
     histogram = logged[1]["weights/x"]
     assert isinstance(histogram, wandb.Histogram)
     assert sum(histogram.histogram) == 2
+
+
+class Turns(Callback):
+    """Notes the epochs, counted from 1, whose validation is drawn."""
+
+    def __init__(self, every: int | None) -> None:
+        self.every, self.drawn = every, []
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        if due(trainer, self.every):
+            self.drawn.append(trainer.current_epoch + 1)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "apart", "every", "drawn"),
+    [
+        pytest.param(10, 1, None, [*range(1, 11)], id="each of a short run"),
+        pytest.param(25, 1, None, [3, 6, 9, 12, 15, 18, 21, 24, 25], id="at most ten of a long one"),
+        # Every eighth epoch is due; 8 falls to 10, 16 to 20, 24 to 25 and so on.
+        pytest.param(80, 5, None, [10, 20, 25, 35, 40, 50, 60, 65, 75, 80], id="the next that is validated"),
+        pytest.param(7, 3, None, [3, 6], id="epoch 7 is not validated"),
+        pytest.param(9, 2, 5, [6, 8], id="8 is the last validation"),
+        pytest.param(-1, 1, 4, [4, 8], id="no last epoch is known"),
+        pytest.param(5, None, 2, [2, 4, 5], id="validated by steps"),
+    ],
+)
+def test_the_epochs_drawn(trainer, small, samples, tmp_path, epochs, apart, every, drawn) -> None:
+    turns, steps = Turns(every), {"max_steps": 10} if epochs == -1 else {}
+    run = trainer(
+        turns,
+        logger=TensorBoardLogger(tmp_path),
+        max_epochs=epochs,
+        check_val_every_n_epoch=apart,
+        val_check_interval=1,
+        num_sanity_val_steps=1,
+        **steps,
+    )
+    run.fit(small(), samples(10), samples(10, 1))
+    assert turns.drawn == drawn
+    run.validate(small(), samples(10, 1), verbose=False)
+    assert len(turns.drawn) == len(drawn) + 1

@@ -70,6 +70,12 @@ def test_groups_that_stand_in_two_given_splits_are_told(tmp_path: Path, caplog: 
         ("file,label\n000.png,a\n000.png,b\n", "line 3: 000.png stands there twice"),
         ("file,label,split\n000.png,a,train\n001.png,b,val\n", "class b has no file whose split is train"),
         ("file,label\n000.png,a\n999.png,b\n", "max_bad_files: 1 of 2 .*999.png"),
+        (
+            'file,label\n000.png,a\n"001.png,b\n' + 20_000 * "002.png,c\n",
+            "begins in line 3 cannot be read .field larger",
+        ),
+        (f"file,label\n000.png,a\n001.png,{200_000 * 'b'}\n", "begins in line 3 cannot be read .field larger"),
+        (f"file,{200_000 * 'b'}\n", "begins in line 1 cannot be read .field larger"),
     ],
 )
 def test_mistakes_in_a_csv(tmp_path: Path, text: str, told: str) -> None:

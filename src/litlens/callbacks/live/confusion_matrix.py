@@ -11,7 +11,7 @@ class ConfusionMatrix(Callback):
 
     These are torchmetrics' `MulticlassConfusionMatrix`, one per split; `class_names` of the module names the
     classes. A module without them is left alone. Drawn every `every_n_epochs` epochs (by default about ten times in
-    a run) and after the last, as `confusion_matrix/val` and `confusion_matrix/test`.
+    a run) and at the end of a run that reaches `max_epochs`, as `confusion_matrix/val` and `confusion_matrix/test`.
     """
 
     def __init__(self, every_n_epochs: int | None = None) -> None:

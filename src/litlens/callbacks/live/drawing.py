@@ -21,14 +21,18 @@ def shows_pictures(trainer: Trainer) -> bool:
 def due(trainer: Trainer, every_n_epochs: int | None) -> bool:
     """Whether to draw in this pass over a split: somebody can look, and in fit it is the epoch's turn.
 
-    That is every n-th epoch and the last; None stands for about ten epochs of the run. Never in the sanity
-    check; the same on every rank.
+    That is the first validation from every n-th epoch on, and the last before `max_epochs`; None stands for about
+    ten in the run. Where a run ends early nobody knows in time which validation is its last. One epoch's several
+    validations (`val_check_interval`) are alike. Never in the sanity check; the same on every rank.
     """
     if trainer.sanity_checking or not shows_pictures(trainer):
         return False
-    epoch = trainer.current_epoch + 1
-    every = epochs_apart(trainer, every_n_epochs)
-    return epoch % every == 0 or epoch == trainer.max_epochs or trainer.state.fn != "fit"
+    if trainer.state.fn != "fit":
+        return True
+    epoch, every = trainer.current_epoch + 1, epochs_apart(trainer, every_n_epochs)
+    # Not each epoch is validated: the turn of one that is not falls to the next that is.
+    apart = trainer.check_val_every_n_epoch or 1
+    return epoch // every > (epoch - apart) // every or epoch <= (trainer.max_epochs or -1) < epoch + apart
 
 
 def epochs_apart(trainer: Trainer, every_n_epochs: int | None) -> int:

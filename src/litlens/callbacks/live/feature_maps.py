@@ -15,7 +15,7 @@ class FeatureMaps(ShownSamples):
     """Shows the maps of the first, the middle and the last convolution for one picture: `feature_maps/val`.
 
     Args:
-        every_n_epochs: How often, and after the last epoch; by default about ten times in a run.
+        every_n_epochs: How often, and at the end of a run that reaches `max_epochs`; by default about ten times.
         layers: Names or numbers of other layers; see `litlens.explain.feature_maps.feature_maps`.
     """
 

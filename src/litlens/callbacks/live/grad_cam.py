@@ -14,7 +14,7 @@ class GradCam(ShownSamples):
 
     Args:
         samples: How many.
-        every_n_epochs: How often, and after the last epoch; by default about ten times in a run.
+        every_n_epochs: How often, and at the end of a run that reaches `max_epochs`; by default about ten times.
         layer: See `litlens.explain.cam.cam`, as for `method`.
         method: Any but `gradcam` takes its time.
     """

@@ -13,8 +13,8 @@ class PerClassMetrics(Callback):
     Validation up to ten classes: as curves, `precision/val/NAME`, `recall/val/NAME` and `f1/val/NAME`, after
     every pass, since how a class fares over the epochs is what one wants to see, and it costs next to nothing.
     More classes would make a hundred charts that nobody compares: one figure of those that fare worst,
-    `per_class/val`, every `every_n_epochs` epochs (by default about ten times in a run) and after the last.
-    The test, which comes once, has the figure in any case, `per_class/test`.
+    `per_class/val`, every `every_n_epochs` epochs (by default about ten times in a run) and at the end of a run that
+    reaches `max_epochs`. The test, which comes once, has the figure in any case, `per_class/test`.
     """
 
     def __init__(self, curves_up_to: int = 10, every_n_epochs: int | None = None) -> None:

@@ -18,7 +18,7 @@ class PrecisionRecallCurves(Callback):
     are those of the first one's share of the split.
 
     Args:
-        every_n_epochs: How often, and after the last epoch; by default about ten times in a run.
+        every_n_epochs: How often, and at the end of a run that reaches `max_epochs`; by default about ten times.
     """
 
     def __init__(self, every_n_epochs: int | None = None) -> None:

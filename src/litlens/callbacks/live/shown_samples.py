@@ -42,7 +42,7 @@ class ShownSamples(Callback, ABC):
 
     Args:
         samples: How many.
-        every_n_epochs: How often, and after the last epoch; by default about ten times in a run.
+        every_n_epochs: How often, and at the end of a run that reaches `max_epochs`; by default about ten times.
     """
 
     def __init__(self, samples: int, every_n_epochs: int | None = None) -> None:

@@ -29,7 +29,7 @@ class WrongSamples(Callback):
 
     Args:
         samples: How many at most.
-        every_n_epochs: How often, and after the last epoch; by default about ten times in a run.
+        every_n_epochs: How often, and at the end of a run that reaches `max_epochs`; by default about ten times.
     """
 
     def __init__(self, samples: int = 12, every_n_epochs: int | None = None) -> None:
@@ -50,7 +50,7 @@ class WrongSamples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the worst so far, on their device: no step waits for a copy."""
+        """Keep the worst so far, on their device: a step waits for a copy only where pictures come from the batch."""
         found = predictions_in(outputs)
         if found is None or dataloader_idx or not trainer.is_global_zero or not due(trainer, self.every_n_epochs):
             return

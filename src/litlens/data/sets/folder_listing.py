@@ -157,6 +157,19 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.csv: {table} cannot be read ({error}); it must be a UTF-8 text file") from error
     reader: csv.DictReader[str] = csv.DictReader(StringIO(text), skipinitialspace=True)
+    try:
+        yield from _checked_rows(reader, table=table)
+    except csv.Error as error:
+        # The reader counts a row's lines when the row has come to its end, which this one does not.
+        line = reader.line_num + 1
+        raise UserError(
+            f"data.csv: {table}: the row that begins in line {line} cannot be read ({error}); "
+            "close its quotes, or shorten it"
+        ) from error
+
+
+def _checked_rows(reader: "csv.DictReader[str]", *, table: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a reader with their line numbers, none without a file and a label."""
     columns = [(name or "").strip() for name in reader.fieldnames or []]
     reader.fieldnames = columns
     if missing := {"file", "label"} - set(columns):
