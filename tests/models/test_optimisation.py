@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from litlens.errors import UserError
 from litlens.models.networks.scratch import MnistCNN
 from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
 
@@ -69,3 +70,8 @@ def test_a_network_may_group_its_own() -> None:
         ("head_weights", 1.0, 0.5),
         ("head_biases", 1.0, 0.0),
     ]
+
+
+def test_what_the_optimiser_refuses_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"^model\.optimizer: Invalid learning rate: -1$"):
+        build_optimizer(lambda groups: torch.optim.AdamW(groups, lr=-1), nn.Linear(2, 2))

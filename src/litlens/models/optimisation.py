@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from litlens.errors import UserError
+
 
 def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Optimizer:
     """The optimiser of all the network's parameters, in groups where they are treated differently.
@@ -17,8 +19,13 @@ def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Opt
 
     A network may have a method `parameter_groups()` that returns dicts as torch's optimisers take them, with
     all parameters, a `name`, and optionally `lr_scale`, by which the optimiser's learning rate is multiplied.
+
+    Raises UserError where the optimiser refuses an option, such as a negative learning rate.
     """
-    plain = make(list(network.parameters()))
+    try:
+        plain = make(list(network.parameters()))
+    except ValueError as error:
+        raise UserError(f"model.optimizer: {error}") from error
     decay, rate = plain.defaults.get("weight_decay", 0.0), plain.defaults.get("lr", 1.0)
     grouping = getattr(network, "parameter_groups", None)
     if grouping is None and not decay:
