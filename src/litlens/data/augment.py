@@ -81,11 +81,10 @@ class Augmentation:
             foreign = [step.name for step in self.steps if step.name not in _OPTIONS]
             if not foreign or isinstance(error, MemoryError):
                 raise
-            height, width = picture.shape[:2]
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"data.augment: {' or '.join(foreign)} does not take a picture {height} pixels high and {width} wide "
-                f"({reason}): change its options or leave it out; crop takes any size"
+                f"data.augment: {' or '.join(foreign)} does not take a picture {picture.shape[0]} pixels high and "
+                f"{picture.shape[1]} wide ({reason}): change its options or leave it out; crop takes any size"
             ) from error
         if augmented.ndim == 2:
             augmented = augmented[..., None]
