@@ -242,13 +242,7 @@ class ImageClassifier(LightningModule):
         for name, metric in values.items():
             # A value, since Lightning resets a metric that it logs, and these are to be read later. All ranks
             # have the same by now: the maximum is it to the last bit.
-            self.log(
-                f"{name}/{split}",
-                metric.compute(),
-                prog_bar=name != "f1",
-                sync_dist=True,
-                reduce_fx="max",
-            )
+            self.log(f"{name}/{split}", metric.compute(), prog_bar=name != "f1", sync_dist=True, reduce_fx="max")
 
     def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
         if self.class_weights == "balanced" and self._class_weights is None:
