@@ -79,7 +79,7 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise UserError(f"data.batch_size: {data.batch_size}: batch norm needs at least two pictures") from error
-        if command.resumed is None or not re.search("total steps|T_max", str(error)):
+        if command.resumed is None or not re.search("total_steps|T_max", str(error)):
             raise
         raise UserError(
             f"--resume: the schedule of {folder} ends with its last epoch, so its length cannot change; "

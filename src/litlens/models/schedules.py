@@ -42,17 +42,18 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
     Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)
     come from the trainer if they are missing, the rates that OneCycleLR and CyclicLR set, whatever the groups
     have, are multiplied by each group's `lr_scale`, and they leave momentum alone where the optimiser has none.
-    Raises ValueError where a run is resumed with other max_epochs than its cosine has followed so far.
+    Raises ValueError where a run is resumed and would be longer or shorter than its schedule so far.
     """
     kind, given = _parts(make)
     follows: dict[str, Any] = {}
     if issubclass(kind, OneCycleLR) and not (given.get("total_steps") or given.get("epochs")):
         follows["total_steps"] = _total_steps(trainer)
+        _refuse_another_length(kind, follows, trainer)
     elif issubclass(kind, CosineAnnealingLR) and not given.get("T_max"):
         if not trainer.max_epochs or trainer.max_epochs < 0:
             raise UserError(f"{kind.__name__}: give T_max (epochs), or trainer.max_epochs.")
         follows["T_max"] = trainer.max_epochs
-        _refuse_another_length(kind.__name__, trainer.max_epochs, trainer)
+        _refuse_another_length(kind, follows, trainer)
     if issubclass(kind, _PER_STEP):
         for name in ("base_lr", "max_lr"):
             if isinstance(given.get(name), int | float):
@@ -84,12 +85,13 @@ def _total_steps(trainer: Trainer) -> int:
     return int(steps)
 
 
-def _refuse_another_length(name: str, epochs: int, trainer: Trainer) -> None:
-    # Lightning puts the schedule's state back only later, and T_max with it: the rate would reach its end with the old
-    # one and climb again from there.
+def _refuse_another_length(kind: type, follows: dict[str, Any], trainer: Trainer) -> None:
+    # Lightning puts the schedule's state back only later, and its length with it: a cosine would reach its end with the
+    # old one and climb again from there, and OneCycleLR stop the run at its last step.
     for state in trainer._checkpoint_connector._loaded_checkpoint.get("lr_schedulers", []):
-        if state.get("T_max", epochs) != epochs:
-            raise ValueError(f"{name}: T_max is {state['T_max']} in the checkpoint, and trainer.max_epochs is {epochs}")
+        for name, length in follows.items():
+            if state.get(name, length) != length:
+                raise ValueError(f"{kind.__name__}: {name} is {state[name]} in the checkpoint, and {length} here")
 
 
 def _parts(make: Callable[..., Any]) -> tuple[type, dict[str, Any]]:
