@@ -175,8 +175,8 @@ def _second_epoch(rows: list[dict[str, Any]]) -> list[str]:
     by_epoch = {row["config"]: row["accuracy_val_by_epoch"] for row in rows if "accuracy_val_by_epoch" in row}
     if "mnist_cnn" not in by_epoch:
         return [
-            "mnist_cnn's validation is of the running average of its weights; its test, measured before a run tested that,",
-            "is of the weights in training at the same epoch, and is to be measured again.",
+            "mnist_cnn's validation is of the running average of its weights; its test, measured before a run tested",
+            "that, is of the weights in training at the same epoch, and is to be measured again.",
             "",
         ]
     return [f"mnist_cnn has {by_epoch['mnist_cnn'][1]:.4f} on validation after its second epoch.", ""]
