@@ -28,6 +28,15 @@ def run(folder: Path, *options: str, epochs: int = 2) -> Path:
     return max((folder / "runs" / "digits_cnn").iterdir(), key=lambda path: path.stat().st_mtime)
 
 
+def refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command which trains nothing ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        train([*options, *QUIET])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One run of two epochs that several tests look at."""
@@ -215,11 +224,7 @@ def test_what_no_run_can_be_made_of_is_one_line(
     options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        train(["--config", CONFIG, *QUIET, *options])
-    assert stopped.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert words in line
+    assert words in refused(["--config", CONFIG, *options], capsys)
 
 
 @pytest.mark.parametrize(
@@ -247,11 +252,7 @@ def test_what_cannot_work_is_one_line_and_leaves_no_run_folder(
     options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        train(["--config", CONFIG, *QUIET, *options])
-    assert stopped.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert words in line
+    assert words in refused(["--config", CONFIG, *options], capsys)
     assert not list(tmp_path.glob("runs/*/*"))
 
 
@@ -289,10 +290,7 @@ def test_a_run_whose_schedule_is_over_is_not_made_longer(
     monkeypatch.chdir(tmp_path)
     folder = run(tmp_path, *options, epochs=1)
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        train(["--resume", str(folder), "--trainer.max_epochs=2", *QUIET])
-    assert stopped.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line = refused(["--resume", str(folder), "--trainer.max_epochs=2"], capsys)
     assert "its length cannot change" in line
     assert f"--model.init_from {folder}" in line
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1

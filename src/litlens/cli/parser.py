@@ -175,11 +175,12 @@ class TrainingCommand(LightningCLI):
                 "model_checkpoint.save_weights_only: true leaves out how to rebuild the classifier: leave it at false"
             )
         callbacks: list[Callback] = [self.checkpoint, last_checkpoint_of(self.run_folder), self.collect]
-        callbacks.append(Provenance(self.resolved_config()))
+        config = self.resolved_config()
+        callbacks.append(Provenance(config))
         if self.early_stopping is not None:
             callbacks.append(self.early_stopping)
         if self.resumed is not None:
-            callbacks.append(Resumption(self.resolved_config(), folder=self.run_folder))
+            callbacks.append(Resumption(config, folder=self.run_folder))
         return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, callbacks)
 
     @property

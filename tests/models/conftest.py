@@ -1,0 +1,9 @@
+"""The pictures that the tests of the classifier share."""
+
+import pytest
+from small_classifier import Data
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data()

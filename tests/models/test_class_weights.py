@@ -1,0 +1,80 @@
+"""Class weights, given or balanced: the losses by hand, and where the weights go."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from small_classifier import NAMES, Data, small, trainer
+from torch import nn
+
+from litlens.callbacks.running_average import RunningAverage
+from litlens.errors import UserError
+from litlens.models.classifier import ImageClassifier
+from litlens.models.networks.scratch import LeNet5
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_weighted_losses_are_means_over_all_samples(data: Data, loss: str) -> None:
+    classifier = small(loss=loss, class_weights=[0.2, 1.0, 3.0])
+    (logged,) = trainer().test(classifier, data, verbose=False)
+    with torch.no_grad():
+        logits = classifier(data.images)
+    weights = torch.tensor([0.2, 1.0, 3.0])
+    if loss == "cross_entropy":
+        expected = nn.functional.cross_entropy(logits, data.labels, weight=weights)
+    else:
+        per_sample = (logits.softmax(1) - nn.functional.one_hot(data.labels, 3)).square().mean(1)
+        expected = (per_sample * weights[data.labels]).sum() / weights[data.labels].sum()
+    assert logged["loss/test"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_balanced_weights_come_from_the_training_split_and_go_into_the_checkpoint(data: Data, tmp_path: Path) -> None:
+    classifier = small(class_weights="balanced")
+    with pytest.raises(UserError, match="balanced"):
+        trainer().test(small(class_weights="balanced"), data, verbose=False)
+    run = trainer()
+    run.fit(classifier, data)
+    counts = torch.bincount(data.labels)
+    torch.testing.assert_close(classifier._class_weights, 23 / (3 * counts))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    (expected,) = trainer().test(classifier, data, verbose=False)
+    fresh = small(class_weights="balanced")
+    (found,) = trainer().test(fresh, data, ckpt_path=str(tmp_path / "x.ckpt"), verbose=False)
+    assert found == expected
+
+    loader = data.train_dataloader()
+    with pytest.raises(UserError, match="give a list"):
+        trainer().fit(small(class_weights="balanced"), loader, loader)
+
+
+def test_balanced_weights_are_the_same_under_a_running_average_and_after_a_resume(data: Data, tmp_path: Path) -> None:
+    expected = 23 / (3 * torch.bincount(data.labels))
+
+    def fit(epochs: int, ckpt_path: Path | None = None) -> None:
+        network = LeNet5(num_classes=3, image_size=(12, 12), batch_norm=True)
+        classifier = ImageClassifier(network, NAMES, class_weights="balanced")
+        callbacks = [RunningAverage(decay=0.5), ModelCheckpoint(tmp_path, filename="x")]
+        run = trainer(max_epochs=epochs, callbacks=callbacks, enable_checkpointing=True)
+        run.fit(classifier, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+        # After the fit the classifier is the average, which was validated last.
+        with torch.no_grad():
+            logits = classifier.eval()(data.images)
+        loss = nn.functional.cross_entropy(logits, data.labels, weight=expected)
+        assert run.callback_metrics["loss/val"].item() == pytest.approx(loss.item(), rel=1e-5)
+
+    fit(1)
+    fit(2, tmp_path / "x.ckpt")
+
+
+def test_class_weights_go_where_the_classifier_goes() -> None:
+    classifier = small(class_weights=[1.0, 2.0, 3.0])
+    assert classifier.to("meta")._class_weights.device.type == "meta"
+
+
+def test_deepcopy_carries_weights_and_settings() -> None:
+    classifier = small(class_weights=[1.0, 2.0, 3.0])
+    twin = copy.deepcopy(classifier)
+    assert twin.state_dict().keys() == classifier.state_dict().keys()
+    assert torch.equal(twin._class_weights, torch.tensor([1.0, 2.0, 3.0]))
