@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+import albumentations
 import numpy as np
 import pytest
 
@@ -274,14 +275,22 @@ def test_own_names_cost_no_import_of_albumentations() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("side", "channels"), [(28, 1), (90, 1)])
-def test_a_small_picture_costs_little(side: int, channels: int) -> None:
+@pytest.mark.parametrize("side", [28, 90])
+def test_five_movements_cost_less_than_half_of_albumentations_five(side: int) -> None:
     augmentation = Augmentation(["rotation", "shift", "scale", "shear", "stretch"], image_size=(side, side))
-    pixels = picture(side, side, channels)
-    costs = []
-    for index in range(300):
+    kinds: list[dict[str, Any]] = [
+        {"rotate": (-10, 10)}, {"translate_percent": (-0.1, 0.1)}, {"scale": (1, 1.6)}, {"shear": (-20, 20)},
+        {"scale": {"x": (1, 1.3), "y": (1, 1)}},
+    ]  # fmt: skip
+    reference = albumentations.Compose([albumentations.Affine(**kind, p=1) for kind in kinds])
+    pixels = picture(side, side)
+    ours, theirs = [], []
+    for index in range(100):
         start = time.perf_counter()
         augmentation(pixels, augmentation_stream(seed=0, epoch=0, index=index))
-        costs.append(time.perf_counter() - start)
-    # Measured 42 and 57 µs; the best of many is what a busy machine disturbs least.
-    assert min(costs) < 150e-6
+        between = time.perf_counter()
+        reference(image=pixels)
+        ours.append(between - start)
+        theirs.append(time.perf_counter() - between)
+    # Measured 0.15: one warp instead of five. Taken by turns, as a machine's speed changes, and the best of many.
+    assert min(ours) < 0.5 * min(theirs)
