@@ -1,5 +1,7 @@
-"""Made-up predictions for the tests of the evaluation."""
+"""Made-up predictions, and a stopwatch, for the tests of the evaluation."""
 
+import time
+import timeit
 from collections.abc import Callable
 
 import numpy as np
@@ -21,3 +23,14 @@ def _made_up(size: int, classes: int, *, strength: float, seed: int = 0) -> Pred
 def made_up() -> Callable[..., Predictions]:
     """Gives `made_up(size, classes, strength=, seed=)`."""
     return _made_up
+
+
+def _processor_seconds(call: Callable[[], object]) -> float:
+    """Of this process alone, and the least of three calls: a neighbour on the same core slows a process too."""
+    return min(timeit.repeat(call, timer=time.process_time, number=1, repeat=3))
+
+
+@pytest.fixture
+def processor_seconds() -> Callable[[Callable[[], object]], float]:
+    """Gives `processor_seconds(call)`."""
+    return _processor_seconds

@@ -1,7 +1,5 @@
 """Comparing two classifiers: hand counts, brute force, and mistakes told in one line."""
 
-import time
-
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -58,13 +56,15 @@ def test_a_classifier_against_itself(made_up) -> None:
 
 
 @pytest.mark.parametrize("classes", [10, 62])
-def test_ten_thousand_resamples_of_ten_thousand_samples_are_quick_and_seeded(made_up, classes: int) -> None:
+def test_ten_thousand_resamples_of_ten_thousand_samples_are_quick_and_seeded(
+    made_up, processor_seconds, classes: int
+) -> None:
     first, second = (made_up(10_000, classes, strength=4.0, seed=seed) for seed in (0, 1))
     states = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    start = time.process_time()  # the limit is 2 s; other processes on the machine do not count
-    result = compare(first, second)
-    assert time.process_time() - start < 2
-    assert compare(first, second).f1 == result.f1
+    results = []
+    assert processor_seconds(lambda: results.append(compare(first, second))) < 2
+    result, again, _ = results
+    assert again.f1 == result.f1
     assert compare(first, second, seed=1).f1 != result.f1
     assert states == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
