@@ -26,6 +26,8 @@ def test_the_ceiling_of_the_fonts_is_the_one_that_was_counted() -> None:
     text = " ".join(PAGE.split())
     assert f"{lost[0]} pictures of validation and {lost[1]} of test are bound to be named wrongly" in text
     assert f"no network can pass {ceilings[0]} and {ceilings[1]}" in text
+    lost, ceilings = ([counted[split][f"{key}_alike"] for split in ("val", "test")] for key in ("lost", "ceiling"))
+    assert f"{lost[0]} and {lost[1]} pictures, {ceilings[0]:.4f} and {ceilings[1]:.4f}" in text
 
 
 def test_as_many_photos_are_trained_on_as_is_said(shared_data: Path) -> None:
