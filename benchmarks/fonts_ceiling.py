@@ -3,9 +3,9 @@
     python benchmarks/fonts_ceiling.py --data ../data
 
 Fonts of small capitals draw `M` and `m` alike, and the archive scales every glyph to the same size, so that the two
-are pixel for pixel the same. Of equal pictures a network can name those of one class only (`lost`, `ceiling`). A letter that
-was drawn twice instead of copied differs from its twin in some grey at the edges; `lost_alike` and `ceiling_alike` take
-two glyphs of one font for equal whose pixels differ by at most 1 % of the grey range in the mean.
+are pixel for pixel the same. Of equal pictures a network can name those of one class only (`lost`, `ceiling`). A
+letter that was drawn twice instead of copied differs from its twin in some grey at the edges; `lost_alike` and
+`ceiling_alike` take two glyphs of one font for equal whose pixels differ by at most 1 % of the grey range in the mean.
 """
 
 import argparse
