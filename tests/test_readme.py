@@ -69,7 +69,7 @@ def test_the_python_commands(shared_data: Path, tmp_path: Path, monkeypatch: pyt
             continue  # two processes: tests/cli/test_devices.py
         else:
             if "mnist" in command or "fashion" in command:
-                options.append(f"--data.root={shared_data}")
+                options += [f"--data.root={shared_data}", "--trainer.limit_test_batches=2"]
             if "--inspect" not in options:
                 options += [*few, "--trainer.max_epochs=1"]
             train(options)

@@ -1,14 +1,15 @@
-"""The network as a graph, for TensorBoard's tab of that name."""
+"""The network as a graph, for TensorBoard's tab of that name and the overview of a W&B run."""
 
 import io
 import logging
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import nn
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from torch import Tensor, nn
 
 from litlens.callbacks.live.shown_samples import Samples, ShownSamples
 from litlens.explain.untouched import at_home, untouched
@@ -26,13 +27,35 @@ class ModelGraph(ShownSamples):
         """Trace the network with one picture."""
         self._finished = True
         for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
+            if (add_graph := _adder(logger)) is None:
                 continue
-            # Tracing warns of branches and of its own end, and prints where it fails.
-            with untouched(network), torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            # Tracing warns of branches and of its own end, and prints where it fails; W&B tells that it is at work.
+            silence = redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO())
+            with untouched(network), torch.no_grad(), warnings.catch_warnings(), silence[0], silence[1]:
                 warnings.simplefilter("ignore")
                 try:
-                    logger.experiment.add_graph(network, at_home(samples.images, network))
+                    add_graph(network, at_home(samples.images, network))
                 except Exception as error:  # whatever a network does that the tracer cannot follow
                     reason = str(error).strip().partition("\n")[0]
                     _log.warning("ModelGraph: %s cannot be traced: %s", type(network).__name__, reason)
+
+
+def _adder(logger: Logger) -> Callable[[nn.Module, Tensor], None] | None:
+    if isinstance(logger, TensorBoardLogger):
+        return lambda network, images: logger.experiment.add_graph(network, images)
+    if isinstance(logger, WandbLogger):
+        return lambda network, images: _watched_once(logger, network, images)
+    return None
+
+
+def _watched_once(logger: WandbLogger, network: nn.Module, images: Tensor) -> None:
+    """W&B's graph comes from hooks that the next forward pass fulfils; nothing stays on the network."""
+    if getattr(network, "_wandb_watch_called", False):
+        return  # by its owner, who has the graph from it; a second call is an error
+    logger.watch(network, log=None, log_graph=True)  # type: ignore[arg-type, unused-ignore]
+    try:
+        network(images)
+    finally:
+        logger.experiment.unwatch(network)
+        for module in network.modules():  # which unwatch leaves marked, so that a watch by its owner would fail
+            vars(module).pop("_wandb_watch_called", None)
