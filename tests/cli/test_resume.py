@@ -1,5 +1,6 @@
 """What going on with a run needs besides Lightning: where the files are now, and what ended the run."""
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from small_classifier import Data, small, trainer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import train
-from litlens.cli.resume import Resumption
+from litlens.cli.resume import LastCheckpoint, Resumption, last_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ["--config", str(ROOT / "configs" / "digits_cnn.yaml")]
@@ -76,6 +80,23 @@ def test_a_longer_run_is_longer_when_it_goes_on_again(tmp_path: Path, monkeypatc
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
     train(["--resume", str(run), *QUIET])
     assert steps(run) == 66
+
+
+def test_a_plateau_counts_the_epoch_before_the_interruption(tmp_path: Path) -> None:
+    """No epoch counts as progress, and each halves the rate."""
+
+    def fit(epochs: int, **settings: Any) -> Any:
+        seed_everything(0)
+        last = LastCheckpoint(tmp_path)
+        run = trainer(max_epochs=epochs, callbacks=[last], enable_checkpointing=True)
+        plateau = partial(ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
+        run.fit(small(optimizer=partial(torch.optim.SGD, lr=1.0), lr_scheduler=plateau), Data(), **settings)
+        return run.optimizers[0].param_groups[0]["lr"], run.lr_scheduler_configs[0].scheduler.state_dict()
+
+    uninterrupted = fit(5)
+    assert uninterrupted[0] == 1 / 32
+    fit(3)
+    assert fit(5, ckpt_path=last_checkpoint(tmp_path), weights_only=True) == uninterrupted
 
 
 def test_a_run_by_steps_says_how_to_go_on(

@@ -36,7 +36,7 @@ from litlens.callbacks.provenance import Provenance
 from litlens.cli.links import LINKS, linked_values, refuse_others
 from litlens.cli.mistakes import SHORTCUTS, config_files, mistakes_of_values, parse
 from litlens.cli.precision import available_precision
-from litlens.cli.resume import Resumption, last_checkpoint_of, resumed_args
+from litlens.cli.resume import LastCheckpoint, Resumption, resumed_args
 from litlens.cli.run_folder import new_run_folder, removed_if_unused
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
@@ -174,7 +174,7 @@ class TrainingCommand(LightningCLI):
             raise UserError(
                 "model_checkpoint.save_weights_only: true leaves out how to rebuild the classifier: leave it at false"
             )
-        callbacks: list[Callback] = [self.checkpoint, last_checkpoint_of(self.run_folder), self.collect]
+        callbacks: list[Callback] = [self.checkpoint, LastCheckpoint(self.run_folder), self.collect]
         config = self.resolved_config()
         callbacks.append(Provenance(config))
         if self.early_stopping is not None:

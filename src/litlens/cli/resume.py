@@ -34,17 +34,47 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """A class of its own, as Lightning tells two of one class apart by what they watch and this one watches nothing."""
+    """Writes a run's newest state at the end of every epoch, and with it what ReduceLROnPlateau is yet to be told.
 
+    Lightning steps such a scheduler after the checkpoints of the epoch's end are written, and does not make up for it
+    where a run goes on, since it keeps no metrics (`FitLoop.on_advance_end`). `save_last` of the group's own would
+    write only when the best one is written. Nothing is written on an exception: Ctrl-C may come in the middle of an
+    optimiser's step. A class of its own also because Lightning tells two of one class apart by what they watch.
 
-def last_checkpoint_of(folder: Path) -> LastCheckpoint:
-    """What writes a run's newest state, at the end of every epoch.
-
-    `save_last` of the group's own would write only when the best one is written. Not on an exception: Ctrl-C may come
-    in the middle of an optimiser's step.
+    Args:
+        folder: Where the run is kept.
     """
-    path = last_checkpoint(folder)
-    return LastCheckpoint(path.parent, filename=path.stem, enable_version_counter=False, save_on_train_epoch_end=True)
+
+    def __init__(self, folder: Path) -> None:
+        path = last_checkpoint(folder)
+        super().__init__(path.parent, filename=path.stem, enable_version_counter=False, save_on_train_epoch_end=True)
+        self._untold: dict[int, float] = {}  # what each such scheduler watches, by its place among the trainer's
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint."""
+        self._untold = {
+            place: float(trainer.callback_metrics[config.monitor])
+            for place, config in enumerate(trainer.lr_scheduler_configs)
+            if config.reduce_on_plateau and config.interval == "epoch" and config.monitor in trainer.callback_metrics
+            if (trainer.current_epoch + 1) % config.frequency == 0
+        }
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make up for the step where a run goes on."""
+        super().on_train_start(trainer, pl_module)
+        for place, value in self._untold.items():
+            pl_module.lr_scheduler_step(trainer.lr_scheduler_configs[place].scheduler, value)
+        self._untold = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and what is untold."""
+        return {**super().state_dict(), "untold": self._untold}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over both."""
+        super().load_state_dict(state_dict)
+        self._untold = state_dict.get("untold", {})
 
 
 class Resumption(Callback):
