@@ -1,13 +1,11 @@
 """What stands on the command line: changing it is a decision, not an accident."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from litlens.cli.main import _EVALUATE_HELP, _TRAIN_HELP
+from litlens.cli.main import _EVALUATE_HELP, _TRAIN_HELP, train
 from litlens.cli.parser import TrainingCommand, expand_shortcuts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,11 +52,13 @@ def test_devices_is_short_for_the_trainers(given: list[str], expanded: list[str]
         (["--model.help", "ImageClassifier"], ["label_smoothing", "class_weights"]),
     ],
 )
-def test_a_class_tells_its_options(options: list[str], words: list[str]) -> None:
-    command = [sys.executable, str(ROOT / "train.py"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_a_class_tells_its_options(options: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train(options)
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
     for word in words:
-        assert word in done.stdout
+        assert word in told
 
 
 def test_the_callbacks_that_are_on_by_default() -> None:
