@@ -6,28 +6,8 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from rich.console import Console
 
 from litlens.cli.main import train
-from litlens.cli.transfer import layer_table
-from litlens.models.backbones import TransferNetwork
-from litlens.models.transfer import TransferClassifier
-
-
-def test_the_table_names_every_layer_and_whether_it_trains() -> None:
-    with torch.device("meta"):
-        vgg = TransferNetwork(num_classes=4, image_size=(150, 150), backbone="vgg16")
-    model = TransferClassifier(
-        vgg, list("abcd"), strategy="partial", train_from="block5_conv1", unfreeze_epoch=20, channels_last=False
-    )
-    console = Console(width=120)
-    with console.capture() as text:
-        console.print(layer_table(model))
-    rows = [line.split() for line in text.get().splitlines()[1:]]
-    assert len(rows) == 14
-    assert rows[9] == ["features.21", "(block4_conv3)", "Conv2d", "2,359,808", "no"]
-    assert rows[10] == ["features.24", "(block5_conv1)", "Conv2d", "2,359,808", "yes,", "from", "epoch", "20"]
-    assert rows[13] == ["head", "Sequential", "2,052", "yes"]
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ class TrainingCommand(LightningCLI):
             callbacks.append(self.early_stopping)
         if self.resumed is not None:
             callbacks.append(Resumption(config, folder=self.run_folder))
-        return self._instantiate_trainer({**built.trainer.as_dict(), **kwargs}, callbacks)
+        # In place of Lightning's summary the command prints `layer_table`.
+        settings = {**built.trainer.as_dict(), **kwargs, "enable_model_summary": False}
+        return self._instantiate_trainer(settings, callbacks)
 
     @property
     def run_name(self) -> str:

@@ -11,12 +11,12 @@ from rich.console import Console
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.checkpoints.warm_start import initialise_from
 from litlens.cli.inspection import inspect
+from litlens.cli.layers import layer_table
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.report import write_report
 from litlens.cli.results import print_results, run_results, test_results, write_results
 from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path, removed_if_unused, write_config
-from litlens.cli.transfer import layer_table
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.features import check_views
 from litlens.errors import UserError
@@ -56,7 +56,7 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         keep_metrics(trainer, folder=folder)
     elif trainer.is_global_zero and not trial:
         write_config(folder, command.resolved_config())
-    if isinstance(classifier, TransferClassifier):
+    if command.config.trainer.enable_model_summary is not False:
         console.print(layer_table(classifier))
     if command.config.trainer.precision != command.asked_precision:
         console.print(
