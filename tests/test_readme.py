@@ -60,7 +60,7 @@ def test_the_python_commands(shared_data: Path, tmp_path: Path, monkeypatch: pyt
         options = [option for option in options if option]
         if script not in ("train.py", "evaluate.py"):
             continue
-        versions = sorted((tmp_path / "runs" / "digits_cnn").glob("*/"))
+        versions = sorted(path.parent for path in tmp_path.glob("runs/digits_cnn/*/config.yaml"))
         latest = str(versions[-1]) if versions else ""
         options = [option.replace("runs/digits_cnn/VERSION", latest) for option in options]
         if script == "evaluate.py":

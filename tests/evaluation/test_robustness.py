@@ -90,9 +90,9 @@ def test_a_scale_is_scipys(percent: float) -> None:
     factor = 1 + percent / 100
     for one, scaled in zip(before, distort(before, "scale", percent), strict=True):
         centre = (np.array(one.shape) - 1) / 2
-        matrix = np.array([1 / factor, 1 / factor, 1])
+        matrix = np.diag([1 / factor, 1 / factor, 1])
         expected = scipy.ndimage.affine_transform(
-            one.astype(float), matrix, offset=centre - matrix * centre, order=1, mode="nearest"
+            one.astype(float), matrix, offset=centre - matrix @ centre, order=1, mode="nearest"
         )
         assert np.abs(expected - scaled).max() < 3
 

@@ -1,5 +1,6 @@
 """Counts and averages over one set of predictions: accuracy, loss, confusion, classes, worst mistakes."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,9 +65,12 @@ def class_table(predictions: Predictions) -> list[ClassFigures]:
     from sklearn.metrics import precision_recall_fscore_support
 
     classes = np.arange(predictions.num_classes)
-    precision, recall, f1, labelled = precision_recall_fscore_support(
-        predictions.labels, predictions.predicted, labels=classes, zero_division=0.0
-    )
+    with warnings.catch_warnings():
+        # scikit-learn 1.7, the last for Python 3.10, takes few samples of many classes for a regression.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        precision, recall, f1, labelled = precision_recall_fscore_support(
+            predictions.labels, predictions.predicted, labels=classes, zero_division=0.0
+        )
     predicted = np.bincount(predictions.predicted, minlength=len(classes))
     return [
         ClassFigures(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k]))
