@@ -40,7 +40,7 @@ def feature_grid(
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = math.ceil(count / columns)
     lowest, highest = values.min((1, 2), keepdims=True), values.max((1, 2), keepdims=True)
-    stretched = (values - lowest) / np.where(highest > lowest, highest - lowest, 1)
+    stretched = np.asarray((values - lowest) / np.where(highest > lowest, highest - lowest, 1), dtype=np.float32)
     grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for number, tile in enumerate(_coloured(stretched, colours)):
         top, left = (number // columns) * (height + gap), (number % columns) * (width + gap)
