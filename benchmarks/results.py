@@ -131,7 +131,7 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         "Written by `python benchmarks/results.py`; the same figures with versions and hardware stand in results.json.",
         "Every choice is made on validation; the test split is scored once, by the best checkpoint. The interval is",
         "Wilson's at 95 %. Seconds are by the clock, validation included: upper bounds, as the machine did other work",
-        "at times, and mnist_cnn and fonts_bottleneck stood still for part of theirs.",
+        "at times, and halted some runs for it.",
         "",
         "| config | parameters | epochs | seconds | validation | test | 95 % interval | n | reference | reach |",
         "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|",

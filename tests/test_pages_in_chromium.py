@@ -172,6 +172,10 @@ def test_filtering_and_sorting(choices: dict[str, str], run_folder: Path, page: 
     said, names = gallery(page, tmp_path, **choices)
     assert said == f"{len(names)} of {len(shown_samples(predictions, limit=400))}"
     assert names == gallery_expected(predictions, **choices)
+    if choices.get("right") == "wrong":
+        wrong = int((~predictions.correct).sum())
+        # Of a large split there is room for 200 mistakes.
+        assert len(names) == (wrong if len(predictions) <= 400 else min(wrong, 200))
     if "LITLENS_TEST_RUN" not in os.environ:  # a good network may have none of a kind
         assert 0 < len(names) < len(predictions)
 

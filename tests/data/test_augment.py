@@ -276,7 +276,7 @@ def test_own_names_cost_no_import_of_albumentations() -> None:
 
 
 @pytest.mark.parametrize("side", [28, 90])
-def test_five_movements_cost_less_than_half_of_albumentations_five(side: int) -> None:
+def test_five_movements_cost_less_than_a_third_of_albumentations_five(side: int) -> None:
     augmentation = Augmentation(["rotation", "shift", "scale", "shear", "stretch"], image_size=(side, side))
     kinds: list[dict[str, Any]] = [
         {"rotate": (-10, 10)}, {"translate_percent": (-0.1, 0.1)}, {"scale": (1, 1.6)}, {"shear": (-20, 20)},
@@ -293,4 +293,4 @@ def test_five_movements_cost_less_than_half_of_albumentations_five(side: int) ->
         ours.append(between - start)
         theirs.append(time.perf_counter() - between)
     # Measured 0.15: one warp instead of five. Taken by turns, as a machine's speed changes, and the best of many.
-    assert min(ours) < 0.5 * min(theirs)
+    assert min(ours) < 0.3 * min(theirs)

@@ -1,6 +1,5 @@
 """Counts and averages over one set of predictions: accuracy, loss, confusion, classes, worst mistakes."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,20 +61,7 @@ def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def class_table(predictions: Predictions) -> list[ClassFigures]:
     """Precision, recall and F1 of every class, in the order of the class names."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    classes = np.arange(predictions.num_classes)
-    with warnings.catch_warnings():
-        # scikit-learn 1.7, the last for Python 3.10, takes few samples of many classes for a regression.
-        warnings.filterwarnings("ignore", message="The number of unique classes")
-        precision, recall, f1, labelled = precision_recall_fscore_support(
-            predictions.labels, predictions.predicted, labels=classes, zero_division=0.0
-        )
-    predicted = np.bincount(predictions.predicted, minlength=len(classes))
-    return [
-        ClassFigures(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k]))
-        for k, name in enumerate(predictions.class_names)
-    ]
+    return class_table_of(confusion_matrix(predictions), predictions.class_names)
 
 
 def class_table_of(counts: NDArray[np.integer], class_names: Sequence[str]) -> list[ClassFigures]:

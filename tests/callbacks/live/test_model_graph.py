@@ -1,13 +1,14 @@
 """W&B's graph of a network, which comes from hooks; TensorBoard's is looked for in test_all_of_them.py."""
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import nn
 
 from litlens.callbacks.live.model_graph import ModelGraph
@@ -46,3 +47,14 @@ def test_a_wandb_run_has_the_graph_and_the_network_no_trace_of_it(logger, capfd)
     logger.watch(network)  # as its owner may
     shown(network, logger)
     assert "_wandb_watch_called" in vars(network)
+
+
+def test_what_cannot_be_traced_is_told_where_no_logging_is_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a warning goes to the error stream, which is silent while W&B and the tracer are at work."""
+    monkeypatch.setattr(logging.getLogger("litlens"), "propagate", False)
+    network = nn.Linear(28, 3)
+    monkeypatch.setattr(network, "forward", lambda images: 1 / 0)
+    ModelGraph().show(SimpleNamespace(loggers=[TensorBoardLogger(tmp_path)]), SimpleNamespace(), network, SAMPLES)
+    assert "ModelGraph: Linear cannot be traced: division by zero" in capsys.readouterr().err

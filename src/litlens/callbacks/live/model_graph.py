@@ -3,12 +3,11 @@
 import io
 import logging
 import warnings
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 
 from litlens.callbacks.live.shown_samples import Samples, ShownSamples
@@ -27,31 +26,31 @@ class ModelGraph(ShownSamples):
         """Trace the network with one picture."""
         self._finished = True
         for logger in trainer.loggers:
-            if (add_graph := _adder(logger)) is None:
+            if not isinstance(logger, TensorBoardLogger | WandbLogger):
                 continue
-            # Tracing warns of branches and of its own end, and prints where it fails; W&B tells that it is at work.
-            silence = redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO())
-            with untouched(network), torch.no_grad(), warnings.catch_warnings(), silence[0], silence[1]:
-                warnings.simplefilter("ignore")
-                try:
-                    add_graph(network, at_home(samples.images, network))
-                except Exception as error:  # whatever a network does that the tracer cannot follow
-                    reason = str(error).strip().partition("\n")[0]
-                    _log.warning("ModelGraph: %s cannot be traced: %s", type(network).__name__, reason)
+            try:
+                # Tracing warns of branches and of its own end, and prints where it fails; W&B tells that it is at work.
+                with (
+                    untouched(network),
+                    torch.no_grad(),
+                    warnings.catch_warnings(),
+                    redirect_stdout(io.StringIO()),
+                    redirect_stderr(io.StringIO()),
+                ):
+                    warnings.simplefilter("ignore")
+                    _add_graph(logger, network, at_home(samples.images, network))
+            except Exception as error:  # whatever a network does that the tracer cannot follow
+                reason = str(error).strip().partition("\n")[0]
+                _log.warning("ModelGraph: %s cannot be traced: %s", type(network).__name__, reason)
 
 
-def _adder(logger: Logger) -> Callable[[nn.Module, Tensor], None] | None:
+def _add_graph(logger: TensorBoardLogger | WandbLogger, network: nn.Module, images: Tensor) -> None:
     if isinstance(logger, TensorBoardLogger):
-        return lambda network, images: logger.experiment.add_graph(network, images)
-    if isinstance(logger, WandbLogger):
-        return lambda network, images: _watched_once(logger, network, images)
-    return None
-
-
-def _watched_once(logger: WandbLogger, network: nn.Module, images: Tensor) -> None:
-    """W&B's graph comes from hooks that the next forward pass fulfils; nothing stays on the network."""
+        logger.experiment.add_graph(network, images)
+        return
     if getattr(network, "_wandb_watch_called", False):
         return  # by its owner, who has the graph from it; a second call is an error
+    # W&B's graph comes from hooks that the next forward pass fulfils; nothing is to stay on the network.
     logger.watch(network, log=None, log_graph=True)  # type: ignore[arg-type, unused-ignore]
     try:
         network(images)
