@@ -1,4 +1,4 @@
-"""What the live pictures cost: epochs of mnist_cnn with all callbacks on and all off, by turns.
+"""What the live images cost: epochs of mnist_cnn with all callbacks on and all off, by turns.
 
     python benchmarks/callbacks.py --root data             # writes docs/callbacks.json
     python benchmarks/callbacks.py --root data --quick     # does it run? writes nothing
@@ -30,7 +30,7 @@ from litlens.checkpoints.provenance import hardware
 from litlens.cli.parser import _CALLBACKS, TrainingCommand
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist_cnn.yaml"
-BASICS = ("RandomState", "FiniteLoss", "LearningRate")  # they show no picture, and stay on in either case
+BASICS = ("RandomState", "FiniteLoss", "LearningRate")  # they show no image, and stay on in either case
 THREADS = 2
 
 

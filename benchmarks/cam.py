@@ -3,7 +3,7 @@
     python benchmarks/cam.py --weights SQUEEZENET1_1.pth --photos FOLDER      # writes docs/cam.json
     python benchmarks/cam.py --quick                                          # does it run? writes nothing
 
-Speed: ResNet18 with random weights (no time depends on them), 16 pictures of 224×224, the contestants in
+Speed: ResNet18 with random weights (no time depends on them), 16 images of 224×224, the contestants in
 turn. Faithfulness: SqueezeNet 1.1 with ImageNet weights, photos from FOLDER and below, the class it names
 itself.
 """
@@ -169,7 +169,7 @@ def _spread(folder: Path, number: int) -> list[Path]:
 def _load(photos: list[Path]) -> Tensor:
     mean, std = NORMALIZATIONS["imagenet"]
     preprocessing = Preprocessing(size=(SIZE, SIZE), channels=3, mean=mean, std=std)
-    return preprocessing.normalise(np.stack([preprocessing.geometry(Image.open(photo)) for photo in photos]))
+    return preprocessing.normalize(np.stack([preprocessing.geometry(Image.open(photo)) for photo in photos]))
 
 
 def _hardware() -> str:

@@ -1,11 +1,11 @@
-"""The most that a network can reach on the fonts, where some pictures stand under two classes: docs/fonts_ceiling.json.
+"""The most that a network can reach on the fonts, where some images stand under two classes: docs/fonts_ceiling.json.
 
     python benchmarks/fonts_ceiling.py --data ../data
 
 Fonts of small capitals draw `M` and `m` alike, and the archive scales every glyph to the same size, so that the two
-are pixel for pixel the same. Of equal pictures a network can name those of one class only (`lost`, `ceiling`). A
-letter that was drawn twice instead of copied differs from its twin in some grey at the edges; `lost_alike` and
-`ceiling_alike` take two glyphs of one font for equal whose pixels differ by at most 1 % of the grey range in the mean.
+are pixel for pixel the same. Of equal images a network can name those of one class only (`lost`, `ceiling`). A
+letter that was drawn twice instead of copied differs from its twin in some gray at the edges; `lost_alike` and
+`ceiling_alike` take two glyphs of one font for equal whose pixels differ by at most 1 % of the gray range in the mean.
 """
 
 import argparse
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from litlens import FontsDataModule  # noqa: E402
 
 JSON = ROOT / "docs" / "fonts_ceiling.json"
-ALIKE = 0.01  # of the grey range, in the mean over the pixels
+ALIKE = 0.01  # of the gray range, in the mean over the pixels
 
 
 def main() -> None:
@@ -41,17 +41,17 @@ def main() -> None:
 
 
 def ceiling(data: FontsDataModule, split: str) -> dict[str, float]:
-    """How many pictures of a split no function of the pixels can name, and the accuracy that leaves."""
+    """How many images of a split no function of the pixels can name, and the accuracy that leaves."""
     members = data.samples(split)
     labels_of: dict[bytes, Counter[int]] = defaultdict(Counter)
     for rows, labels in zip(np.array_split(members.rows, 64), np.array_split(members.labels, 64), strict=True):
-        for picture, label in zip(members.pictures.batch(rows), labels, strict=True):
-            labels_of[picture.tobytes()][int(label)] += 1
+        for image, label in zip(members.images.batch(rows), labels, strict=True):
+            labels_of[image.tobytes()][int(label)] += 1
     lost = sum(sum(counts.values()) - max(counts.values()) for counts in labels_of.values())
     lost_alike = lost_to_likeness(data, split)
     size = len(members)
     return {
-        "pictures": size,
+        "images": size,
         "lost": lost,
         "ceiling": round(1 - lost / size, 4),
         "lost_alike": lost_alike,
@@ -60,12 +60,12 @@ def ceiling(data: FontsDataModule, split: str) -> dict[str, float]:
 
 
 def lost_to_likeness(data: FontsDataModule, split: str) -> int:
-    """All but one of each group of a font's glyphs in which each is ALIKE to another: one picture of a class a font."""
+    """All but one of each group of a font's glyphs in which each is ALIKE to another: one image of a class a font."""
     members, classes = data.samples(split), len(data.class_names)
     assert (members.labels.reshape(-1, classes) == np.arange(classes)).all()  # font by font
     lost = 0
     for rows in members.rows.reshape(-1, classes):
-        glyphs = members.pictures.batch(rows).reshape(classes, -1) / 255
+        glyphs = members.images.batch(rows).reshape(classes, -1) / 255
         differences = np.abs(glyphs[:, None] - glyphs).mean(axis=2)
         groups, _ = connected_components(differences <= ALIKE)
         lost += classes - groups

@@ -24,7 +24,7 @@ from litlens.cli.precision import cpu_has_bf16
 from litlens.models.networks.scratch import BottleneckCNN, CatDogCNN, MnistCNN
 
 THREADS = 2
-# Network, shape of one picture, batch size: as the shipped configs have them.
+# Network, shape of one image, batch size: as the shipped configs have them.
 STEPS = [
     (MnistCNN, (1, 28, 28), 64),
     (BottleneckCNN, (1, 90, 90), 64),

@@ -3,10 +3,10 @@
     python benchmarks/transfer.py --data ../data --weights ../weights            about half an hour on two cores
     python benchmarks/transfer.py --data ../data --weights ../weights --quick    a minute; prints and writes nothing
 
-13 epochs of a head on a fixed VGG16 over the 385 pictures of catanddog, training and validation, with features and
-without, in the same order and unaugmented, against one pass of the base over the same pictures. Then the memory of
+13 epochs of a head on a fixed VGG16 over the 385 images of catanddog, training and validation, with features and
+without, in the same order and unaugmented, against one pass of the base over the same images. Then the memory of
 maps far below the head (SqueezeNet from its fourth layer), held in memory and left in a mapped file. Every measurement
-is a process of its own; seconds are those of the fit alone, with decoded pictures in the cache.
+is a process of its own; seconds are those of the fit alone, with decoded images in the cache.
 """
 
 import argparse
@@ -109,8 +109,8 @@ def measure(options: argparse.Namespace) -> None:
         for split in ("train", "val"):
             members = data.samples(split)
             for first in range(0, len(members), 16):
-                pixels = members.pictures.batch(members.rows[first : first + 16])
-                part(data.preprocessing.normalise(pixels))
+                pixels = members.images.batch(members.rows[first : first + 16])
+                part(data.preprocessing.normalize(pixels))
     else:
         trainer.fit(model, datamodule=data)
     seconds = time.perf_counter() - start
@@ -119,7 +119,7 @@ def measure(options: argparse.Namespace) -> None:
     kept = sum(path.stat().st_size for path in cache.glob("features-*.npy"))
     found = {
         "backbone": backbone,
-        "pictures": len(data.samples("train")) + len(data.samples("val")),
+        "images": len(data.samples("train")) + len(data.samples("val")),
         "seconds": round(seconds, 2),
         "peak_memory_mb": peak.stop(),
         "kept_on_disk_mb": round(kept / 1e6, 1),

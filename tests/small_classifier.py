@@ -1,4 +1,4 @@
-"""A classifier of three classes, its 23 pictures, and a trainer that says and keeps nothing."""
+"""A classifier of three classes, its 23 images, and a trainer that says and keeps nothing."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ NAMES = ["a", "b", "c"]
 
 
 class Data(LightningDataModule):
-    """23 random pictures of three classes in batches of 8, 8, 7; val and test are the same by fives."""
+    """23 random images of three classes in batches of 8, 8, 7; val and test are the same by fives."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ def test_a_config_says_nothing_that_is_said_already(config: str) -> None:
     for word in ("num_classes", "class_names", "in_channels", "seed_everything: 42"):
         assert word not in text
     for name, options in classes_with_options(yaml.safe_load(text)):
-        if hasattr(litlens, name):  # of torch's optimisers, a rate is worth reading even where it is the default
+        if hasattr(litlens, name):  # of torch's optimizers, a rate is worth reading even where it is the default
             parameters = inspect.signature(getattr(litlens, name)).parameters
             for key, value in options.items():
                 default = parameters[key].default if key in parameters else inspect.Parameter.empty

@@ -1,4 +1,4 @@
-"""The examples run as a person runs them, and say what is in the picture."""
+"""The examples run as a person runs them, and say what is in the image."""
 
 import re
 import subprocess

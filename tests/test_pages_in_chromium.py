@@ -67,7 +67,7 @@ def screenshot(tmp_path: Path, address: str, name: str, *, size: tuple[int, int]
 
 
 def dark_blue(image: Image.Image) -> int:
-    """Pixels of the darkest of the confusion matrix' colours, or nearly: what a good network has on its diagonal."""
+    """Pixels of the darkest of the confusion matrix' colors, or nearly: what a good network has on its diagonal."""
     return int((np.abs(np.asarray(image, dtype=np.int16) - [0x08, 0x30, 0x6B]).max(axis=2) <= 20).sum())
 
 
@@ -94,8 +94,8 @@ def page(run_folder: Path) -> str:
 
 def test_the_report_shows_curves_confusion_and_maps(run_folder: Path, page: str, tmp_path: Path) -> None:
     seen = dom(tmp_path, page)
-    for picture in ("Loss and accuracy of training", "Confusion matrix: a row", "Grad-CAM of"):
-        assert f'alt="{picture}' in seen
+    for image in ("Loss and accuracy of training", "Confusion matrix: a row", "Grad-CAM of"):
+        assert f'alt="{image}' in seen
     cards = len(re.findall(r"<figure[^>]* data-name=", page.partition('<form class="filter"')[2]))
     assert f"{cards} of {cards}" in seen
     image = screenshot(tmp_path, (run_folder / "report.html").as_uri(), "report", size=(1200, 1600))
@@ -103,8 +103,8 @@ def test_the_report_shows_curves_confusion_and_maps(run_folder: Path, page: str,
     assert dark_blue(image) > 1000
 
 
-def test_the_pictures_and_maps_of_the_report_can_be_decoded(run_folder: Path, page: str, tmp_path: Path) -> None:
-    """Looked at from a page around it, so that its own policy holds, which says where pictures may come from."""
+def test_the_images_and_maps_of_the_report_can_be_decoded(run_folder: Path, page: str, tmp_path: Path) -> None:
+    """Looked at from a page around it, so that its own policy holds, which says where images may come from."""
     outer = f"""<iframe src="{(run_folder / "report.html").as_uri()}"></iframe><script>
     onload = () => {{
       const canvas = document.createElement("canvas").getContext("2d", {{willReadFrequently: true}});
@@ -185,12 +185,12 @@ def test_filtering_where_mistakes_are_many(tmp_path: Path) -> None:
     labels, logits = generator.integers(4, size=900), generator.normal(size=(900, 4)).astype(np.float32)
     predictions = Predictions(logits, labels, [f"test/{k} & <{k}>" for k in range(900)], list("abcd"))
     assert (~predictions.correct).sum() > 600
-    grey = np.full((8, 8, 1), 128, dtype=np.uint8)
+    gray = np.full((8, 8, 1), 128, dtype=np.uint8)
     text = render_report(
         predictions,
         run=RunFacts("a/b", None, [], {}, "", {}),
-        picture=lambda _: grey,
-        overlays=lambda indices: [grey] * len(indices),
+        image=lambda _: gray,
+        overlays=lambda indices: [gray] * len(indices),
     )
     said, names = gallery(text, tmp_path, right="wrong", sort="sure")
     assert len(names) == 200
@@ -205,10 +205,10 @@ def test_the_report_is_printed_with_its_text(run_folder: Path, tmp_path: Path) -
     pages = len(re.findall(rb"/Type\s*/Page\b", content))
     assert pages >= 3
     parts = []
-    for packed in re.findall(rb"/FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", content, flags=re.DOTALL):
+    for packed in re.findall(rb"/FlateDecode.*?rng\r?\n(.*?)\r?\nendstream", content, flags=re.DOTALL):
         parts.append(zlib.decompressobj().decompress(packed))
     drawn = [part for part in parts if re.search(rb"\bTj\b|\bTJ\b", part)]
-    assert len(drawn) >= pages - 1  # a page may hold nothing but pictures
+    assert len(drawn) >= pages - 1  # a page may hold nothing but images
     # Text to be searched and copied, and not only its shapes: what the font's glyphs stand for.
     assert any(b"beginbfchar" in part or b"beginbfrange" in part for part in parts)
     assert content.count(b"/Subtype /Image") > 10
@@ -239,21 +239,21 @@ def test_a_phone_scrolls_down_only(page: str, tmp_path: Path) -> None:
     assert "<title>wide 390</title>" in dom(tmp_path, outer)
 
 
-def test_ten_thousand_pictures_open_in_two_seconds(tmp_path: Path) -> None:
+def test_ten_thousand_images_open_in_two_seconds(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(62, size=10_000)
     logits = generator.normal(size=(10_000, 62)).astype(np.float32)
     logits[np.arange(10_000), labels] += 3
 
-    def picture(index: int) -> Any:
+    def image(index: int) -> Any:
         return np.random.default_rng(index).integers(256, size=(224, 224, 3), dtype=np.uint8)
 
     some = Predictions(logits, labels, [f"test/{k}" for k in range(10_000)], [f"class {k}" for k in range(62)])
     text = render_report(
         some,
         run=RunFacts("a/b", None, [], {}, "", {}),
-        picture=picture,
-        overlays=lambda indices: [picture(k) for k in indices],
+        image=image,
+        overlays=lambda indices: [image(k) for k in indices],
     )
     told = "<script>onload = () => { document.body.offsetHeight; document.title = performance.now() }</script></body>"
     path = tmp_path / "page.html"
@@ -290,7 +290,7 @@ def _asked(address: str) -> Any:
         return json.load(answer)
 
 
-def _last_picture(tensorboard: str, run: str, tag: str) -> Image.Image:
+def _last_image(tensorboard: str, run: str, tag: str) -> Image.Image:
     shown = _asked(f"{tensorboard}/data/plugin/images/images?tag={quote(tag, safe='')}&run={quote(run)}&sample=0")
     address = f"{tensorboard}/data/plugin/images/individualImage?{shown[-1]['query']}"
     with urlopen(address, timeout=30) as answer, Image.open(answer) as image:
@@ -307,11 +307,11 @@ def test_tensorboard_shows_scalars_matrices_and_maps(tensorboard: str, tmp_path:
     assert {"loss/val", "accuracy/val", "loss/train", "accuracy/test"} <= scalars
     ((run, tags),) = images.items()
     assert {"confusion_matrix/val", "confusion_matrix/test", "grad_cam/val"} <= set(tags)
-    matrix = _last_picture(tensorboard, run, "confusion_matrix/test")
+    matrix = _last_image(tensorboard, run, "confusion_matrix/test")
     assert matrix.width > 300
     assert dark_blue(matrix) > 100
-    maps = np.asarray(_last_picture(tensorboard, run, "grad_cam/val"), dtype=np.int16)
-    assert ((maps.max(axis=2) - maps.min(axis=2)) > 100).mean() > 0.01  # what is hot is in bright colours
+    maps = np.asarray(_last_image(tensorboard, run, "grad_cam/val"), dtype=np.int16)
+    assert ((maps.max(axis=2) - maps.min(axis=2)) > 100).mean() > 0.01  # what is hot is in bright colors
     screenshot(tmp_path, f"{tensorboard}/#timeseries", "tensorboard", size=(1400, 1000), wait=20_000)
     seen = screenshot(tmp_path, f"{tensorboard}/#images", "tensorboard-images", size=(1400, 1000), wait=20_000)
     assert dark_blue(seen) > 100

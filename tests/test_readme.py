@@ -52,7 +52,7 @@ def test_the_python_commands(shared_data: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("WANDB_SILENT", "true")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "photos").mkdir()
-    Image.new("L", (20, 30), 200).save(tmp_path / "photos" / "grey.png")
+    Image.new("L", (20, 30), 200).save(tmp_path / "photos" / "gray.png")
     few = [f"--trainer.limit_{stage}_batches=2" for stage in ("train", "val")] + ["--trainer.enable_progress_bar=false"]
     ran = 0
     for command in COMMANDS:

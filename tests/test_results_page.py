@@ -20,14 +20,14 @@ def test_the_page_is_what_the_script_writes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_ceiling_of_the_fonts_is_the_one_that_was_counted() -> None:
-    """`lost` are the pictures that no function of the pixels names rightly, not all that have a twin."""
+    """`lost` are the images that no function of the pixels names rightly, not all that have a twin."""
     counted = json.loads((ROOT / "docs" / "fonts_ceiling.json").read_text())
     lost, ceilings = ([counted[split][key] for split in ("val", "test")] for key in ("lost", "ceiling"))
     text = " ".join(PAGE.split())
-    assert f"{lost[0]} pictures of validation and {lost[1]} of test are bound to be named wrongly" in text
+    assert f"{lost[0]} images of validation and {lost[1]} of test are bound to be named wrongly" in text
     assert f"no network can pass {ceilings[0]} and {ceilings[1]}" in text
     lost, ceilings = ([counted[split][f"{key}_alike"] for split in ("val", "test")] for key in ("lost", "ceiling"))
-    assert f"{lost[0]} and {lost[1]} pictures, {ceilings[0]:.4f} and {ceilings[1]:.4f}" in text
+    assert f"{lost[0]} and {lost[1]} images, {ceilings[0]:.4f} and {ceilings[1]:.4f}" in text
 
 
 def test_as_many_photos_are_trained_on_as_is_said(shared_data: Path) -> None:
@@ -35,6 +35,6 @@ def test_as_many_photos_are_trained_on_as_is_said(shared_data: Path) -> None:
     data.setup()
     heads = [path.read_text().partition("\ndata:")[0] for path in (ROOT / "configs").glob("catdog_*.yaml")]
     said = [number for text in heads for number in re.findall(r"(\d+) photos", text)]
-    said += re.findall(r"from scratch on (\d+) pictures", PAGE)
+    said += re.findall(r"from scratch on (\d+) images", PAGE)
     assert len(said) >= 4
     assert set(said) == {str(len(data.samples("train")))}

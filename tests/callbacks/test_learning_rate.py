@@ -23,7 +23,7 @@ class Memory(CSVLogger):
 
 
 def stepped(classifier):
-    """An optimiser whose rate halves after every step."""
+    """An optimizer whose rate halves after every step."""
     optimizer = torch.optim.SGD(classifier.parameters(), lr=0.8)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     classifier.configure_optimizers = lambda: {
@@ -48,7 +48,7 @@ def test_accumulated_batches_count_once(trainer, small, samples, tmp_path) -> No
     assert [step for step, _ in logger.seen] == [0, 1, 2, 3]
 
 
-def test_names_of_groups_and_of_several_optimisers() -> None:
+def test_names_of_groups_and_of_several_optimizers() -> None:
     first, second, third = (torch.nn.Parameter(torch.zeros(1)) for _ in range(3))
     named = torch.optim.AdamW(
         [

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from litlens.checkpoints.classifier import load_classifier
-from litlens.checkpoints.warm_start import initialise_from
+from litlens.checkpoints.warm_start import initialize_from
 from litlens.data.preprocessing import Preprocessing
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
@@ -42,19 +42,19 @@ def test_the_loaded_classifier_gives_the_same_logits(tmp_path: Path) -> None:
     assert loaded.class_names == ["class 0", "class 1", "class 2"]
 
 
-def test_predict_names_what_the_network_says_of_the_prepared_picture(tmp_path: Path) -> None:
+def test_predict_names_what_the_network_says_of_the_prepared_image(tmp_path: Path) -> None:
     classifier, path = saved(tmp_path)
     pixels = np.random.default_rng(0).integers(256, size=(9, 12, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     said = load_classifier(path).predict(tmp_path / "photo.png")
-    images = PREPARED.normalise(PREPARED.geometry(Image.fromarray(pixels))[None])
+    images = PREPARED.normalize(PREPARED.geometry(Image.fromarray(pixels))[None])
     expected = classifier(images)[0].softmax(dim=0)
     assert list(said.values()) == sorted(said.values(), reverse=True)
     assert said["class 1"] == pytest.approx(expected[1].item(), abs=1e-6)
     assert sum(said.values()) == pytest.approx(1)
 
 
-def test_predict_says_in_one_line_what_is_no_picture(tmp_path: Path) -> None:
+def test_predict_says_in_one_line_what_is_no_image(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
     (tmp_path / "words.jpg").write_text("words")
     for name in ("words.jpg", "missing.jpg"):
@@ -84,7 +84,7 @@ def test_what_is_no_network_is_not_built(tmp_path: Path, class_path: str) -> Non
 def test_warm_start_takes_everything_where_the_classes_are_the_same(tmp_path: Path) -> None:
     classifier, path = saved(tmp_path)
     network = MLP(num_classes=3, in_channels=1, image_size=(6, 6), widths=[5])
-    assert initialise_from(network, classifier.class_names, path) == []
+    assert initialize_from(network, classifier.class_names, path) == []
     for name, tensor in classifier.network.state_dict().items():
         assert torch.equal(network.state_dict()[name], tensor)
 
@@ -94,7 +94,7 @@ def test_warm_start_makes_a_new_head_where_the_classes_differ(tmp_path: Path, cl
     classifier, path = saved(tmp_path)
     network = MLP(num_classes=len(class_names), in_channels=1, image_size=(6, 6), widths=[5])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    fresh = initialise_from(network, class_names, path)
+    fresh = initialize_from(network, class_names, path)
     *_, last = list(before)
     assert sorted(fresh) == sorted([last, last.replace("bias", "weight")])
     for name, tensor in network.state_dict().items():
@@ -105,4 +105,4 @@ def test_warm_start_from_another_network_is_one_line(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
     for widths in ([7], [5, 5]):
         with pytest.raises(UserError, match=r"model\.init_from"):
-            initialise_from(MLP(num_classes=3, image_size=(6, 6), widths=widths), ["x", "y", "z"], path)
+            initialize_from(MLP(num_classes=3, image_size=(6, 6), widths=widths), ["x", "y", "z"], path)

@@ -17,9 +17,9 @@ from litlens.data.sets.arrays import DigitsDataModule
 from litlens.data.sets.folder import FolderDataModule
 
 ROOT = Path(__file__).resolve().parents[2]
-# Grey value, height and width of each picture. In order of area: 4×5 (20), 4×6 (24), 5×5 (25), 6×6 (36), 8×8 (64),
+# Gray value, height and width of each image. In order of area: 4×5 (20), 4×6 (24), 5×5 (25), 6×6 (36), 8×8 (64),
 # 10×7 (70), 8×9 (72), 9×9 (81), 3×40 (120), 20×20 (400).
-PICTURES = {
+IMAGES = {
     "train/cat/1.png": (0, 4, 6),
     "train/cat/2.png": (51, 5, 5),
     "train/cat/3.png": (102, 10, 7),
@@ -33,8 +33,8 @@ PICTURES = {
 }
 
 
-def draw(folder: Path, pictures: dict[str, tuple[int, int, int]]) -> Path:
-    for name, (value, height, width) in pictures.items():
+def draw(folder: Path, images: dict[str, tuple[int, int, int]]) -> Path:
+    for name, (value, height, width) in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (width, height), value).save(folder / name)
     return folder
@@ -52,17 +52,17 @@ def inspected(folder: Path, *, sheet: Path, augment: Any = None) -> list[str]:
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="their file names are Unicode")
 def test_names_that_are_not_utf_8_are_printed(tmp_path: Path, caplog) -> None:
     caplog.set_level("ERROR", "litlens")  # pytest-xdist can pass no such name on, not even in a log that nobody reads
-    folder = draw(tmp_path / "pets", PICTURES)
-    (folder / "train" / "cat" / os.fsdecode(b"\xff.png")).write_text("no picture")
-    assert "  train/cat/\ufffd.png (not a picture)" in inspected(folder, sheet=tmp_path)
+    folder = draw(tmp_path / "pets", IMAGES)
+    (folder / "train" / "cat" / os.fsdecode(b"\xff.png")).write_text("no image")
+    assert "  train/cat/\ufffd.png (not an image)" in inspected(folder, sheet=tmp_path)
 
 
 def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
-    folder = draw(tmp_path / "pets", PICTURES)
-    (folder / "train" / "cat" / "4.png").write_text("no picture")
+    folder = draw(tmp_path / "pets", IMAGES)
+    (folder / "train" / "cat" / "4.png").write_text("no image")
     lines = inspected(folder, sheet=tmp_path / "sheet")
     assert lines == [
-        "pictures  2×2, 1 channel(s), crop",
+        "images  2×2, 1 channel(s), crop",
         "files     4×5 to 20×20, median 8×8 (by area)",
         "mean      0.4000",  # of 0, 0.2, 0.4, 0.6 and 0.8 in train
         "std       0.2828",  # √((0.4² + 0.2² + 0 + 0.2² + 0.4²) / 5) = √0.08
@@ -71,7 +71,7 @@ def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
         " dog    2      1    2",
         " all    5      2    3",
         "left out: 1",
-        "  train/cat/4.png (not a picture)",
+        "  train/cat/4.png (not an image)",
         "in two splits: 1",
         "  train/dog/2.png = val/dog/1.png",
         f"samples   {tmp_path / 'sheet' / 'inspect.png'}: a row a class, raw and beside it augmented",
@@ -79,18 +79,18 @@ def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
 
 
 def test_files_of_one_size_are_told_so(tmp_path: Path) -> None:
-    alike = draw(tmp_path / "alike", {name: (value, 4, 6) for name, (value, _, _) in PICTURES.items()})
+    alike = draw(tmp_path / "alike", {name: (value, 4, 6) for name, (value, _, _) in IMAGES.items()})
     assert "files     all 4×6" in inspected(alike, sheet=tmp_path)
 
 
-def test_pictures_in_memory_have_no_files(tmp_path: Path) -> None:
+def test_images_in_memory_have_no_files(tmp_path: Path) -> None:
     terminal = StringIO()
     inspect(DigitsDataModule(), folder=tmp_path, console=Console(file=terminal, width=200))
-    assert [line.split()[0] for line in terminal.getvalue().splitlines()[:3]] == ["pictures", "mean", "std"]
+    assert [line.split()[0] for line in terminal.getvalue().splitlines()[:3]] == ["images", "mean", "std"]
 
 
 def test_only_the_first_ten_of_many_are_named(tmp_path: Path) -> None:
-    folder = draw(tmp_path / "pets", PICTURES)
+    folder = draw(tmp_path / "pets", IMAGES)
     for number in range(12):
         (folder / "train" / "dog" / f"bad{number:02}.png").touch()
     lines = inspected(folder, sheet=tmp_path)
@@ -100,14 +100,14 @@ def test_only_the_first_ten_of_many_are_named(tmp_path: Path) -> None:
 
 
 def test_the_sheet_has_a_row_a_class_raw_and_augmented(tmp_path: Path) -> None:
-    folder = draw(tmp_path / "pets", PICTURES)
+    folder = draw(tmp_path / "pets", IMAGES)
     with Image.open(folder / "train" / "dog" / "1.png") as image:
         image.paste(255, (0, 0, 4, 9))  # so that a flip shows
         image.save(folder / "train" / "dog" / "1.png")
     inspected(folder, sheet=tmp_path, augment=[{"horizontal_flip": {"p": 1.0}}])
     with Image.open(tmp_path / "inspect.png") as sheet:
         pixels = np.asarray(sheet)
-    # Two rows of four pairs, each picture 2×2 in a white frame of 2.
+    # Two rows of four pairs, each image 2×2 in a white frame of 2.
     assert pixels.shape == (2 * 6, 8 * 6, 3)
     cells = pixels.reshape(2, 6, 8, 6, 3).swapaxes(1, 2)[:, :, 2:4, 2:4, 0]
     assert cells[0, :6].tolist() == [[[value] * 2] * 2 for value in (0, 0, 51, 51, 102, 102)]

@@ -13,7 +13,7 @@ from litlens.cli.main import train
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.augment=[horizontal_flip]"], "error: model.feature_views: "),
+        (["--data.augment=[horizontal_flip]"], "error: model.cached_augmentations: "),
         (
             ["--model.network.weights=w.pth", "--data.normalize=half"],
             "error: data.normalize: the weights were trained ",

@@ -19,7 +19,7 @@ from litlens.cli.resume import LastCheckpoint, Resumption, last_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ["--config", str(ROOT / "configs" / "digits_cnn.yaml")]
-# One logger that shows no pictures: drawing them takes longer than these runs do.
+# One logger that shows no images: drawing them takes longer than these runs do.
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 QUIET += ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=runs"]
 

@@ -166,7 +166,7 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(
 
 
 def test_a_run_starts_from_the_weights_of_another(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An optimiser whose steps are of no length leaves every weight as it was read."""
+    """An optimizer whose steps are of no length leaves every weight as it was read."""
     still = ["--model.optimizer=SGD", "--model.optimizer.lr=0", "--model.lr_scheduler=null", "--trainer.max_epochs=1"]
     train(["--config", CONFIG, *QUIET, *still, f"--model.init_from={trained}"])
     assert "Starting from" in capsys.readouterr().out

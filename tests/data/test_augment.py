@@ -1,4 +1,4 @@
-"""What the augmentations do to pictures whose every pixel is known."""
+"""What the augmentations do to images whose every pixel is known."""
 
 import pickle
 import random
@@ -13,7 +13,7 @@ import pytest
 
 from litlens.data.augment import Augmentation
 from litlens.data.movements import moving_matrix
-from litlens.data.order import augmentation_stream
+from litlens.data.order import augmentation_rng
 from litlens.data.preprocessing import Fit, Preprocessing
 from litlens.errors import UserError
 
@@ -23,7 +23,7 @@ STEPS: list[str | dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def picture(height: int = 28, width: int = 28, channels: int = 1) -> np.ndarray:
+def image(height: int = 28, width: int = 28, channels: int = 1) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (height, width, channels)).astype(np.uint8)
 
 
@@ -35,17 +35,17 @@ def augmented(
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
     augmentation = Augmentation(steps, image_size=size or (pixels.shape[0], pixels.shape[1]))
-    return augmentation(pixels, augmentation_stream(seed=0, epoch=0, index=index))
+    return augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index))
 
 
 @pytest.mark.parametrize("steps", [*([step] for step in STEPS), STEPS, ["crop", *STEPS]])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_depends_on_picture_and_stream_alone(steps: list[str | dict[str, Any]], channels: int) -> None:
-    pixels = picture(20, 30, channels)
+def test_depends_on_image_and_stream_alone(steps: list[str | dict[str, Any]], channels: int) -> None:
+    pixels = image(20, 30, channels)
     original = pixels.copy()
     augmentation = Augmentation(steps, image_size=(20, 30))
     before = np.random.get_state()[1].copy(), random.getstate()
-    first = [augmentation(pixels, augmentation_stream(seed=0, epoch=2, index=index)) for index in range(6)]
+    first = [augmentation(pixels, augmentation_rng(seed=0, epoch=2, index=index)) for index in range(6)]
     # In another order, from another object that came through a pickle, with the global generators elsewhere.
     assert np.array_equal(np.random.get_state()[1], before[0])
     assert random.getstate() == before[1]
@@ -53,7 +53,7 @@ def test_depends_on_picture_and_stream_alone(steps: list[str | dict[str, Any]], 
     random.seed(7)
     other = pickle.loads(pickle.dumps(augmentation))
     for index in reversed(range(6)):
-        again = other(pixels, augmentation_stream(seed=0, epoch=2, index=index))
+        again = other(pixels, augmentation_rng(seed=0, epoch=2, index=index))
         np.testing.assert_array_equal(again, first[index])
     assert all(result.shape == pixels.shape and result.dtype == np.uint8 for result in first)
     assert len({result.tobytes() for result in first}) > 1
@@ -61,21 +61,21 @@ def test_depends_on_picture_and_stream_alone(steps: list[str | dict[str, Any]], 
 
 
 def test_flips() -> None:
-    pixels = picture()
+    pixels = image()
     np.testing.assert_array_equal(augmented([{"horizontal_flip": 1}], pixels), pixels[:, ::-1])
     np.testing.assert_array_equal(augmented([{"vertical_flip": {"p": 1.0}}], pixels), pixels[::-1])
     np.testing.assert_array_equal(augmented([{"vertical_flip": 0}], pixels), pixels)
     augmentation = Augmentation(["horizontal_flip"], image_size=(28, 28))
-    streams = [augmentation_stream(seed=0, epoch=0, index=index) for index in range(400)]
-    flipped = sum(not np.array_equal(augmentation(pixels, stream), pixels) for stream in streams)
+    rngs = [augmentation_rng(seed=0, epoch=0, index=index) for index in range(400)]
+    flipped = sum(not np.array_equal(augmentation(pixels, rng), pixels) for rng in rngs)
     assert 150 < flipped < 250  # five standard deviations of a fair coin
 
 
 def test_scale_enlarges_about_the_centre() -> None:
     pixels = np.zeros((41, 41, 1), dtype=np.uint8)
-    pixels[15:26, 15:26] = 255  # 11 wide, about the centre
+    pixels[15:26, 15:26] = 255  # 11 wide, about the center
     larger = augmented([{"scale": 2}], pixels)
-    # The edges lie 5.5 pixels from the centre, and then 11.
+    # The edges lie 5.5 pixels from the center, and then 11.
     assert larger[20, 20 - 10 : 20 + 11].min() == 255
     assert larger.sum() / 255 == pytest.approx(22**2, rel=0.01)
     smaller = augmented([{"zoom": [0.5, 0.5]}], pixels)
@@ -110,12 +110,12 @@ def test_shift_and_the_fills() -> None:
     assert (augmented([{"shift": {"limit": 0.5, "fill": "reflect"}}], pixels) == 100).all()
     assert (augmented([{"shift": {"limit": 0.5, "fill": "wrap"}}], pixels) == 100).all()
     assert set(np.unique(augmented([{"shift": 0.5}], pixels))) >= {0, 100}
-    colour = np.full((20, 20, 3), 100, dtype=np.uint8)
-    assert set(np.unique(augmented([{"shift": {"limit": 0.5, "fill": 255}}], colour))) >= {100, 255}
+    color = np.full((20, 20, 3), 100, dtype=np.uint8)
+    assert set(np.unique(augmented([{"shift": {"limit": 0.5, "fill": 255}}], color))) >= {100, 255}
 
 
 class Drawn:
-    """A stream that always draws the lowest or the highest value, and one of two axes."""
+    """A rng that always draws the lowest or the highest value, and one of two axes."""
 
     def __init__(self, *, highest: bool, second_axis: bool) -> None:
         self.highest, self.second_axis = highest, second_axis
@@ -134,7 +134,7 @@ UNMOVED = [[1, 0, 0], [0, 1, 0]]
 @pytest.mark.parametrize(
     ("name", "second_axis", "lowest", "highest"),
     [
-        # Of 41 × 21 pixels the centre is (20, 10), which stays: x' = x + tan (y - 10).
+        # Of 41 × 21 pixels the center is (20, 10), which stays: x' = x + tan (y - 10).
         ("shear", False, [[1, -TAN, 10 * TAN], [0, 1, 0]], [[1, TAN, -10 * TAN], [0, 1, 0]]),
         ("shear", True, [[1, 0, 0], [-TAN, 1, 20 * TAN]], [[1, 0, 0], [TAN, 1, -20 * TAN]]),
         # x' = 20 + 1.6 (x - 20), y' = 10 + 1.6 (y - 10)
@@ -156,15 +156,15 @@ def test_the_defaults_move_pixels_as_far_as_is_said(
 ) -> None:
     (step,) = Augmentation([name], image_size=(21, 41)).steps
     for expected, is_highest in ((lowest, False), (highest, True)):
-        stream: Any = Drawn(highest=is_highest, second_axis=second_axis)
-        matrix = moving_matrix([(name, step.options)], stream, height=21, width=41)
+        rng: Any = Drawn(highest=is_highest, second_axis=second_axis)
+        matrix = moving_matrix([(name, step.options)], rng, height=21, width=41)
         np.testing.assert_allclose(matrix, expected, atol=1e-5)
 
 
 def test_shear_draws_every_angle_up_to_its_limit_along_both_axes() -> None:
     (step,) = Augmentation(["shear"], image_size=(21, 41)).steps
-    streams = (augmentation_stream(seed=0, epoch=0, index=index) for index in range(2000))
-    matrices = np.array([moving_matrix([("shear", step.options)], s, height=21, width=41) for s in streams])
+    rngs = (augmentation_rng(seed=0, epoch=0, index=index) for index in range(2000))
+    matrices = np.array([moving_matrix([("shear", step.options)], s, height=21, width=41) for s in rngs])
     slopes = matrices[:, [0, 1], [1, 0]]
     assert ((slopes == 0).sum(axis=1) == 1).all()  # one axis at a time
     assert 850 < (slopes[:, 0] != 0).sum() < 1150
@@ -175,9 +175,9 @@ def test_shear_draws_every_angle_up_to_its_limit_along_both_axes() -> None:
     assert angles.std() == pytest.approx(11.55, abs=0.5)
 
 
-def test_neighbours_are_one_warp() -> None:
+def test_neighbors_are_one_warp() -> None:
     # Enlarging by 2 and shrinking back is the identity only where pixels are interpolated once.
-    pixels = picture()
+    pixels = image()
     np.testing.assert_array_equal(augmented([{"scale": 2}, {"zoom": 0.5}], pixels), pixels)
     two_warps = [{"scale": 2}, {"zoom": {"range": 0.5, "fill": "border"}}]
     assert not np.array_equal(augmented(two_warps, pixels), pixels)
@@ -188,24 +188,24 @@ def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
     assert Augmentation([{"RandomCrop": {}}], image_size=(8, 8)).crops
     assert not Augmentation(["scale"], image_size=(8, 8)).crops
     for step in ("crop", "RandomCrop", "CenterCrop", "RandomResizedCrop"):
-        assert augmented([step], picture(100, 150, 3), size=(40, 60)).shape == (40, 60, 3)
+        assert augmented([step], image(100, 150, 3), size=(40, 60)).shape == (40, 60, 3)
     whole = {"crop": {"range": 1.0, "ratio": 1.0}}
-    np.testing.assert_array_equal(augmented([whole], picture()), picture())
+    np.testing.assert_array_equal(augmented([whole], image()), image())
 
 
 @pytest.mark.parametrize("step", ["crop", "RandomResizedCrop", "RandomCrop", "CenterCrop"])
 @pytest.mark.parametrize(("channels", "fit"), [(1, "squash"), (3, "crop"), (3, "pad")])
-def test_where_no_crop_is_drawn_the_whole_picture_comes(step: str, channels: int, fit: Fit) -> None:
-    pixels = picture(100, 150, channels)
+def test_where_no_crop_is_drawn_the_whole_image_comes(step: str, channels: int, fit: Fit) -> None:
+    pixels = image(100, 150, channels)
     plain = Preprocessing(size=(40, 60), channels=channels, mean=(0,) * channels, std=(1,) * channels, fit=fit)
     whole = plain.geometry(pixels)
     augmentation = Augmentation([{step: {"p": 0.25}}], image_size=(40, 60), fit=fit)
-    results = [augmentation(pixels, augmentation_stream(seed=0, epoch=0, index=index)) for index in range(400)]
+    results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(400)]
     assert {result.shape for result in results} == {(40, 60, channels)}
     # 300 expected; five standard deviations are 43.
     assert 257 < sum(np.array_equal(result, whole) for result in results) < 343
     never = Augmentation([{step: {"p": 0}}, "rotation"], image_size=(40, 60), fit=fit)
-    assert never(pixels, augmentation_stream(seed=0, epoch=0, index=0)).shape == (40, 60, channels)
+    assert never(pixels, augmentation_rng(seed=0, epoch=0, index=0)).shape == (40, 60, channels)
 
 
 def test_shrinking_by_a_crop_does_not_alias() -> None:
@@ -217,16 +217,16 @@ def test_shrinking_by_a_crop_does_not_alias() -> None:
 
 def test_a_size_that_changes_is_told() -> None:
     with pytest.raises(UserError, match=r"become uint8 \(10, 10, 1\), not uint8 \(28, 28, 1\)"):
-        augmented([{"Resize": {"height": 10, "width": 10}}], picture())
+        augmented([{"Resize": {"height": 10, "width": 10}}], image())
 
 
-def test_a_picture_that_a_transform_does_not_take_is_told() -> None:
+def test_a_image_that_a_transform_does_not_take_is_told() -> None:
     steps: list[str | dict[str, Any]] = ["horizontal_flip", "CenterCrop"]
-    assert augmented(steps, picture(40, 60), size=(40, 60)).shape == (40, 60, 1)
+    assert augmented(steps, image(40, 60), size=(40, 60)).shape == (40, 60, 1)
     with pytest.raises(UserError) as caught:
-        augmented(steps, picture(20, 30), size=(40, 60))
+        augmented(steps, image(20, 30), size=(40, 60))
     before, _, after = str(caught.value).partition("(")
-    assert before == "data.augment: CenterCrop does not take a picture 20 pixels high and 30 wide "
+    assert before == "data.augment: CenterCrop does not take an image 20 pixels high and 30 wide "
     assert "(40, 60) vs (20, 30)" in after
     assert after.endswith("): change its options or leave it out; crop takes any size")
     assert "\n" not in str(caught.value)
@@ -238,7 +238,7 @@ def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("litlens.data.augment.moving_matrix", broken)
     with pytest.raises(ValueError, match=r"^ours$"):
-        augmented(["rotation"], picture())
+        augmented(["rotation"], image())
 
 
 @pytest.mark.parametrize(
@@ -283,11 +283,11 @@ def test_five_movements_cost_less_than_a_third_of_albumentations_five(side: int)
         {"scale": {"x": (1, 1.3), "y": (1, 1)}},
     ]  # fmt: skip
     reference = albumentations.Compose([albumentations.Affine(**kind, p=1) for kind in kinds])
-    pixels = picture(side, side)
+    pixels = image(side, side)
     ours, theirs = [], []
     for index in range(100):
         start = time.perf_counter()
-        augmentation(pixels, augmentation_stream(seed=0, epoch=0, index=index))
+        augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index))
         between = time.perf_counter()
         reference(image=pixels)
         ours.append(between - start)

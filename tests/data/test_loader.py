@@ -1,4 +1,4 @@
-"""The stream of batches: the same for any number of workers, after a resume, and under a trainer or a plain loop."""
+"""The rng of batches: the same for any number of workers, after a resume, and under a trainer or a plain loop."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from litlens.data.augment import Augmentation
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import Preprocessing
-from litlens.data.sets.decode import BadPicture
-from litlens.data.split import ArrayPictures, Split
+from litlens.data.sets.decode import BadImage
+from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
 SIZE = 23
@@ -22,7 +22,7 @@ SIZE = 23
 def make_dataset(*, augmented: bool = False, size: int = SIZE) -> SplitDataset:
     pixels = np.random.default_rng(0).integers(256, size=(size, 6, 6, 1), dtype=np.uint8)
     split = Split(
-        ArrayPictures(pixels), rows=np.arange(size), labels=np.arange(size), names=[str(i) for i in range(size)]
+        ArrayImages(pixels), rows=np.arange(size), labels=np.arange(size), names=[str(i) for i in range(size)]
     )
     prepared = Preprocessing(size=(6, 6), channels=1, mean=(0.5,), std=(0.5,))
     augmentation = Augmentation(["rotation", "horizontal_flip"], image_size=(6, 6)) if augmented else None
@@ -87,9 +87,9 @@ class Broken(SplitDataset):
     ("error", "line"),
     [
         (UserError("data.augment: mend it"), "data.augment: mend it"),
-        (BadPicture("a/5.png", "an empty file"), "a/5.png: an empty file"),
+        (BadImage("a/5.png", "an empty file"), "a/5.png: an empty file"),
     ],
-    ids=["mistake", "bad picture"],
+    ids=["mistake", "bad image"],
 )
 def test_a_mistake_met_in_a_worker_is_the_same_one_line(
     kind: Any, num_workers: int, error: UserError, line: str
@@ -120,7 +120,7 @@ def test_augmentation_is_another_each_epoch() -> None:
     index = np.array([5])
     assert not np.array_equal(dataset.pixels(index, epoch=0), dataset.pixels(index, epoch=1))
     assert np.array_equal(dataset.pixels(index, epoch=1), dataset.pixels(index, epoch=1))
-    assert np.array_equal(dataset.pixels(index, epoch=None)[0], dataset.split.pictures.original(5))
+    assert np.array_equal(dataset.pixels(index, epoch=None)[0], dataset.split.images.original(5))
 
 
 class Recorder(pl.LightningModule):

@@ -12,12 +12,12 @@ import pytest
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.data.sets.arrays import DigitsDataModule
-from litlens.data.split import ArrayPictures, Split
+from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
 
-class Grey(ImageDataModule):
-    """Twelve pictures of one grey value each, without a file."""
+class Gray(ImageDataModule):
+    """Twelve images of one gray value each, without a file."""
 
     def __init__(self, values: list[int], **options: Any) -> None:
         super().__init__(**options)
@@ -25,9 +25,9 @@ class Grey(ImageDataModule):
         self.values = values
 
     def load(self) -> dict[str, Split]:
-        pictures = ArrayPictures(np.repeat(np.array(self.values, np.uint8), 4).reshape(-1, 2, 2, 1))
+        images = ArrayImages(np.repeat(np.array(self.values, np.uint8), 4).reshape(-1, 2, 2, 1))
         rows = {"train": np.arange(6), "val": np.arange(6, 9), "test": np.arange(9, 12)}
-        return {name: Split(pictures, part, part % 2, [str(row) for row in part]) for name, part in rows.items()}
+        return {name: Split(images, part, part % 2, [str(row) for row in part]) for name, part in rows.items()}
 
 
 def ready(**options: object) -> ImageDataModule:
@@ -40,7 +40,7 @@ def ready(**options: object) -> ImageDataModule:
 def test_auto_statistics_are_those_of_the_training_split_alone() -> None:
     data = ready(seed=5)
     split = data.samples("train")
-    pixels = split.pictures.batch(split.rows) / 255
+    pixels = split.images.batch(split.rows) / 255
     assert data.preprocessing.mean[0] == pytest.approx(pixels.mean(), abs=1e-9)
     assert data.preprocessing.std[0] == pytest.approx(pixels.std(), abs=1e-9)
     assert ready(seed=6).preprocessing.mean != data.preprocessing.mean
@@ -48,7 +48,7 @@ def test_auto_statistics_are_those_of_the_training_split_alone() -> None:
 
 def test_statistics_of_data_without_files_are_their_own() -> None:
     for values in ([10, 30] * 6, [100, 140] * 6, [10, 30] * 6):
-        data = Grey(values)
+        data = Gray(values)
         data.setup()
         assert data.preprocessing.mean == pytest.approx([sum(values[:2]) / 2 / 255])
         assert data.preprocessing.std == pytest.approx([(values[1] - values[0]) / 2 / 255])
@@ -66,7 +66,7 @@ def test_training_batches_have_mean_zero_and_deviation_one() -> None:
         ({"batch_size": 0}, "batch_size: 0 is less than 1"),
         ({"normalize": "minst"}, "no set is called 'minst'"),
         ({"normalize": {"mean": [0.5]}}, "needs mean and std"),
-        ({"normalize": "imagenet"}, "3 values for pictures of 1 channels"),
+        ({"normalize": "imagenet"}, "3 values for images of 1 channels"),
         ({"augment": ["rotatoin"]}, "rotation"),
         ({"augment": "rotatoin"}, "no augmentation is called 'rotatoin'; nearest is rotation"),
     ],
@@ -82,8 +82,8 @@ def test_a_batch_larger_than_the_split_is_one_line() -> None:
         ready(batch_size=2000).train_dataloader()
 
 
-class Files(Grey):
-    """Data that come from files; the pictures play no part."""
+class Files(Gray):
+    """Data that come from files; the images play no part."""
 
     def __init__(self, files: list[Path], **options: Any) -> None:
         super().__init__([0, 1] * 6, **options)
@@ -150,7 +150,7 @@ def test_the_fingerprint_follows_from_the_files_and_from_no_seed(tmp_path: Path)
     assert again["content"] == before["content"]
 
 
-def test_pictures_in_two_splits_are_found() -> None:
+def test_images_in_two_splits_are_found() -> None:
     data = ready()
     assert shared_between_splits(data) == []
     train, test = data.samples("train"), data.samples("test")

@@ -55,13 +55,13 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 def test_the_order_is_what_it_was() -> None:
     """Saved with numpy 2.4: a change here means that no earlier run can be repeated."""
     assert order.training_indices(seed=42, epoch=1, size=10, batch_size=5).tolist() == [5, 6, 3, 0, 1, 7, 8, 2, 4, 9]
-    stream = order.augmentation_stream(seed=42, epoch=1, index=3)
-    assert stream.integers(1000, size=3).tolist() == [651, 926, 414]
+    rng = order.augmentation_rng(seed=42, epoch=1, index=3)
+    assert rng.integers(1000, size=3).tolist() == [651, 926, 414]
 
 
 def test_augmentation_streams_differ_by_sample_epoch_and_seed() -> None:
     draws = {
-        order.augmentation_stream(seed=seed, epoch=epoch, index=index).random()
+        order.augmentation_rng(seed=seed, epoch=epoch, index=index).random()
         for seed in range(3)
         for epoch in range(3)
         for index in range(3)
@@ -70,7 +70,7 @@ def test_augmentation_streams_differ_by_sample_epoch_and_seed() -> None:
 
 
 def test_augmenting_shifts_no_order() -> None:
-    """Shuffling has a stream of its own: it does not start as the augmentation of sample 0 does."""
+    """Shuffling has an rng of its own: it does not start as the augmentation of sample 0 does."""
     shuffled = order.training_indices(seed=1, epoch=1, size=50, batch_size=50)
-    augmented = order.augmentation_stream(seed=1, epoch=1, index=0).permutation(50)
+    augmented = order.augmentation_rng(seed=1, epoch=1, index=0).permutation(50)
     assert not np.array_equal(shuffled, augmented)

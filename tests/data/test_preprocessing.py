@@ -24,20 +24,20 @@ def make(fit: Fit = "crop", channels: int = 3, size: tuple[int, int] = (6, 8)) -
     fit=st.sampled_from(["crop", "squash", "pad"]),
     channels=st.sampled_from([1, 3]),
 )
-def test_any_picture_comes_out_at_the_network_size(width: int, height: int, mode: str, fit: Fit, channels: int) -> None:
+def test_any_image_comes_out_at_the_network_size(width: int, height: int, mode: str, fit: Fit, channels: int) -> None:
     pixels = make(fit, channels).geometry(Image.new(mode, (width, height)))
     assert pixels.shape == (6, 8, channels)
     assert pixels.dtype == np.uint8
 
 
-def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
+def test_a_image_of_the_right_size_stays_as_it_is() -> None:
     pixels = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
     for fit in ("crop", "squash", "pad"):
         assert np.array_equal(make(fit).geometry(pixels), pixels)
 
 
 def test_crop_keeps_the_centre_squash_the_whole_and_pad_adds_black() -> None:
-    """A 2:1 picture, left half black, right half white, brought to a square."""
+    """A 2:1 image, left half black, right half white, brought to a square."""
     halves = np.zeros((10, 20, 1), dtype=np.uint8)
     halves[:, 10:] = 255
     square = {fit: make(fit, channels=1, size=(10, 10)).geometry(halves)[..., 0] for fit in ("crop", "squash", "pad")}
@@ -49,10 +49,10 @@ def test_crop_keeps_the_centre_squash_the_whole_and_pad_adds_black() -> None:
     assert square["pad"][4:6, 7:].min() == 255
 
 
-def test_normalise_agrees_with_torchvision() -> None:
+def test_normalize_agrees_with_torchvision() -> None:
     pixels = np.random.default_rng(0).integers(256, size=(2, 5, 7, 3), dtype=np.uint8)
     mean, std = NORMALIZATIONS["imagenet"]
-    ours = Preprocessing(size=(5, 7), channels=3, mean=mean, std=std).normalise(pixels)
+    ours = Preprocessing(size=(5, 7), channels=3, mean=mean, std=std).normalize(pixels)
     theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(
         torch.from_numpy(pixels).permute(0, 3, 1, 2)
     )
@@ -60,10 +60,10 @@ def test_normalise_agrees_with_torchvision() -> None:
     assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_denormalise_undoes_normalise() -> None:
+def test_denormalize_undoes_normalize() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     prepared = Preprocessing(size=(16, 16), channels=1, mean=(0.1307,), std=(0.3081,))
-    assert np.array_equal(prepared.denormalise(prepared.normalise(pixels)), pixels)
+    assert np.array_equal(prepared.denormalize(prepared.normalize(pixels)), pixels)
 
 
 def test_plain_values_and_back() -> None:
@@ -79,7 +79,7 @@ def test_statistics_that_cannot_be_are_one_line(mean: tuple[float, ...], std: tu
 
 
 @pytest.mark.parametrize(("folder", "name"), [("MNIST", "mnist"), ("FashionMNIST", "fashion")])
-def test_known_constants_are_those_of_the_training_pictures(shared_data: Path, folder: str, name: str) -> None:
+def test_known_constants_are_those_of_the_training_images(shared_data: Path, folder: str, name: str) -> None:
     content = gzip.decompress((shared_data / folder / "raw" / "train-images-idx3-ubyte.gz").read_bytes())
     pixels = np.frombuffer(content, dtype=np.uint8, offset=16) / 255
     mean, std = NORMALIZATIONS[name]

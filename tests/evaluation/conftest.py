@@ -26,7 +26,7 @@ def made_up() -> Callable[..., Predictions]:
 
 
 def _processor_seconds(call: Callable[[], object]) -> float:
-    """Of this process alone, and the least of three calls: a neighbour on the same core slows a process too."""
+    """Of this process alone, and the least of three calls: a neighbor on the same core slows a process too."""
     return min(timeit.repeat(call, timer=time.process_time, number=1, repeat=3))
 
 

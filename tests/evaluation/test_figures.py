@@ -47,12 +47,12 @@ def test_sixty_two_classes_show_no_numbers_and_few_names(made_up) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 20, 21, 62])
-def test_no_name_leaves_the_picture_and_nothing_warns(classes: int) -> None:
+def test_no_name_leaves_the_image_and_nothing_warns(classes: int) -> None:
     names = [f"$x_{k}$ <script> an endless name that ends in {k}" for k in range(classes)]
     figure = confusion_matrix_figure(np.eye(classes, dtype=int) * 1000, names)
-    picture = pixels(figure)
-    assert picture.dtype == np.uint8
-    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+    image = pixels(figure)
+    assert image.dtype == np.uint8
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert np.all(edge == 255)
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert len(set(labels)) == len(labels)
@@ -137,8 +137,8 @@ def test_the_classes_with_the_lowest_f1_come_first_and_no_more_than_fit(made_up)
 
 @pytest.mark.parametrize("classes", [1, 2, 62])
 def test_any_number_of_classes_has_a_figure_that_fits(made_up, classes: int) -> None:
-    picture = pixels(per_class_figure(class_table(made_up(300, classes, strength=9.0))))
-    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+    image = pixels(per_class_figure(class_table(made_up(300, classes, strength=9.0))))
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert np.all(edge == 255)
 
 

@@ -45,10 +45,10 @@ def test_as_torchmetrics_scikit_learn_and_torch_count(made_up, classes: int) -> 
     labels, predicted = torch.from_numpy(some.labels), torch.from_numpy(some.predicted)
     expected = reference.multiclass_confusion_matrix(predicted, labels, classes)
     assert measures.confusion_matrix(some).tolist() == expected.tolist()
-    normalised = sklearn.metrics.confusion_matrix(
+    normalized = sklearn.metrics.confusion_matrix(
         some.labels, some.predicted, labels=np.arange(classes), normalize="true"
     )
-    np.testing.assert_allclose(measures.row_shares(measures.confusion_matrix(some)), normalised, rtol=1e-12)
+    np.testing.assert_allclose(measures.row_shares(measures.confusion_matrix(some)), normalized, rtol=1e-12)
     assert measures.accuracy(some).value == sklearn.metrics.accuracy_score(some.labels, some.predicted)
     expected_loss = torch.nn.functional.cross_entropy(torch.from_numpy(some.logits).double(), labels)
     assert measures.loss(some) == pytest.approx(float(expected_loss), rel=1e-12)

@@ -27,7 +27,7 @@ def test_a_class_without_samples_has_no_curve_and_nothing_warns() -> None:
     assert [curve.name for curve in precision_recall_curves(some)] == ["a", "c"]
 
 
-def test_many_classes_name_the_worst_and_leave_the_others_grey(made_up) -> None:
+def test_many_classes_name_the_worst_and_leave_the_others_gray(made_up) -> None:
     curves = precision_recall_curves(made_up(3000, 62, strength=2.0))
     axes = precision_recall_figure(curves).axes[0]
     words = [text.get_text() for text in axes.get_legend().get_texts()]

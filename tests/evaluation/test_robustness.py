@@ -16,7 +16,7 @@ from litlens.evaluation.intervals import Interval
 from litlens.evaluation.robustness import (
     DISTORTIONS,
     DistortedAccuracy,
-    chosen_pictures,
+    chosen_images,
     distort,
     number_of_points,
     robustness,
@@ -26,7 +26,7 @@ from litlens.evaluation.style import pixels as drawn
 from litlens.models.networks.mlp import MLP
 
 
-def pictures(count: int = 8, size: tuple[int, int] = (20, 30), channels: int = 3, smooth: float = 0) -> Pixels:
+def images(count: int = 8, size: tuple[int, int] = (20, 30), channels: int = 3, smooth: float = 0) -> Pixels:
     noise = np.random.default_rng(0).random((count, *size, channels))
     if smooth:
         noise = scipy.ndimage.gaussian_filter(noise, (0, smooth, smooth, 0))
@@ -35,22 +35,22 @@ def pictures(count: int = 8, size: tuple[int, int] = (20, 30), channels: int = 3
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
-def test_every_distortion_begins_with_the_picture_as_it_was(name: str) -> None:
+def test_every_distortion_begins_with_the_image_as_it_was(name: str) -> None:
     assert 0 in DISTORTIONS[name].strengths
     for channels in (1, 3):
-        before = pictures(channels=channels)
+        before = images(channels=channels)
         kept = before.copy()
         assert np.array_equal(distort(before, name, 0), kept)
         spoilt = distort(before, name, DISTORTIONS[name].strengths[-1])
         assert (spoilt.dtype, spoilt.shape) == (np.uint8, before.shape)
         assert not np.array_equal(spoilt, kept)
         assert np.array_equal(before, kept)
-        # However many pictures there are, each gets its own way and noise.
+        # However many images there are, each gets its own way and noise.
         assert np.array_equal(distort(before[:3], name, 20), distort(before, name, 20)[:3])
 
 
 def test_a_shift_is_numpys_roll_inside_and_repeats_the_edge() -> None:
-    before = pictures(40)
+    before = images(40)
     after = distort(before, "shift", 10)  # 2 of 20 rows, or 3 of 30 columns
     found = []
     for one, other in zip(before, after, strict=True):
@@ -67,10 +67,10 @@ def test_a_shift_is_numpys_roll_inside_and_repeats_the_edge() -> None:
 
 
 def test_a_rotation_is_scipys_and_a_quarter_turn_is_exact() -> None:
-    square = pictures(20, size=(21, 21))
+    square = images(20, size=(21, 21))
     for one, turned in zip(square, distort(square, "rotation", 90), strict=True):
         assert any(np.array_equal(turned, np.rot90(one, way)) for way in (1, -1))
-    before = pictures(20, size=(40, 56), smooth=4)
+    before = images(20, size=(40, 56), smooth=4)
     ways = []
     for one, turned in zip(before, distort(before, "rotation", 30), strict=True):
         gaps = [
@@ -86,20 +86,20 @@ def test_a_rotation_is_scipys_and_a_quarter_turn_is_exact() -> None:
 
 @pytest.mark.parametrize("percent", [-40, 30])
 def test_a_scale_is_scipys(percent: float) -> None:
-    before = pictures(3, size=(40, 56), smooth=4)
+    before = images(3, size=(40, 56), smooth=4)
     factor = 1 + percent / 100
     for one, scaled in zip(before, distort(before, "scale", percent), strict=True):
-        centre = (np.array(one.shape) - 1) / 2
+        center = (np.array(one.shape) - 1) / 2
         matrix = np.diag([1 / factor, 1 / factor, 1])
         expected = scipy.ndimage.affine_transform(
-            one.astype(float), matrix, offset=centre - matrix @ centre, order=1, mode="nearest"
+            one.astype(float), matrix, offset=center - matrix @ center, order=1, mode="nearest"
         )
         assert np.abs(expected - scaled).max() < 3
 
 
 @pytest.mark.parametrize("percent", [4, 10])
 def test_a_blur_is_scipys(percent: float) -> None:
-    before = pictures(3, size=(40, 56))
+    before = images(3, size=(40, 56))
     sigma = 40 * percent / 100
     expected = scipy.ndimage.gaussian_filter(before.astype(float), (0, sigma, sigma, 0), mode="nearest")
     assert np.abs(distort(before, "blur", percent) - expected).max() < 3
@@ -107,28 +107,28 @@ def test_a_blur_is_scipys(percent: float) -> None:
 
 def test_noise_has_its_deviation_and_touches_no_global_state() -> None:
     states = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    grey = np.full((4, 60, 60, 1), 128, dtype=np.uint8)
-    noise = distort(grey, "noise", 10).astype(float) - 128
+    gray = np.full((4, 60, 60, 1), 128, dtype=np.uint8)
+    noise = distort(gray, "noise", 10).astype(float) - 128
     assert noise.std() == pytest.approx(25.5, rel=0.03)
     assert abs(noise.mean()) < 1
     assert scipy.stats.kstest(noise.ravel() / 25.5, "norm").statistic < 0.02
     # The same noise, only stronger: of two strengths, one is not luckier than the other.
-    assert np.abs(distort(grey, "noise", 20).astype(float) - 128 - 2 * noise)[np.abs(noise) < 60].max() <= 1.5
-    assert not np.array_equal(distort(grey, "noise", 10, seed=1), distort(grey, "noise", 10))
+    assert np.abs(distort(gray, "noise", 20).astype(float) - 128 - 2 * noise)[np.abs(noise) < 60].max() <= 1.5
+    assert not np.array_equal(distort(gray, "noise", 10, seed=1), distort(gray, "noise", 10))
     assert states == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
 def test_contrast_by_hand_and_by_torchvision() -> None:
     by_hand = np.array([[[[0], [100]], [[100], [200]]]], dtype=np.uint8)
     assert distort(by_hand, "contrast", 50)[0, ..., 0].tolist() == [[50, 100], [100, 150]]
-    before = pictures(channels=1)
-    images = torch.from_numpy(before).permute(0, 3, 1, 2).float() / 255
-    expected = 255 * torchvision.transforms.v2.functional.adjust_contrast(images, 0.4).permute(0, 2, 3, 1).numpy()
+    before = images(channels=1)
+    tensors = torch.from_numpy(before).permute(0, 3, 1, 2).float() / 255
+    expected = 255 * torchvision.transforms.v2.functional.adjust_contrast(tensors, 0.4).permute(0, 2, 3, 1).numpy()
     assert np.abs(distort(before, "contrast", 60) - expected).max() <= 0.51
 
 
 class Threshold(nn.Module):
-    """Class 1 where the mean of the normalised picture is above 0."""
+    """Class 1 where the mean of the normalized image is above 0."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         mean = images.mean((1, 2, 3))
@@ -136,7 +136,7 @@ class Threshold(nn.Module):
 
 
 def test_accuracies_are_counted_with_wilsons_interval() -> None:
-    before = pictures(300, size=(6, 6), channels=1)
+    before = images(300, size=(6, 6), channels=1)
     prepared = Preprocessing(size=(6, 6), channels=1, mean=(0.5,), std=(0.25,))
     labels = np.random.default_rng(1).integers(2, size=300)
     network = Threshold().train()
@@ -151,11 +151,11 @@ def test_accuracies_are_counted_with_wilsons_interval() -> None:
         (zero,) = (point.accuracy for point in own if point.strength == 0)
         assert (zero.value, zero.low, zero.high) == (hits / 300, plain.low, plain.high)
         for point in own:
-            means = prepared.normalise(distort(before, name, point.strength)).double().mean((1, 2, 3))
+            means = prepared.normalize(distort(before, name, point.strength)).double().mean((1, 2, 3))
             assert point.accuracy.value == pytest.approx(((means > 0).numpy() == labels).mean(), abs=1 / 300)
 
 
-def test_large_pictures_go_in_small_batches() -> None:
+def test_large_images_go_in_small_batches() -> None:
     sizes = []
     network = Threshold()
     network.register_forward_hook(lambda _network, _inputs, logits: sizes.append(len(logits)))
@@ -165,17 +165,17 @@ def test_large_pictures_go_in_small_batches() -> None:
     assert max(sizes) <= 32
 
 
-def test_which_pictures_are_tried() -> None:
-    chosen = chosen_pictures(10_000, (28, 28))
+def test_which_images_are_tried() -> None:
+    chosen = chosen_images(10_000, (28, 28))
     assert len(np.unique(chosen)) == 2000
     assert chosen.min() >= 0
     assert chosen.max() < 10_000
     assert np.all(np.diff(chosen) > 0)
-    assert np.array_equal(chosen, chosen_pictures(10_000, (64, 64)))
-    assert not np.array_equal(chosen, chosen_pictures(10_000, (28, 28), seed=1))
-    assert chosen_pictures(98, (224, 224)).tolist() == list(range(98))
-    assert len(chosen_pictures(10_000, (128, 128))) == 500
-    assert len(chosen_pictures(10_000, (224, 224))) == 250
+    assert np.array_equal(chosen, chosen_images(10_000, (64, 64)))
+    assert not np.array_equal(chosen, chosen_images(10_000, (28, 28), seed=1))
+    assert chosen_images(98, (224, 224)).tolist() == list(range(98))
+    assert len(chosen_images(10_000, (128, 128))) == 500
+    assert len(chosen_images(10_000, (224, 224))) == 250
 
 
 def made_up_points(start: float) -> list[DistortedAccuracy]:
@@ -200,8 +200,8 @@ def test_the_figure_shows_every_run_in_every_panel(runs: int) -> None:
         band = axes.collections[0].get_paths()[0].vertices[:, 1]
         np.testing.assert_allclose([band.min(), band.max()], [min(expected) - 2, max(expected) + 1])
     assert len(figure.legends[0].get_texts()) == runs
-    picture = drawn(figure)
-    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+    image = drawn(figure)
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert np.all(edge == 255)
 
 
@@ -210,9 +210,9 @@ def test_a_cnn_bears_a_shifted_digit_and_an_mlp_does_not(shared_data: Path) -> N
     data = MNISTDataModule(root=shared_data)
     data.setup()
     train, test = data.samples("train"), data.samples("test")
-    images = data.preprocessing.normalise(train.pictures.batch(train.rows[:6000]))
+    images = data.preprocessing.normalize(train.images.batch(train.rows[:6000]))
     labels = torch.from_numpy(train.labels[:6000])
-    pixels, truth = test.pictures.batch(test.rows[:1000]), test.labels[:1000]
+    pixels, truth = test.images.batch(test.rows[:1000]), test.labels[:1000]
 
     def accuracies(network: nn.Module, *, lr: float) -> dict[float, Interval]:
         optimizer = torch.optim.Adam(network.parameters(), lr=lr)

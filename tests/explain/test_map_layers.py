@@ -9,7 +9,7 @@ from torchvision.models import mobilenet_v2, resnet18, squeezenet1_1, vgg16
 
 from litlens.errors import UserError
 from litlens.explain.map_layers import NoMapError, convolutions, find_layer, last_map_layers
-from litlens.explain.untouched import untouched
+from litlens.explain.preserve_state import preserve_state
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def vgg() -> nn.Module:
     [(224, "avgpool"), (32, "features.29"), (96, "avgpool")],  # at 32, avgpool repeats one value
 )
 def test_vgg16(vgg: nn.Module, size: int, layer: str) -> None:
-    with untouched(vgg):
+    with preserve_state(vgg):
         assert next(last_map_layers(vgg, torch.zeros(1, 3, size, size))) == layer
 
 
@@ -36,16 +36,16 @@ def test_vgg16(vgg: nn.Module, size: int, layer: str) -> None:
 )
 def test_resnet18(size: int, layer: str) -> None:
     network = resnet18(num_classes=2)
-    with untouched(network):
+    with preserve_state(network):
         assert next(last_map_layers(network, torch.zeros(1, 3, size, size))) == layer
 
 
 def test_other_networks(inplace_net: Any) -> None:
     images = torch.zeros(1, 3, 64, 64)
     for network, layer in ((mobilenet_v2(), "features.18.2"), (squeezenet1_1(), "classifier.2")):
-        with untouched(network):
+        with preserve_state(network):
             assert next(last_map_layers(network, images)) == layer
-    with untouched(inplace_net):  # its pooled 2×2 map is the last that is larger than 1×1
+    with preserve_state(inplace_net):  # its pooled 2×2 map is the last that is larger than 1×1
         assert next(last_map_layers(inplace_net, images)) == "head.0"
 
 

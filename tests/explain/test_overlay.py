@@ -13,20 +13,20 @@ from litlens.explain.overlay import feature_grid, onto_photo, overlay, overlay_o
 
 
 def test_overlay_mixes_by_the_heat() -> None:
-    picture = np.full((1, 3, 3), 100, dtype=np.uint8)
-    laid = overlay(picture, np.array([[0.0, 0.5, 1.0]]), strength=0.8)
+    image = np.full((1, 3, 3), 100, dtype=np.uint8)
+    laid = overlay(image, np.array([[0.0, 0.5, 1.0]]), strength=0.8)
     half, full = (np.array(colormaps["turbo"](heat)[:3]) * 255 for heat in (0.5, 1.0))
     assert laid.dtype == np.uint8
     assert laid[0, 0].tolist() == [100, 100, 100]
     np.testing.assert_allclose(laid[0, 1], 0.6 * 100 + 0.4 * half, atol=1)
     np.testing.assert_allclose(laid[0, 2], 0.2 * 100 + 0.8 * full, atol=1)
-    assert (picture == 100).all()
+    assert (image == 100).all()
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
-def test_overlay_takes_grey_and_colour_and_tensors(shape: tuple[int, ...]) -> None:
-    picture = np.full(shape, 7, dtype=np.uint8)
-    assert (overlay(picture, torch.zeros(4, 5)) == np.full((4, 5, 3), 7)).all()
+def test_overlay_takes_gray_and_color_and_tensors(shape: tuple[int, ...]) -> None:
+    image = np.full(shape, 7, dtype=np.uint8)
+    assert (overlay(image, torch.zeros(4, 5)) == np.full((4, 5, 3), 7)).all()
 
 
 def test_grid_places_each_map_stretched() -> None:
@@ -101,7 +101,7 @@ def test_a_spot_comes_back_from_the_geometry_itself(fit: Fit, size: tuple[int, i
     height, width = size
     preprocessing = Preprocessing(size=(75, 91), channels=1, mean=(0.5,), std=(0.5,), fit=fit)
     photo = np.zeros((height, width, 1), dtype=np.uint8)
-    middle = (round(height * 0.47), round(width * 0.52))  # off the centre, but within every crop
+    middle = (round(height * 0.47), round(width * 0.52))  # off the center, but within every crop
     side = min(size) // 6
     photo[middle[0] : middle[0] + side, middle[1] : middle[1] + side] = 255
     back = onto_photo(
@@ -133,7 +133,7 @@ def test_the_overlay_of_a_large_photo_is_that_of_the_whole_in_little_memory(fit:
     photo = generator.integers(256, size=(1000, 1501, 3), dtype=np.uint8)
     heat = generator.random((75, 91), dtype=np.float32)
     photo_box, map_box = preprocessing.boxes((1000, 1501))
-    overlay_on_photo(photo[:10], heat, photo_box, map_box)  # matplotlib's colours are loaded once
+    overlay_on_photo(photo[:10], heat, photo_box, map_box)  # matplotlib's colors are loaded once
     tracemalloc.start()
     laid = overlay_on_photo(photo, heat, photo_box, map_box)
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,4 +1,4 @@
-"""The pictures that the tests of the classifier share."""
+"""The images that the tests of the classifier share."""
 
 import pytest
 from small_classifier import Data

@@ -101,10 +101,10 @@ def test_layers_are_found_by_their_names() -> None:
         resnet.layer_number("layer5")
 
 
-def test_grey_pictures_become_three_channels() -> None:
+def test_gray_images_become_three_channels() -> None:
     network = TransferNetwork(in_channels=1, image_size=(64, 64), backbone="squeezenet1_1").eval()
-    grey = images(channels=1)
-    torch.testing.assert_close(network(grey), network(grey.expand(-1, 3, -1, -1)))
+    gray = images(channels=1)
+    torch.testing.assert_close(network(gray), network(gray.expand(-1, 3, -1, -1)))
 
 
 def test_only_the_fixed_layers_are_fixed() -> None:
@@ -205,15 +205,15 @@ def test_a_missing_file_is_told_in_one_line() -> None:
 
 def test_the_real_weights_name_a_dog(shared_weights: Path, shared_data: Path) -> None:
     from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
-    from litlens.data.sets.decode import read_picture
+    from litlens.data.sets.decode import read_image
 
     network, names = imagenet_network("squeezenet1_1", str(shared_weights / "squeezenet1_1_imagenet.pth"))
     mean, std = NORMALIZATIONS["imagenet"]
     prepared = Preprocessing(size=(224, 224), channels=3, mean=mean, std=std)
     dogs = sorted((shared_data / "catdog_2k" / "dog").iterdir())[:8]
-    pixels = [prepared.geometry(read_picture(path)) for path in dogs]
+    pixels = [prepared.geometry(read_image(path)) for path in dogs]
     with torch.inference_mode():
-        best = network(prepared.normalise(np.stack(pixels))).topk(5).indices
+        best = network(prepared.normalize(np.stack(pixels))).topk(5).indices
     # ImageNet's classes 151 to 268 are the breeds of dogs.
     assert names[151] == "Chihuahua"
     assert sum(bool(((row >= 151) & (row <= 268)).any()) for row in best) >= 7

@@ -42,10 +42,10 @@ def test_test_metrics_are_scikit_learns(data: Data) -> None:
 
 
 def test_metrics_by_hand() -> None:
-    classifier = ImageClassifier(nn.Flatten(), NAMES)  # the pictures are the logits
-    picture = {0: [9.0, 0, 0], 1: [0, 9.0, 0], 2: [0, 0, 9.0]}
+    classifier = ImageClassifier(nn.Flatten(), NAMES)  # the images are the logits
+    image = {0: [9.0, 0, 0], 1: [0, 9.0, 0], 2: [0, 0, 9.0]}
     predicted, truth = [0, 0, 1, 1, 2, 2, 2], [0, 1, 1, 1, 2, 0, 2]
-    images = torch.tensor([picture[row] for row in predicted]).reshape(7, 1, 1, 3)
+    images = torch.tensor([image[row] for row in predicted]).reshape(7, 1, 1, 3)
     loader = DataLoader(TensorDataset(images, torch.tensor(truth)), batch_size=3)
     (logged,) = trainer().validate(classifier, loader, verbose=False)
     assert logged["accuracy/val"] == pytest.approx(5 / 7)

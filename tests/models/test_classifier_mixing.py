@@ -13,7 +13,7 @@ from litlens.models.classifier import ImageClassifier
 
 
 class Sees(nn.Module):
-    """Logits from the pictures themselves; notes each training batch."""
+    """Logits from the images themselves; notes each training batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,4 +63,4 @@ def test_mixing_follows_the_seed_and_differs_by_batch_and_epoch(data: Data) -> N
     other = mixed(data, 6, mixup=0.4, cutmix=1.0)[0].network.seen
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    assert not torch.equal(first[0], first[3])  # the same pictures an epoch later
+    assert not torch.equal(first[0], first[3])  # the same images an epoch later

@@ -21,23 +21,23 @@ def test_mix_up_is_torchvisions() -> None:
     torch.testing.assert_close(targets, transform.transform(LABELS, given))
 
 
-@pytest.mark.parametrize("centre", [(0.5, 0.5), (0.0, 0.99), (0.1, 0.2)])
-def test_cut_mix_is_torchvisions(centre: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("center", [(0.5, 0.5), (0.0, 0.99), (0.1, 0.2)])
+def test_cut_mix_is_torchvisions(center: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
     transform = v2.CutMix(num_classes=3)
     # torchvision draws the share, then the column, then the row.
-    draws = iter([torch.tensor([int(centre[1] * 14)]), torch.tensor([int(centre[0] * 10)])])
+    draws = iter([torch.tensor([int(center[1] * 14)]), torch.tensor([int(center[0] * 10)])])
     monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: next(draws))
     monkeypatch.setattr(transform._dist, "sample", lambda shape: torch.tensor(0.4))
     given = {"labels": LABELS, "batch_size": 5, **transform.make_params([IMAGES])}
-    images, targets = cut_mix(IMAGES, TARGETS, share=0.4, centre=np.array(centre))
+    images, targets = cut_mix(IMAGES, TARGETS, share=0.4, center=np.array(center))
     torch.testing.assert_close(images, transform.transform(IMAGES, given))
     torch.testing.assert_close(targets, transform.transform(LABELS, given))
 
 
 def test_a_batch_follows_from_its_stream_and_the_coin_is_fair() -> None:
     def mixed(seed: int) -> torch.Tensor:
-        stream = np.random.default_rng(seed)
-        return mix_batch(IMAGES, TARGETS, mixup=1.0, cutmix=1.0, stream=stream)[0]
+        rng = np.random.default_rng(seed)
+        return mix_batch(IMAGES, TARGETS, mixup=1.0, cutmix=1.0, rng=rng)[0]
 
     assert torch.equal(mixed(3), mixed(3))
     # A cut image takes each of its pixels from one of two; a mixed one almost none.

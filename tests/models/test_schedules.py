@@ -119,7 +119,7 @@ def test_a_cycle_moves_the_momentum_where_there_is_one(kind: Any) -> None:
 
 
 def test_plateau_lowers_the_rate_where_the_loss_does_not_fall() -> None:
-    # All pictures are zero, so the loss falls slowly: a threshold of 1 is never met.
+    # All images are zero, so the loss falls slowly: a threshold of 1 is never met.
     make = partial(ReduceLROnPlateau, patience=0, threshold=1.0, factor=0.5)
     assert rates(make) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
 

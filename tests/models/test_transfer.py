@@ -16,7 +16,7 @@ from torch import nn
 from litlens.callbacks.random_state import RandomState
 from litlens.checkpoints.classifier import load_classifier
 from litlens.data.module import ImageDataModule
-from litlens.data.split import ArrayPictures, Split
+from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 from litlens.explain.cam import cam
 from litlens.models.backbones import TransferNetwork
@@ -24,7 +24,7 @@ from litlens.models.transfer import TransferClassifier
 
 
 class Blobs(ImageDataModule):
-    """40 pictures of noise, bright or dark: 24, 8 and 8."""
+    """40 images of noise, bright or dark: 24, 8 and 8."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"normalize": "imagenet", "batch_size": 8, **options})
@@ -33,10 +33,10 @@ class Blobs(ImageDataModule):
     def load(self) -> dict[str, Split]:
         labels = np.arange(40) % 2
         noise = np.random.default_rng(0).integers(0, 130, (40, 32, 32, 3))
-        pictures = ArrayPictures((noise + 100 * labels[:, None, None, None]).astype(np.uint8))
+        images = ArrayImages((noise + 100 * labels[:, None, None, None]).astype(np.uint8))
         parts = {"train": range(24), "val": range(24, 32), "test": range(32, 40)}
         return {
-            name: Split(pictures, np.array(rows), labels[rows], [str(row) for row in rows])
+            name: Split(images, np.array(rows), labels[rows], [str(row) for row in rows])
             for name, rows in parts.items()
         }
 
@@ -148,7 +148,7 @@ class Stop(Callback):
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("step", [2, 6, 7, 9, 10])  # in stage 1, at its end, and in stage 2, at and within epochs
 def test_a_run_goes_on_bit_for_bit_in_either_stage(step: int, cached: bool, tmp_path: Path) -> None:
-    options = {**STAGED, "cache_features": cached, "feature_views": 2}
+    options = {**STAGED, "cache_features": cached, "cached_augmentations": 2}
     data = {"augment": [{"horizontal_flip": {"p": 1.0}}]}
     whole = classifier(**options)
     trainer(4, callbacks=[RandomState(), Stop(step)], default_root_dir=tmp_path).fit(whole, datamodule=Blobs(**data))
@@ -238,9 +238,9 @@ def test_a_checkpoint_rebuilds_the_whole_network(tmp_path: Path) -> None:
     loaded = load_classifier(tmp_path / "c.ckpt").classifier
     assert isinstance(loaded, TransferClassifier)
     assert (loaded.strategy, loaded.train_from, loaded.unfreeze_epoch) == ("partial", "conv5", 2)
-    pictures = torch.randn(2, 3, 32, 32)
-    assert torch.equal(loaded(pictures), model.eval()(pictures))
-    assert cam(loaded.network, pictures).maps.shape == (2, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(images), model.eval()(images))
+    assert cam(loaded.network, images).maps.shape == (2, 32, 32)
 
 
 @pytest.mark.parametrize("normalize", ["half", "imagenet"])
@@ -276,7 +276,7 @@ def test_data_that_the_weights_do_not_want_are_refused_before_the_first_step(nor
         ({"strategy": "frozen", "unfreeze_epoch": 2}, "frozen never unfreezes"),
         ({"strategy": "scratch", "cache_features": True}, "scratch fixes no layer"),
         ({"strategy": "frozen", "cache_features": True, "mixup": 0.2}, "mix images, not features"),
-        ({"feature_views": 0}, "feature_views: 0"),
+        ({"cached_augmentations": 0}, "cached_augmentations: 0"),
         ({"base_lr_scale": 0.0}, "base_lr_scale: 0.0"),
     ],
 )

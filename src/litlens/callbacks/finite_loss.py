@@ -16,7 +16,7 @@ class FiniteLoss(Callback):
 
     On a CPU the check reads one number. On a GPU reading it at once would make the host wait in every step
     until the forward pass is over, before it can queue the backward pass. So the loss is copied while the
-    backward pass is being queued, and looked at just before the optimiser's step: by then it is there, or the
+    backward pass is being queued, and looked at just before the optimizer's step: by then it is there, or the
     GPU is the slower of the two anyway. With several devices each looks at its own loss; the first that stops
     ends the run for all.
     """

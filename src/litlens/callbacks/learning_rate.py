@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 class LearningRate(Callback):
     """Logs the learning rate of every parameter group that the next step uses.
 
-    NAME is the group's `name` where it has one, otherwise the optimiser's class; where names meet, `-1`, `-2`
+    NAME is the group's `name` where it has one, otherwise the optimizer's class; where names meet, `-1`, `-2`
     and so on tell them apart. Values go straight to the loggers, which costs nothing in the steps between.
     """
 

@@ -1,4 +1,4 @@
-"""From a checkpoint alone to a classifier that names what is on a picture."""
+"""From a checkpoint alone to a classifier that names what is on an image."""
 
 import importlib
 import sys
@@ -13,7 +13,7 @@ from torch import nn
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.data.preprocessing import Preprocessing
-from litlens.data.sets.decode import read_picture
+from litlens.data.sets.decode import read_image
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 
@@ -22,7 +22,7 @@ _TRUSTED = ("litlens", "torch", "torchvision")
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier in evaluation mode, and how it reads pictures; `about` is the checkpoint's key `litlens`."""
+    """A classifier in evaluation mode, and how it reads images; `about` is the checkpoint's key `litlens`."""
 
     classifier: ImageClassifier
     preprocessing: Preprocessing | None
@@ -34,17 +34,15 @@ class LoadedClassifier:
         return list(self.about["class_names"])
 
     @torch.inference_mode()
-    def predict(self, picture: str | Path | Image.Image) -> dict[str, float]:
-        """The classes of a picture, given as a file or decoded, with their probabilities, the likeliest first.
+    def predict(self, image: str | Path | Image.Image) -> dict[str, float]:
+        """The classes of an image, given as a file or decoded, with their probabilities, the likeliest first.
 
-        Raises UserError where the file is no picture, or the checkpoint does not say how to prepare one.
+        Raises UserError where the file is no image, or the checkpoint does not say how to prepare one.
         """
         if self.preprocessing is None:
-            raise UserError(
-                "the checkpoint does not say how to prepare pictures: pass preprocessing= to load_classifier"
-            )
-        decoded = picture if isinstance(picture, Image.Image) else read_picture(Path(picture))
-        images = self.preprocessing.normalise(self.preprocessing.geometry(decoded)[None])
+            raise UserError("the checkpoint does not say how to prepare images: pass preprocessing= to load_classifier")
+        decoded = image if isinstance(image, Image.Image) else read_image(Path(image))
+        images = self.preprocessing.normalize(self.preprocessing.geometry(decoded)[None])
         probabilities = self.classifier(images)[0].softmax(dim=0).tolist()
         ranking = sorted(range(len(probabilities)), key=lambda index: -probabilities[index])
         return {self.class_names[index]: probabilities[index] for index in ranking}

@@ -8,7 +8,7 @@ from litlens.checkpoints.reading import read_checkpoint
 from litlens.errors import UserError
 
 
-def initialise_from(network: nn.Module, class_names: list[str], path: str | Path) -> list[str]:
+def initialize_from(network: nn.Module, class_names: list[str], path: str | Path) -> list[str]:
     """Copy the weights of a checkpoint's network into `network`; return the names of what keeps its new weights.
 
     Where the classes are the same, all weights are taken. Where they differ, the last layer (the head, whose rows are

@@ -13,19 +13,19 @@ from rich.text import Text
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import Pixels
-from litlens.data.sets.file_pictures import FilePictures
+from litlens.data.sets.file_images import FileImages
 
 _SHOWN = 4  # samples of each class on the sheet, each raw and augmented
 _NAMED = 10  # files or pairs that are named before the rest is only counted
 
 
 def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
-    """Print sizes, statistics, counts, left-out files and pictures in two splits, and write a sheet of samples."""
+    """Print sizes, statistics, counts, left-out files and images in two splits, and write a sheet of samples."""
     data.prepare_data()
     data.setup()
     prepared = data.preprocessing
     height, width = prepared.size
-    console.print(f"pictures  {height}×{width}, {prepared.channels} channel(s), {prepared.fit}")
+    console.print(f"images  {height}×{width}, {prepared.channels} channel(s), {prepared.fit}")
     if len(sizes := _original_sizes(data)):
         console.print(f"files     {_range(sizes)}")
     console.print(f"mean      {_numbers(prepared.mean)}\nstd       {_numbers(prepared.std)}")
@@ -44,16 +44,16 @@ def sample_sheet(data: ImageDataModule, *, shown: int = _SHOWN) -> Pixels:
     for label in range(data.num_classes):
         pair = []
         for index in np.flatnonzero(split.labels == label)[:shown]:
-            pair += [data.picture("train", int(index)), data.augmented(int(index), epoch=0)]
+            pair += [data.image("train", int(index)), data.augmented(int(index), epoch=0)]
         cells = [_framed(pixels) for pixels in pair]
-        blank = np.full_like(_framed(data.picture("train", 0)), 255)
+        blank = np.full_like(_framed(data.image("train", 0)), 255)
         rows.append(np.concatenate(cells + [blank] * (2 * shown - len(cells)), axis=1))
     return np.concatenate(rows)
 
 
 def _framed(pixels: Pixels) -> Pixels:
-    coloured = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-    return np.pad(coloured, ((2, 2), (2, 2), (0, 0)), constant_values=255)
+    colored = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return np.pad(colored, ((2, 2), (2, 2), (0, 0)), constant_values=255)
 
 
 def _counts(data: ImageDataModule) -> Table:
@@ -74,9 +74,9 @@ def _list(title: str, lines: list[str], *, console: Console) -> None:
 
 
 def _original_sizes(data: ImageDataModule) -> NDArray[np.int64]:
-    """Heights and widths of the files of all splits, in order of area: (N, 2); none for pictures in memory."""
+    """Heights and widths of the files of all splits, in order of area: (N, 2); none for images in memory."""
     splits = [data.samples(split) for split in SPLITS]
-    sizes = [split.pictures.sizes(split.rows) for split in splits if isinstance(split.pictures, FilePictures)]
+    sizes = [split.images.sizes(split.rows) for split in splits if isinstance(split.images, FileImages)]
     joined = np.concatenate([np.empty((0, 2), np.int64), *sizes])
     return joined[np.lexsort((joined[:, 0], joined.prod(axis=1)))]
 

@@ -36,7 +36,7 @@ def _layers_of_backbone(classifier: TransferClassifier) -> Iterator[tuple[str, n
     network, lowest = classifier.network, classifier.first_trained(None)
     later = "" if classifier.unfreeze_epoch is None else f", from epoch {classifier.unfreeze_epoch}"
     for number, name in enumerate([*network.layer_names, "head"]):
-        known = network.known_as.get(name)
+        known = network.aliases.get(name)
         trains = "no" if number < lowest else "yes" + (later if name != "head" else "")
         yield f"{name} ({known})" if known else name, network.get_submodule(name), trains
 

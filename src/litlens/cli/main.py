@@ -12,7 +12,7 @@ from importlib import import_module
 from litlens.errors import mistake_behind
 
 _TRAIN_HELP = """\
-Train, test and measure a classifier of pictures.
+Train, test and measure a classifier of images.
 
   python train.py --config configs/mnist_cnn.yaml
 
@@ -39,7 +39,7 @@ Score checkpoints on the test split, as training did; write report.html.
 
   --ckpt_path RUN_DIR …   run folders, or checkpoint files; of two or more, each
                           is compared with the first: comparison.html
-  --images DIR            instead, name the pictures of a folder (no labels
+  --images DIR            instead, name the images of a folder (no labels
                           needed): images-DIR/predictions.csv and images.html
   --robustness            also accuracy against shift, rotation, scale, blur,
                           noise and contrast
@@ -97,7 +97,7 @@ def _quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # Lightning 2.6 asks a tree node for its type in a way that torch has deprecated.
     warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec", category=FutureWarning)
-    # Workers are chosen by measurement: none is best for pictures that lie in memory.
+    # Workers are chosen by measurement: none is best for images that lie in memory.
     warnings.filterwarnings("ignore", message=r"The '\w+' does not have many workers")
     # Our loader is resumable within an epoch.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")

@@ -76,7 +76,7 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
         group, option = match.groups()
         return f"{_where(option, args)}{group} has no '{option}'{_nearest(option, _options(parser, group))}"
     if match := re.search(r"Option '([^']+)' is not accepted", message):
-        # Of an optimiser or a schedule, the class stands behind the option; of all else, before it.
+        # Of an optimizer or a schedule, the class stands behind the option; of all else, before it.
         owner = re.findall(r"is not accepted\. Got value: Namespace\(class_path='([^']+)'", message)
         owner = owner or re.findall(r"given class_path '([^']+)'", message)
         if not owner:

@@ -23,7 +23,7 @@ from litlens.explain.overlay import overlay
 REPORT_FILE = "report.html"
 
 _CURVES = ("loss/train", "loss/val", "accuracy/train", "accuracy/val")
-_AT_ONCE = 8  # pictures in one pass of Grad-CAM, so that VGG16 at 224×224 stays below 1 GB
+_AT_ONCE = 8  # images in one pass of Grad-CAM, so that VGG16 at 224×224 stays below 1 GB
 
 
 def write_report(folder: Path, checkpoint: Path, *, predictions: Predictions, data: ImageDataModule) -> Path:
@@ -33,8 +33,8 @@ def write_report(folder: Path, checkpoint: Path, *, predictions: Predictions, da
     page = render_report(
         predictions,
         run=_run_facts(loaded, checkpoint),
-        picture=lambda index: data.picture("test", index),
-        overlays=lambda indices: list(_overlays(loaded, [data.picture("test", index) for index in indices])),
+        image=lambda index: data.image("test", index),
+        overlays=lambda indices: list(_overlays(loaded, [data.image("test", index) for index in indices])),
     )
     return write_page(folder / REPORT_FILE, page)
 
@@ -73,12 +73,12 @@ def read_history(path: Path) -> list[dict[str, float]]:
     return [epochs[epoch] for epoch in sorted(epochs)]
 
 
-def _overlays(loaded: LoadedClassifier, pictures: Sequence[Pixels]) -> Iterator[Pixels]:
+def _overlays(loaded: LoadedClassifier, images: Sequence[Pixels]) -> Iterator[Pixels]:
     assert loaded.preprocessing is not None  # evaluation has refused a checkpoint without
-    for start in range(0, len(pictures), _AT_ONCE):
-        batch = pictures[start : start + _AT_ONCE]
-        maps = cam(loaded.classifier.network, loaded.preprocessing.normalise(np.stack(batch))).maps.numpy()
-        yield from (overlay(picture, heat) for picture, heat in zip(batch, maps, strict=True))
+    for start in range(0, len(images), _AT_ONCE):
+        batch = images[start : start + _AT_ONCE]
+        maps = cam(loaded.classifier.network, loaded.preprocessing.normalize(np.stack(batch))).maps.numpy()
+        yield from (overlay(image, heat) for image, heat in zip(batch, maps, strict=True))
 
 
 def _run_facts(loaded: LoadedClassifier, checkpoint: Path) -> RunFacts:

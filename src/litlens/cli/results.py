@@ -66,7 +66,7 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
     table.add_row(
         "test accuracy",
         f"[bold]{results['accuracy_test']:.4f}[/bold]",
-        f"95 % interval {low:.4f} to {high:.4f}, {results['n_test']:,} pictures",
+        f"95 % interval {low:.4f} to {high:.4f}, {results['n_test']:,} images",
     )
     table.add_row("test loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
     if "accuracy_val" in results:
@@ -74,6 +74,6 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
         table.add_row("validation", f"{results['accuracy_val']:.4f}", f"{gap:+.4f} against test; chosen on it")
     if shared is not None:
         word = "none" if shared == 0 else f"{shared:,}"
-        table.add_row("in two splits", word, "pictures whose pixels are equal" if shared else "")
+        table.add_row("in two splits", word, "images whose pixels are equal" if shared else "")
     table.add_row("noise", f"±{results['noise']:.4f}", "a smaller difference between two models says nothing")
     console.print(table)

@@ -39,7 +39,7 @@ class LastCheckpoint(ModelCheckpoint):
     Lightning steps such a scheduler after the checkpoints of the epoch's end are written, and does not make up for it
     where a run goes on, since it keeps no metrics (`FitLoop.on_advance_end`). `save_last` of the group's own would
     write only when the best one is written. Nothing is written on an exception: Ctrl-C may come in the middle of an
-    optimiser's step. A class of its own also because Lightning tells two of one class apart by what they watch.
+    optimizer's step. A class of its own also because Lightning tells two of one class apart by what they watch.
 
     Args:
         folder: Where the run is kept.

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from litlens.checkpoints.reading import read_checkpoint
-from litlens.checkpoints.warm_start import initialise_from
+from litlens.checkpoints.warm_start import initialize_from
 from litlens.cli.inspection import inspect
 from litlens.cli.layers import layer_table
 from litlens.cli.parser import TrainingCommand
@@ -47,10 +47,10 @@ def train(command: TrainingCommand, *, console: Console) -> None:
             data.prepare_data()
             check_normalization(classifier.network, data.preprocessing)
             if isinstance(classifier, TransferClassifier) and classifier.fixed_part(0) is not None:
-                check_views(classifier.feature_views, augmented=bool(data.augment))
+                check_views(classifier.cached_augmentations, augmented=bool(data.augment))
         if classifier.init_from is not None and command.resumed is None:
             source = checkpoint_path(Path(classifier.init_from))
-            fresh = initialise_from(classifier.network, classifier.class_names, source)
+            fresh = initialize_from(classifier.network, classifier.class_names, source)
             console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
     if command.resumed is not None:
         keep_metrics(trainer, folder=folder)
@@ -78,7 +78,7 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         trainer.fit(classifier, datamodule=data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
-            raise UserError(f"data.batch_size: {data.batch_size}: batch norm needs at least two pictures") from error
+            raise UserError(f"data.batch_size: {data.batch_size}: batch norm needs at least two images") from error
         if command.resumed is None or not re.search("total_steps|T_max", str(error)):
             raise
         raise UserError(

@@ -1,4 +1,4 @@
-"""Augmentation of training pictures, by albumentations: the only module that knows it.
+"""Augmentation of training images, by albumentations: the only module that knows it.
 
 The names below need no knowledge of albumentations; any of its transforms serves by its class name.
 """
@@ -19,7 +19,7 @@ from litlens.errors import UserError
 
 
 class Augmentation:
-    """A chain of augmentations that depends on the picture and on a random stream alone.
+    """A chain of augmentations that depends on the image and on a random generator alone.
 
     `steps` is a list as it stands in YAML: `rotation`, `rotation: 10` or `shift: {limit: 0.2, fill: border}`.
     Names:
@@ -32,15 +32,15 @@ class Augmentation:
     * `stretch`: by a factor in `range` (1.0 to 1.3), along one axis
     * `horizontal_flip`, `vertical_flip`: with probability `p` (0.5)
     * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio`
-      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the whole picture as `fit` brings it there
+      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the whole image as `fit` brings it there
 
     Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside
-    is, by `fill`: `constant` (black), a grey value from 0 to 255, `border` (the nearest pixel), `reflect` or
-    `wrap`. Neighbours of one fill are done as one warp, so that pixels are interpolated once.
+    is, by `fill`: `constant` (black), a gray value from 0 to 255, `border` (the nearest pixel), `reflect` or
+    `wrap`. Neighbors of one fill are done as one warp, so that pixels are interpolated once.
 
     Args:
         steps: Names, or one name with its options each; or classes of albumentations with their arguments.
-        image_size: Height and width that pictures must have in the end.
+        image_size: Height and width that images must have in the end.
         fit: What becomes of another aspect ratio where a crop is not drawn (`Preprocessing.fit`).
 
     Raises:
@@ -59,39 +59,39 @@ class Augmentation:
 
     @property
     def crops(self) -> bool:
-        """Whether it takes the picture before the geometry and brings it to the network's size itself."""
+        """Whether it takes the image before the geometry and brings it to the network's size itself."""
         return any(step.name == "crop" or step.name in _CROPS for step in self.steps)
 
-    def __call__(self, picture: Pixels, stream: np.random.Generator) -> Pixels:
-        """Augment one picture, uint8 (h, w, C), to uint8 (H, W, C).
+    def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
+        """Augment one image, uint8 (h, w, C), to uint8 (H, W, C).
 
         Raises:
-            UserError: A class of albumentations does not take the picture, or leaves it at another size.
+            UserError: A class of albumentations does not take the image, or leaves it at another size.
         """
         if self._compose is None:
             self._compose = _composed(self.steps, image_size=self.image_size, fit=self.fit)
         # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its
         # own set_random_seed does, which makes two new ones for each transform.
-        self._random.seed(int(stream.integers(2**63)))
-        self._compose.set_random_state(stream, self._random)
+        self._random.seed(int(rng.integers(2**63)))
+        self._compose.set_random_state(rng, self._random)
         try:
-            augmented: Pixels = self._compose(image=np.ascontiguousarray(picture))["image"]
-        # A crop larger than the picture is no narrower kind of error there, and each transform has its own.
+            augmented: Pixels = self._compose(image=np.ascontiguousarray(image))["image"]
+        # A crop larger than the image is no narrower kind of error there, and each transform has its own.
         except Exception as error:
             foreign = [step.name for step in self.steps if step.name not in _OPTIONS]
             if not foreign or isinstance(error, MemoryError):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"data.augment: {' or '.join(foreign)} does not take a picture {picture.shape[0]} pixels high and "
-                f"{picture.shape[1]} wide ({reason}): change its options or leave it out; crop takes any size"
+                f"data.augment: {' or '.join(foreign)} does not take an image {image.shape[0]} pixels high and "
+                f"{image.shape[1]} wide ({reason}): change its options or leave it out; crop takes any size"
             ) from error
         if augmented.ndim == 2:
             augmented = augmented[..., None]
-        expected = (*self.image_size, picture.shape[2])
+        expected = (*self.image_size, image.shape[2])
         if augmented.shape != expected or augmented.dtype != np.uint8:
             raise UserError(
-                f"data.augment: pictures become {augmented.dtype} {augmented.shape}, not uint8 {expected}: "
+                f"data.augment: images become {augmented.dtype} {augmented.shape}, not uint8 {expected}: "
                 "use crop, or a transform that keeps the size"
             )
         return augmented
@@ -165,7 +165,7 @@ def _checked(name: str, key: str, value: Any) -> Any:
         return float(pair[0]), float(pair[1])
     if key == "fill":
         if value not in _FILLS and not (_is_number(value) and 0 <= value <= 255):
-            raise UserError(f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a grey value from 0 to 255")
+            raise UserError(f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a gray value from 0 to 255")
         return value
     most = {"p": 1.0, "rotation": 180.0, "shear": 80.0, "shift": 1.0}["p" if key == "p" else name]
     if not _is_number(value) or not 0 <= value <= most:
@@ -178,7 +178,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _composed(steps: list[_Step], *, image_size: tuple[int, int], fit: Fit) -> Any:
-    """albumentations' chain for the steps, with neighbours of one fill joined to one warp."""
+    """albumentations' chain for the steps, with neighbors of one fill joined to one warp."""
     albumentations = _albumentations()
     transforms: list[Any] = []
     warp: list[_Step] = []
@@ -196,7 +196,7 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int], fit: Fit) -> A
                 scale=step.options["range"],
                 ratio=step.options["ratio"],
                 p=step.options["p"],
-                # Shrinking without it would alias, and training would see other pictures than evaluation.
+                # Shrinking without it would alias, and training would see other images than evaluation.
                 area_for_downscale="image",
             )
             transforms.append(_or_whole(crop, image_size=image_size, fit=fit))

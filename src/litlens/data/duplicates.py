@@ -1,4 +1,4 @@
-"""Pictures that stand in two splits: whoever trains on them has seen a part of the answer."""
+"""Images that stand in two splits: whoever trains on them has seen a part of the answer."""
 
 import hashlib
 
@@ -9,17 +9,17 @@ from litlens.data.progress import progress
 
 
 def shared_between_splits(data: ImageDataModule, *, chunk: int = 1024) -> list[tuple[str, str]]:
-    """Pairs of names of pictures in two different splits whose pixels at the network's size are all equal.
+    """Pairs of names of images in two different splits whose pixels at the network's size are all equal.
 
-    A picture of a later split is paired with the first equal one of an earlier split (train, val, test).
+    An image of a later split is paired with the first equal one of an earlier split (train, val, test).
     """
     seen: dict[bytes, tuple[str, str]] = {}
     pairs = []
     for split_name in SPLITS:
         split = data.samples(split_name)
-        for start in progress(range(0, len(split), chunk), description=f"Pictures of {split_name} seen before"):
+        for start in progress(range(0, len(split), chunk), description=f"Images of {split_name} seen before"):
             rows = split.rows[start : start + chunk]
-            for offset, pixels in enumerate(np.ascontiguousarray(split.pictures.batch(rows))):
+            for offset, pixels in enumerate(np.ascontiguousarray(split.images.batch(rows))):
                 name = split.names[start + offset]
                 first_split, first = seen.setdefault(
                     hashlib.blake2b(pixels.data, digest_size=16).digest(), (split_name, name)

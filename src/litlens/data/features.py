@@ -1,6 +1,6 @@
-"""Batches of features: what the fixed layers of a classifier make of each picture, computed once and kept.
+"""Batches of features: what the fixed layers of a classifier make of each image, computed once and kept.
 
-The files hold features by picture of the whole data set, so that another cut into splits finds them there.
+The files hold features by image of the whole data set, so that another cut into splits finds them there.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from litlens.data.cache import digest, filled_array
 from litlens.data.loader import BatchDataset, SplitDataset
 from litlens.data.preprocessing import Pixels
 from litlens.data.progress import progress
-from litlens.data.split import Pictures
+from litlens.data.split import Images
 from litlens.errors import UserError
 
 _VERSION = 1  # counted up when what is kept changes
-_BATCH = 16  # pictures in a pass: more gain little, and 224×224 of them take half a gigabyte in VGG16
+_BATCH = 16  # images in a pass: more gain little, and 224×224 of them take half a gigabyte in VGG16
 
 
 class FixedPart(Protocol):
@@ -49,7 +49,7 @@ class FixedPart(Protocol):
 class FeatureSource(Protocol):
     """A classifier of which a part is fixed."""
 
-    feature_views: int
+    cached_augmentations: int
     feature_memory: float
 
     def fixed_part(self, epoch: int) -> FixedPart | None:
@@ -65,11 +65,11 @@ def feature_source(trainer: Trainer | None) -> FeatureSource | None:
     return classifier if hasattr(classifier, "fixed_part") and classifier.fixed_part(0) is not None else None
 
 
-def pixels_digest(pictures: Pictures, *, size: int, chunk: int = 256) -> str:
-    """What tells the pictures 0 to size - 1 of one data set from all others: a gigabyte takes about a second."""
+def pixels_digest(images: Images, *, size: int, chunk: int = 256) -> str:
+    """What tells the images 0 to size - 1 of one data set from all others: a gigabyte takes about a second."""
     digest = hashlib.blake2b(digest_size=16)
-    for start in progress(range(0, size, chunk), description="Digest of the pictures"):
-        digest.update(pictures.batch(np.arange(start, min(start + chunk, size))).tobytes())
+    for start in progress(range(0, size, chunk), description="Digest of the images"):
+        digest.update(images.batch(np.arange(start, min(start + chunk, size))).tobytes())
     return digest.hexdigest()
 
 
@@ -77,12 +77,12 @@ def check_views(views: int, *, augmented: bool) -> None:
     """Raise UserError where one view would leave nothing of the augmentation, or where there are views of nothing."""
     if augmented and views < 2:
         raise UserError(
-            "model.feature_views: of augmented pictures at least 2 are kept, the picture as it is and others: "
+            "model.cached_augmentations: of augmented images at least 2 are kept, the image as it is and others: "
             "raise it, remove data.augment, or set model.cache_features to false"
         )
     if views > 1 and not augmented:
         raise UserError(
-            f"model.feature_views: {views} views of a picture that nothing augments are all the same: "
+            f"model.cached_augmentations: {views} views of an image that nothing augments are all the same: "
             "give data.augment, or leave it out"
         )
 
@@ -90,17 +90,17 @@ def check_views(views: int, *, augmented: bool) -> None:
 class FeatureDataset(BatchDataset):
     """A split fetched by the batch, as features while a part of the classifier is fixed, else as images.
 
-    Where `images` are augmented, `source.feature_views` are kept of each picture, and one is drawn in each epoch:
-    number 0 is the picture as it is, the others are augmented, the same ones for every seed.
+    Where `images` are augmented, `source.cached_augmentations` are kept of each image, and one is drawn in each epoch:
+    number 0 is the image as it is, the others are augmented, the same ones for every seed.
 
     Args:
         images: The split.
         source: The classifier.
         trainer: Says which epoch it is.
         name: What the progress bar calls the split.
-        about: Plain values: what all pictures are and how they are prepared; the features depend on it.
+        about: Plain values: what all images are and how they are prepared; the features depend on it.
         owner: Plain values that stay when files change: whose old features the new ones replace.
-        size: How many pictures there are over all splits.
+        size: How many images there are over all splits.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class FeatureDataset(BatchDataset):
     ) -> None:
         self.images, self.source, self.trainer = images, source, trainer
         self.seed = images.seed
-        self.views = 1 if images.augmentation is None else source.feature_views
+        self.views = 1 if images.augmentation is None else source.cached_augmentations
         self._name, self._about, self._owner, self._size = name, about, owner, size
         self._kept: tuple[str, list[_Kept]] | None = None
 
@@ -154,7 +154,7 @@ class FeatureDataset(BatchDataset):
         images, rows = self.images, self.images.split.rows
         augmentation = images.augmentation.steps if images.augmentation and number else None
         about = [number, repr(augmentation), self._size]
-        shape = tuple(part(images.preprocessing.normalise(images.split.pictures.batch(rows[:1]))).shape[1:])
+        shape = tuple(part(images.preprocessing.normalize(images.split.images.batch(rows[:1]))).shape[1:])
         mapped = filled_array(
             digest([_VERSION, part.key(), self._about, about]),
             lambda table: None,  # zeros: nothing has been computed yet
@@ -167,12 +167,12 @@ class FeatureDataset(BatchDataset):
 
         def pixels(indices: order.Indices) -> Pixels:
             if number == 0:
-                return images.split.pictures.batch(rows[indices])
-            streams = (order.view_stream(view=number, row=int(rows[index])) for index in indices)
-            return np.stack([images.augmented(int(i), stream) for i, stream in zip(indices, streams, strict=True)])
+                return images.split.images.batch(rows[indices])
+            rngs = (order.view_rng(view=number, row=int(rows[index])) for index in indices)
+            return np.stack([images.augmented(int(i), rng) for i, rng in zip(indices, rngs, strict=True)])
 
         with _alone(path):
-            self._fill(table, indices, lambda chunk: part(images.preprocessing.normalise(pixels(chunk))))
+            self._fill(table, indices, lambda chunk: part(images.preprocessing.normalize(pixels(chunk))))
         return _Kept(table["features"], rows, in_memory=len(rows) * table.dtype.itemsize <= memory)
 
     def _fill(self, table: NDArray[Any], indices: order.Indices, features: Callable[[order.Indices], Tensor]) -> None:

@@ -1,6 +1,6 @@
 """From a split to batches, in the order that `order.py` says and at any point of it.
 
-Batches are fetched whole: one index array, one slice of a uint8 array, one normalisation.
+Batches are fetched whole: one index array, one slice of a uint8 array, one normalization.
 """
 
 from abc import ABC, abstractmethod
@@ -50,7 +50,7 @@ class BatchDataset(Dataset[Batch], ABC):
 
 
 class SplitDataset(BatchDataset):
-    """One split as a dataset that is fetched by the batch: normalised images and labels, augmented where asked."""
+    """One split as a dataset that is fetched by the batch: normalized images and labels, augmented where asked."""
 
     def __init__(
         self, split: Split, *, preprocessing: Preprocessing, augmentation: Augmentation | None = None, seed: int = 0
@@ -74,22 +74,22 @@ class SplitDataset(BatchDataset):
         return self._fetch(indices, epoch=epoch)
 
     def pixels(self, indices: order.Indices, *, epoch: int | None) -> Pixels:
-        """Pictures at the network's size, uint8 (B, H, W, C), as augmented in `epoch`; None means not at all."""
+        """Images at the network's size, uint8 (B, H, W, C), as augmented in `epoch`; None means not at all."""
         if self.augmentation is None or epoch is None:
-            return self.split.pictures.batch(self.split.rows[indices])
-        streams = [order.augmentation_stream(seed=self.seed, epoch=epoch, index=int(index)) for index in indices]
-        return np.stack([self.augmented(int(index), stream) for index, stream in zip(indices, streams, strict=True)])
+            return self.split.images.batch(self.split.rows[indices])
+        rngs = [order.augmentation_rng(seed=self.seed, epoch=epoch, index=int(index)) for index in indices]
+        return np.stack([self.augmented(int(index), rng) for index, rng in zip(indices, rngs, strict=True)])
 
-    def augmented(self, index: int, stream: np.random.Generator) -> Pixels:
-        """What augmentation makes of a sample and a random stream: uint8 (H, W, C)."""
+    def augmented(self, index: int, rng: np.random.Generator) -> Pixels:
+        """What augmentation makes of a sample and a random generator: uint8 (H, W, C)."""
         assert self.augmentation is not None
-        pictures, row = self.split.pictures, int(self.split.rows[index])
-        # A crop takes the place of the geometry, so it needs the picture as it was.
-        picture = pictures.original(row) if self.augmentation.crops else pictures.batch(np.array([row]))[0]
-        return self.augmentation(picture, stream)
+        images, row = self.split.images, int(self.split.rows[index])
+        # A crop takes the place of the geometry, so it needs the image as it was.
+        image = images.original(row) if self.augmentation.crops else images.batch(np.array([row]))[0]
+        return self.augmentation(image, rng)
 
     def _fetch(self, indices: order.Indices, *, epoch: int | None) -> Batch:
-        images = self.preprocessing.normalise(self.pixels(indices, epoch=epoch))
+        images = self.preprocessing.normalize(self.pixels(indices, epoch=epoch))
         return images, torch.from_numpy(self.split.labels[indices])
 
 

@@ -22,9 +22,9 @@ SPLITS = ("train", "val", "test")
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """Pictures with one label each, in three splits, as batches for any LightningModule or a plain `for` loop.
+    """Images with one label each, in three splits, as batches for any LightningModule or a plain `for` loop.
 
-    A loader yields `(images, labels)`: float32 (B, C, H, W), normalised, and int64 (B,). The order and the
+    A loader yields `(images, labels)`: float32 (B, C, H, W), normalized, and int64 (B,). The order and the
     augmentation follow from the seed and the epoch alone (`litlens.data.order`).
 
     A subclass sets `class_names`, `in_channels` and `image_size` on construction, without reading the data, and
@@ -32,7 +32,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: Samples in a batch, on each device. Training leaves out the tail of an epoch that fills no batch.
-        num_workers: Processes that fetch batches; 0 fetches in the training process, best for pictures in memory.
+        num_workers: Processes that fetch batches; 0 fetches in the training process, best for images in memory.
         seed: Every split, order and augmentation follows from it. The command sets it to `seed_everything`.
         normalize: `auto` (a known set's constants, else mean and deviation of the training split), a set's name
             (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), or `{mean: […], std: […]}` of pixels
@@ -44,10 +44,10 @@ class ImageDataModule(LightningDataModule, ABC):
     class_names: list[str]
     in_channels: int
     image_size: tuple[int, int]
-    # What becomes of a picture of another aspect ratio (`Preprocessing.fit`).
+    # What becomes of an image of another aspect ratio (`Preprocessing.fit`).
     fit: Fit = "crop"
     # The known set (`NORMALIZATIONS`) whose constants `normalize: auto` means here, where there is one.
-    known_as: str | None = None
+    preset: str | None = None
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures become what the network takes; after `setup`."""
+        """How images become what the network takes; after `setup`."""
         if self._preprocessing is None:
             raise RuntimeError("preprocessing is known after setup()")
         return self._preprocessing
@@ -131,14 +131,14 @@ class ImageDataModule(LightningDataModule, ABC):
             raise RuntimeError("samples are known after setup()")
         return self._splits[split]
 
-    def picture(self, split: str, index: int) -> Pixels:
-        """One picture as the network sees it, before normalisation: uint8 (H, W, C)."""
+    def image(self, split: str, index: int) -> Pixels:
+        """One image as the network sees it, before normalization: uint8 (H, W, C)."""
         chosen = self.samples(split)
-        pixels: Pixels = chosen.pictures.batch(chosen.rows[[index]])[0]
+        pixels: Pixels = chosen.images.batch(chosen.rows[[index]])[0]
         return pixels
 
     def augmented(self, index: int, *, epoch: int) -> Pixels:
-        """What augmentation makes of a training picture in an epoch: uint8 (H, W, C)."""
+        """What augmentation makes of a training image in an epoch: uint8 (H, W, C)."""
         pixels: Pixels = self._dataset("train", augmented=True).pixels(np.array([index]), epoch=epoch)[0]
         return pixels
 
@@ -152,7 +152,7 @@ class ImageDataModule(LightningDataModule, ABC):
             devices = self.trainer.world_size if self.trainer else 1
             raise UserError(
                 f"data.batch_size: {self.batch_size} on {devices} device(s) is more than the {len(dataset)} "
-                f"training pictures; give at most {len(dataset) // devices}"
+                f"training images; give at most {len(dataset) // devices}"
             )
         return loader
 
@@ -201,28 +201,28 @@ class ImageDataModule(LightningDataModule, ABC):
         source = feature_source(self.trainer)
         if source is None or self.trainer is None:
             return images
-        check_views(source.feature_views, augmented=bool(self.augment))
+        check_views(source.cached_augmentations, augmented=bool(self.augment))
         sharing = self._sharing(images.split)
         folder = self.source_folder()
         # What is set, not the mean and deviation that follow from it: they change with the files and the seed.
         prepared = [self.image_size, self.in_channels, self.fit, self.normalize]
         owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0], prepared]
-        size = self._number_of_pictures(images.split)
+        size = self._number_of_images(images.split)
         # The pixels at the network's size tell of every option that has made them, the files of the originals.
         about = [self._digest_of_pixels(images.split), self.fingerprint()["content"], self.preprocessing.to_dict()]
         return FeatureDataset(images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size)
 
     def _sharing(self, split: Split) -> list[str]:
-        """The splits that are cut from the same pictures."""
-        return [name for name in SPLITS if self._splits[name].pictures is split.pictures]
+        """The splits that are cut from the same images."""
+        return [name for name in SPLITS if self._splits[name].images is split.images]
 
-    def _number_of_pictures(self, split: Split) -> int:
+    def _number_of_images(self, split: Split) -> int:
         return max(int(self._splits[name].rows.max()) for name in self._sharing(split)) + 1
 
     def _digest_of_pixels(self, split: Split) -> str:
         first = self._sharing(split)[0]
         if first not in self._pixels:
-            self._pixels[first] = pixels_digest(split.pictures, size=self._number_of_pictures(split))
+            self._pixels[first] = pixels_digest(split.images, size=self._number_of_images(split))
         return self._pixels[first]
 
     def _load_once(self) -> None:
@@ -244,7 +244,7 @@ class ImageDataModule(LightningDataModule, ABC):
             if unknown:
                 raise UserError(f"data.normalize: needs mean and std and nothing else, not {sorted(self.normalize)}")
             return tuple(self.normalize["mean"]), tuple(self.normalize["std"])
-        known = self.known_as if self.normalize == "auto" else self.normalize
+        known = self.preset if self.normalize == "auto" else self.normalize
         if known is not None:
             return NORMALIZATIONS[known]
         train = self._splits["train"]
@@ -260,7 +260,7 @@ def _mean_and_std(split: Split, *, chunk: int = 1024) -> np.ndarray[Any, np.dtyp
     """Mean and standard deviation of pixels in [0, 1] per channel, exact, from a histogram: float64 (2, C)."""
     histogram: Any = 0
     for start in progress(range(0, len(split), chunk), description="Mean and standard deviation"):
-        pixels = split.pictures.batch(split.rows[start : start + chunk])
+        pixels = split.images.batch(split.rows[start : start + chunk])
         channels = range(pixels.shape[3])
         histogram = histogram + np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in channels])
     values = np.arange(256) / 255

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-# What a random stream is for. Two purposes never share one, so that switching one off shifts no other.
+# What a random generator is for. Two purposes never share one, so that switching one off shifts no other.
 _SHUFFLING, _AUGMENTATION, _DRAWING, _VIEW = 0, 1, 2, 3
 
 
@@ -21,7 +21,7 @@ def training_indices(
     rank has the same number of full batches; as the permutation is a new one each epoch, no sample is cut for good.
     """
     batches = training_batches(size=size, batch_size=batch_size, world_size=world_size)
-    permutation = _stream(seed, _SHUFFLING, epoch).permutation(size)
+    permutation = _rng(seed, _SHUFFLING, epoch).permutation(size)
     return permutation[: batches * batch_size * world_size][rank::world_size].astype(np.int64, copy=False)
 
 
@@ -38,23 +38,23 @@ def evaluation_indices(*, size: int, rank: int = 0, world_size: int = 1) -> Indi
     return np.arange(rank, size, world_size, dtype=np.int64)
 
 
-def augmentation_stream(*, seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random stream that augments sample `index` (its place in the training split) in an epoch."""
-    return _stream(seed, _AUGMENTATION, epoch, index)
+def augmentation_rng(*, seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random generator that augments sample `index` (its place in the training split) in an epoch."""
+    return _rng(seed, _AUGMENTATION, epoch, index)
 
 
 def drawn_views(*, seed: int, epoch: int, indices: Indices, views: int) -> Indices:
     """Which of a number of kept views each of the samples shows in an epoch."""
-    return np.array([_stream(seed, _DRAWING, epoch, int(index)).integers(views) for index in indices], np.int64)
+    return np.array([_rng(seed, _DRAWING, epoch, int(index)).integers(views) for index in indices], np.int64)
 
 
-def view_stream(*, view: int, row: int) -> np.random.Generator:
-    """The random stream that augments a kept view of picture `row` of the data set, the same for every seed."""
-    return _stream(0, _VIEW, view, row)
+def view_rng(*, view: int, row: int) -> np.random.Generator:
+    """The random generator that augments a kept view of image `row` of the data set, the same for every seed."""
+    return _rng(0, _VIEW, view, row)
 
 
-def _stream(seed: int, purpose: int, epoch: int, index: int = 0) -> np.random.Generator:
-    # Philox is counter-based: distinct counters under one key are independent streams (Salmon et al., "Parallel random
+def _rng(seed: int, purpose: int, epoch: int, index: int = 0) -> np.random.Generator:
+    # Philox is counter-based: distinct counters under one key are independent rngs (Salmon et al., "Parallel random
     # numbers: as easy as 1, 2, 3", SC 2011), at a tenth of the price of seeding a Mersenne twister. The counter's
-    # lowest word is the position within a stream.
+    # lowest word is the position within an rng.
     return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, epoch, index]))

@@ -1,6 +1,6 @@
-"""From a picture of any mode and size to what the network takes, in two steps that a checkpoint can carry.
+"""From an image of any mode and size to what the network takes, in two steps that a checkpoint can carry.
 
-`geometry` brings a picture to the network's size in uint8, `normalise` a batch of those to float32. Training augments
+`geometry` brings an image to the network's size in uint8, `normalize` a batch of those to float32. Training augments
 between the two; evaluation, prediction and export use them as they are.
 """
 
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]
 
 # Mean and standard deviation per channel, of pixels in [0, 1].
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    # Of the 60,000 training pictures each; recomputed by tests/data/test_preprocessing.py.
+    # Of the 60,000 training images each; recomputed by tests/data/test_preprocessing.py.
     "mnist": ((0.1307,), (0.3081,)),
     "fashion": ((0.2860,), (0.3530,)),
     # torchvision.transforms._presets.ImageClassification: what its ImageNet weights were trained with.
@@ -34,9 +34,9 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How pictures are prepared: `size` is (H, W), `channels` 1 (grey) or 3 (RGB), mean and std of pixels in [0, 1].
+    """How images are prepared: `size` is (H, W), `channels` 1 (gray) or 3 (RGB), mean and std of pixels in [0, 1].
 
-    `fit` says what becomes of another aspect ratio: `crop` the centre, `squash` the whole, or `pad` with black.
+    `fit` says what becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
     """
 
     size: tuple[int, int]
@@ -49,15 +49,15 @@ class Preprocessing:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise UserError(
-                    f"normalize: {name} has {len(values)} values for pictures of {self.channels} channels; "
+                    f"normalize: {name} has {len(values)} values for images of {self.channels} channels; "
                     f"give {self.channels}, or a known set's name: auto, {', '.join(NORMALIZATIONS)}"
                 )
         if min(self.std) <= 0:
             raise UserError(f"normalize: std {list(self.std)} must be positive")
 
-    def geometry(self, picture: Image.Image | Pixels) -> Pixels:
-        """Bring a decoded picture, or pixels (h, w, 1 or 3), to uint8 (H, W, C) by antialiased bicubic resampling."""
-        image = picture if isinstance(picture, Image.Image) else _image(picture)
+    def geometry(self, source: Image.Image | Pixels) -> Pixels:
+        """Bring a decoded source, or pixels (h, w, 1 or 3), to uint8 (H, W, C) by antialiased bicubic resampling."""
+        image = source if isinstance(source, Image.Image) else _image(source)
         image = image.convert("L" if self.channels == 1 else "RGB")
         height, width = self.size
         if image.size != (width, height):
@@ -89,15 +89,15 @@ class Preprocessing:
         x, y = (photo_width - seen_width) / 2, (photo_height - seen_height) / 2
         return (x, y, (photo_width + seen_width) / 2, (photo_height + seen_height) / 2), (0, 0, width, height)
 
-    def normalise(self, batch: Pixels | Tensor) -> Tensor:
+    def normalize(self, batch: Pixels | Tensor) -> Tensor:
         """Turn uint8 (B, H, W, C) into float32 (B, C, H, W), (pixel / 255 - mean) / std, channels last in memory."""
         pixels = torch.as_tensor(batch)
         scale = 1 / (255 * torch.tensor(self.std, dtype=torch.float32))
         shift = torch.tensor(self.mean, dtype=torch.float32) / torch.tensor(self.std, dtype=torch.float32)
         return pixels.to(torch.float32).mul_(scale.to(pixels.device)).sub_(shift.to(pixels.device)).permute(0, 3, 1, 2)
 
-    def denormalise(self, images: Tensor) -> Pixels:
-        """The inverse of `normalise`, to show what a network was given: float32 (B, C, H, W) to uint8 (B, H, W, C)."""
+    def denormalize(self, images: Tensor) -> Pixels:
+        """The inverse of `normalize`, to show what a network was given: float32 (B, C, H, W) to uint8 (B, H, W, C)."""
         mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
         pixels = images.permute(0, 2, 3, 1).mul(std).add(mean).mul(255).round().clamp(0, 255)
         return pixels.to(torch.uint8).cpu().numpy()

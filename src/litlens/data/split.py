@@ -1,4 +1,4 @@
-"""What a data set is made of: pictures that are fetched by row, and splits that say which rows are whose."""
+"""What a data set is made of: images that are fetched by row, and splits that say which rows are whose."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,40 +10,40 @@ from numpy.typing import NDArray
 from litlens.data.preprocessing import Pixels
 
 
-class Pictures(Protocol):
-    """The pictures of a data set, decoded and fetched by row."""
+class Images(Protocol):
+    """The images of a data set, decoded and fetched by row."""
 
     def batch(self, rows: NDArray[np.int64]) -> Pixels:
-        """Pictures at the network's size: uint8 (B, H, W, C)."""
+        """Images at the network's size: uint8 (B, H, W, C)."""
 
     def original(self, row: int) -> Pixels:
-        """One picture before the geometry: uint8 (h, w, C)."""
+        """One image before the geometry: uint8 (h, w, C)."""
 
 
 @dataclass(frozen=True)
-class ArrayPictures:
-    """Pictures that lie at the network's size in one array, in memory or mapped from a file: uint8 (N, H, W, C)."""
+class ArrayImages:
+    """Images that lie at the network's size in one array, in memory or mapped from a file: uint8 (N, H, W, C)."""
 
     pixels: Pixels
 
     def batch(self, rows: NDArray[np.int64]) -> Pixels:
-        """Pictures at the network's size: uint8 (B, H, W, C)."""
+        """Images at the network's size: uint8 (B, H, W, C)."""
         return np.asarray(self.pixels[rows])
 
     def original(self, row: int) -> Pixels:
-        """One picture as it lies in the array: uint8 (H, W, C)."""
+        """One image as it lies in the array: uint8 (H, W, C)."""
         return np.asarray(self.pixels[row])
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: sample i is row `rows[i]` of `pictures`, of class `labels[i]` (int64), called `names[i]`.
+    """One split: sample i is row `rows[i]` of `images`, of class `labels[i]` (int64), called `names[i]`.
 
     Names are unique in a data set and stay the same from run to run: a file's relative path, or `test/00042`.
     `groups[i]` names what must not stand in two splits (a font family, a patient), where there is such a thing.
     """
 
-    pictures: Pictures
+    images: Images
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     names: Sequence[str]

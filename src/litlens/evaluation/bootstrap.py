@@ -13,7 +13,7 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """Percentile intervals of macro precision, recall and F1, and of the loss; for accuracy take Wilson's.
 
-    Samples are drawn one by one, so where pictures come in groups the intervals are too narrow.
+    Samples are drawn one by one, so where images come in groups the intervals are too narrow.
     """
     macro_generator, loss_generator = np.random.default_rng(seed).spawn(2)
     resampled = _resampled_macro(predictions, resamples=resamples, generator=macro_generator)

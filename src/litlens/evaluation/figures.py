@@ -1,4 +1,4 @@
-"""Pictures of the evaluation: each function draws numbers into a matplotlib Figure."""
+"""Images of the evaluation: each function draws numbers into a matplotlib Figure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from litlens.evaluation.calibration import ReliabilityBin
 from litlens.evaluation.measures import ClassFigures, row_shares
-from litlens.evaluation.style import BLUE, GREY, INK, ORANGE, house_style, new_figure, plain_axes, shortened
+from litlens.evaluation.style import BLUE, GRAY, INK, ORANGE, house_style, new_figure, plain_axes, shortened
 
 _NUMBERED = 20  # classes up to which a confusion matrix has a number in every cell
 _TICKS = 32  # class names that an axis has room for
@@ -21,9 +21,9 @@ _TICKS = 32  # class names that an axis has room for
 def confusion_matrix_figure(
     counts: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix"
 ) -> Figure:
-    """Counts `(K, K)`, rows labels and columns predictions, coloured by the share of each row.
+    """Counts `(K, K)`, rows labels and columns predictions, colored by the share of each row.
 
-    Up to 20 classes every cell tells its count; with more only the colours stay, on a scale that lets single
+    Up to 20 classes every cell tells its count; with more only the colors stay, on a scale that lets single
     mistakes be seen, and the axes name as many classes as fit.
     """
     table = np.asarray(counts, dtype=np.int64)
@@ -86,7 +86,7 @@ def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figur
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
     upper.set_title(f"Calibration: expected error {100 * error:.2f} %", pad=10)
     upper.legend(loc="upper left", frameon=False, handlelength=1.6)
-    lower.bar(left, count / max(count.sum(), 1), width, align="edge", color=GREY, edgecolor="white")
+    lower.bar(left, count / max(count.sum(), 1), width, align="edge", color=GRAY, edgecolor="white")
     lower.set(xlabel="confidence", ylabel="share of\nsamples", ylim=(0, None))
     return figure
 
@@ -100,12 +100,12 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
     plain_axes(axes)
     axes.grid(axis="x", color="#E8E8E8", linewidth=0.8)
     places = np.arange(len(rows))
-    for kind, colour, marker in (("precision", BLUE, "|"), ("recall", ORANGE, "|"), ("f1", INK, "o")):
+    for kind, color, marker in (("precision", BLUE, "|"), ("recall", ORANGE, "|"), ("f1", INK, "o")):
         values = [getattr(row, kind) for row in rows]
         name = "F1" if kind == "f1" else kind
         size, width = (4.5, 0) if kind == "f1" else (9, 2.2)
         axes.plot(
-            values, places, marker, color=colour, markersize=size, markeredgewidth=width, label=name, clip_on=False
+            values, places, marker, color=color, markersize=size, markeredgewidth=width, label=name, clip_on=False
         )
     axes.hlines(
         places,
@@ -128,7 +128,7 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
-            color=GREY,
+            color=GRAY,
             fontsize=8,
         )
     which = f"the {len(rows)} of {len(table)} classes with the lowest F1" if len(rows) < len(table) else "classes by F1"
@@ -157,8 +157,8 @@ def _write_counts(axes: Axes, table: NDArray[np.int64], shares: NDArray[np.float
     size = float(np.clip(12 - 0.25 * len(table) - 0.3 * len(str(table.max())), 6, 11))
     for (row, column), count in np.ndenumerate(table):
         if count:
-            colour = "white" if shares[row, column] > 0.3 else INK
-            text = axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
+            color = "white" if shares[row, column] > 0.3 else INK
+            text = axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=size)
             text.set_in_layout(False)  # it lies within the axes: the layout need not measure it
 
 
@@ -167,10 +167,10 @@ def _curves(axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, be
     epochs = np.array([row["epoch"] for row in history], dtype=float)
     few = len(history) <= 40
     title = what.capitalize()
-    for split, colour, name in (("train", BLUE, "training"), ("val", ORANGE, "validation")):
+    for split, color, name in (("train", BLUE, "training"), ("val", ORANGE, "validation")):
         values = np.array([row.get(f"{what}/{split}", np.nan) for row in history], dtype=float)
         values[~np.isfinite(values)] = np.nan
-        axes.plot(epochs, values, "o-" if few else "-", color=colour, linewidth=1.6, markersize=3.2, label=name)
+        axes.plot(epochs, values, "o-" if few else "-", color=color, linewidth=1.6, markersize=3.2, label=name)
         if split == "val" and np.isfinite(values).any():
             place = int(np.nanargmin(values) if best is min else np.nanargmax(values))
             axes.plot(
@@ -178,7 +178,7 @@ def _curves(axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, be
                 values[place],
                 "o",
                 color="none",
-                markeredgecolor=colour,
+                markeredgecolor=color,
                 markersize=9,
                 zorder=3,
             )

@@ -1,7 +1,7 @@
 """How sure a figure is: Wilson's interval for shares, the bootstrap for the rest, and what is only noise.
 
 All random numbers come from generators made here from a seed; the global states of NumPy and torch stay
-untouched.
+preserve_state.
 """
 
 from collections.abc import Iterator

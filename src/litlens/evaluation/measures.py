@@ -55,7 +55,7 @@ def confusion_matrix(predictions: Predictions) -> NDArray[np.int64]:
 
 
 def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A confusion matrix `(K, K)` normalised: of each label's samples, the share that got each class."""
+    """A confusion matrix `(K, K)` normalized: of each label's samples, the share that got each class."""
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 

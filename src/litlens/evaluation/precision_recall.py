@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.style import GREY, PALETTE, house_style, new_figure, plain_axes, shortened
+from litlens.evaluation.style import GRAY, PALETTE, house_style, new_figure, plain_axes, shortened
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ def precision_recall_curves(predictions: Predictions) -> list[PrecisionRecall]:
 
 @house_style
 def precision_recall_figure(curves: Sequence[PrecisionRecall], *, title: str = "Precision and recall") -> Figure:
-    """All curves, the classes with the lowest average precision in colour and named, the others in grey."""
+    """All curves, the classes with the lowest average precision in color and named, the others in gray."""
     figure = new_figure(6.6, 4.4)
     axes = figure.add_subplot()
     plain_axes(axes)
@@ -51,10 +51,10 @@ def precision_recall_figure(curves: Sequence[PrecisionRecall], *, title: str = "
     named, others = worst[: len(PALETTE)], worst[len(PALETTE) :]
     for number, curve in enumerate(others):
         label = None if number else f"{len(others)} others"
-        axes.step(curve.recall, curve.precision, where="post", color=GREY, linewidth=0.7, alpha=0.6, label=label)
-    for curve, colour in reversed(list(zip(named, PALETTE, strict=False))):
+        axes.step(curve.recall, curve.precision, where="post", color=GRAY, linewidth=0.7, alpha=0.6, label=label)
+    for curve, color in reversed(list(zip(named, PALETTE, strict=False))):
         label = f"{shortened(curve.name)}  {100 * curve.average_precision:.2f} %"
-        axes.step(curve.recall, curve.precision, where="post", color=colour, linewidth=1.6, label=label)
+        axes.step(curve.recall, curve.precision, where="post", color=color, linewidth=1.6, label=label)
     mean = np.mean([curve.average_precision for curve in curves]) if curves else np.nan
     # What a good network gets wrong lies in the corner: show that, and the whole only where it is needed.
     missing = 1 - min((curve.average_precision for curve in curves), default=0.0)

@@ -1,7 +1,7 @@
-"""How a network bears pictures that are moved, turned, blurred or faded: accuracy against the strength of each.
+"""How a network bears images that are moved, turned, blurred or faded: accuracy against the strength of each.
 
-Distortions act on the pictures as the network gets them, uint8 and before normalisation. What is drawn at random
-(which way, which noise) follows from a seed alone, so every network sees the same distorted pictures.
+Distortions act on the images as the network gets them, uint8 and before normalization. What is drawn at random
+(which way, which noise) follows from a seed alone, so every network sees the same distorted images.
 """
 
 import math
@@ -18,26 +18,26 @@ from torch import nn
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.evaluation.intervals import Interval, wilson_interval
 from litlens.evaluation.style import PALETTE, house_style, new_figure, plain_axes, shortened
-from litlens.explain.untouched import at_home, untouched
+from litlens.explain.preserve_state import at_home, preserve_state
 
-_LIMIT, _FEWEST = 2000, 250  # pictures
-_PIXELS = _LIMIT * 64 * 64  # of all pictures, where that leaves more than the fewest
-_BATCH_PIXELS = 2**20  # at 224×224, 20 pictures: 0.3 GB for each of VGG16's first layers
+_LIMIT, _FEWEST = 2000, 250  # images
+_PIXELS = _LIMIT * 64 * 64  # of all images, where that leaves more than the fewest
+_BATCH_PIXELS = 2**20  # at 224×224, 20 images: 0.3 GB for each of VGG16's first layers
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """A way to spoil pictures, and how much is tried, in `unit`s; at 0 every picture is as it was."""
+    """A way to spoil images, and how much is tried, in `unit`s; at 0 every image is as it was."""
 
     unit: str
     strengths: tuple[float, ...]
-    # (pictures, strength, -1 or 1 for each, stream) → pictures
+    # (images, strength, -1 or 1 for each, rng) → images
     apply: Callable[[Pixels, float, NDArray[np.int64], np.random.Generator], Pixels]
 
 
 @dataclass(frozen=True)
 class DistortedAccuracy:
-    """The accuracy, with Wilson's 95 % interval, on pictures distorted by one strength."""
+    """The accuracy, with Wilson's 95 % interval, on images distorted by one strength."""
 
     distortion: str
     strength: float
@@ -45,23 +45,23 @@ class DistortedAccuracy:
 
 
 def distort(pixels: Pixels, distortion: str, strength: float, *, seed: int = 0) -> Pixels:
-    """Distort pictures uint8 (B, H, W, C) by a strength of `DISTORTIONS[distortion]`, in its unit.
+    """Distort images uint8 (B, H, W, C) by a strength of `DISTORTIONS[distortion]`, in its unit.
 
-    Which way a picture is moved or turned, and its noise, is the same at every strength. What comes into sight
+    Which way an image is moved or turned, and its noise, is the same at every strength. What comes into sight
     from beyond the edge repeats the edge's pixels: black would add lines that no photo has, and would be a
     distortion of its own on a white ground; on a black ground the two are the same.
     """
     if strength == 0:
         return pixels
-    ways, stream = (np.random.default_rng([seed, purpose]) for purpose in (0, 1))
+    ways, rng = (np.random.default_rng([seed, purpose]) for purpose in (0, 1))
     signs = ways.integers(2, size=(len(pixels), 2)) * 2 - 1
-    return DISTORTIONS[distortion].apply(pixels, strength, signs, stream)
+    return DISTORTIONS[distortion].apply(pixels, strength, signs, rng)
 
 
 def robustness(
     network: nn.Module, preprocessing: Preprocessing, pixels: Pixels, labels: NDArray[np.int64], *, seed: int = 0
 ) -> Iterator[DistortedAccuracy]:
-    """The accuracy on pictures uint8 (B, H, W, C) and labels (B,) at every strength of every distortion.
+    """The accuracy on images uint8 (B, H, W, C) and labels (B,) at every strength of every distortion.
 
     One after the other, `number_of_points()` in all, so that the caller can show how far it is. The network
     stays as it was and runs where it is, in its own precision.
@@ -80,10 +80,10 @@ def number_of_points() -> int:
     return sum(len(distortion.strengths) for distortion in DISTORTIONS.values())
 
 
-def chosen_pictures(size: int, image_size: tuple[int, int], *, seed: int = 0) -> NDArray[np.int64]:
-    """Which of a split's pictures are tried: at most 2,000, drawn at random, in their order.
+def chosen_images(size: int, image_size: tuple[int, int], *, seed: int = 0) -> NDArray[np.int64]:
+    """Which of a split's images are tried: at most 2,000, drawn at random, in their order.
 
-    Of pictures above 64×64 fewer, in proportion, but at least 250: each goes through the network 32 times.
+    Of images above 64×64 fewer, in proportion, but at least 250: each goes through the network 32 times.
     """
     limit = min(_LIMIT, max(_FEWEST, _PIXELS // math.prod(image_size)))
     return np.sort(np.random.default_rng(seed).permutation(size)[:limit])
@@ -102,9 +102,9 @@ def robustness_figure(runs: Mapping[str, Sequence[DistortedAccuracy]]) -> Figure
             low, value, high = (
                 [100 * getattr(point.accuracy, side) for point in own] for side in ("low", "value", "high")
             )
-            colour = PALETTE[number % len(PALETTE)]
-            axes.fill_between(strengths, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(strengths, value, "o-", color=colour, linewidth=1.6, markersize=3.2, label=shortened(run, 28))
+            color = PALETTE[number % len(PALETTE)]
+            axes.fill_between(strengths, low, high, color=color, alpha=0.18, linewidth=0)
+            axes.plot(strengths, value, "o-", color=color, linewidth=1.6, markersize=3.2, label=shortened(run, 28))
         axes.set_title(name.capitalize())
         axes.set_xlabel(distortion.unit)
         axes.set_xticks(distortion.strengths)
@@ -118,15 +118,15 @@ def robustness_figure(runs: Mapping[str, Sequence[DistortedAccuracy]]) -> Figure
 
 def _accuracy(network: nn.Module, preprocessing: Preprocessing, pixels: Pixels, labels: NDArray[np.int64]) -> Interval:
     hits, size = 0, max(1, _BATCH_PIXELS // math.prod(preprocessing.size))
-    with untouched(network), torch.no_grad():
+    with preserve_state(network), torch.no_grad():
         for start in range(0, len(pixels), size):
-            images = at_home(preprocessing.normalise(pixels[start : start + size]), network)
+            images = at_home(preprocessing.normalize(pixels[start : start + size]), network)
             predicted = network(images).argmax(1).cpu().numpy()
             hits += int((predicted == labels[start : start + size]).sum())
     return wilson_interval(hits, len(pixels))
 
 
-def _shifted(pixels: Pixels, percent: float, signs: NDArray[np.int64], _stream: object) -> Pixels:
+def _shifted(pixels: Pixels, percent: float, signs: NDArray[np.int64], _rng: object) -> Pixels:
     """By whole pixels along one axis, so that nothing is blurred as well."""
     count, height, width, _ = pixels.shape
     along_rows = signs[:, 1] > 0
@@ -138,47 +138,45 @@ def _shifted(pixels: Pixels, percent: float, signs: NDArray[np.int64], _stream: 
     return shifted
 
 
-def _rotated(pixels: Pixels, degrees: float, signs: NDArray[np.int64], _stream: object) -> Pixels:
+def _rotated(pixels: Pixels, degrees: float, signs: NDArray[np.int64], _rng: object) -> Pixels:
     return _warped(pixels, degrees * signs[:, 0], 1.0)
 
 
-def _scaled(pixels: Pixels, percent: float, signs: NDArray[np.int64], _stream: object) -> Pixels:
+def _scaled(pixels: Pixels, percent: float, signs: NDArray[np.int64], _rng: object) -> Pixels:
     return _warped(pixels, np.zeros(len(pixels)), 1 + percent / 100)
 
 
 def _warped(pixels: Pixels, degrees: NDArray[Any], scale: float) -> Pixels:
-    """Turned anticlockwise and enlarged around the centre, bilinear."""
+    """Turned anticlockwise and enlarged around the center, bilinear."""
     import cv2
 
     height, width = pixels.shape[1:3]
     warped = np.empty_like(pixels)
-    for picture, angle, result in zip(pixels, degrees, warped, strict=True):
+    for image, angle, result in zip(pixels, degrees, warped, strict=True):
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), float(angle), scale)
-        moved = cv2.warpAffine(
-            picture, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        result[...] = moved.reshape(picture.shape)
+        moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        result[...] = moved.reshape(image.shape)
     return warped
 
 
-def _blurred(pixels: Pixels, percent: float, _signs: object, _stream: object) -> Pixels:
+def _blurred(pixels: Pixels, percent: float, _signs: object, _rng: object) -> Pixels:
     import cv2
 
     sigma = min(pixels.shape[1:3]) * percent / 100
-    blurred = [cv2.GaussianBlur(picture, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) for picture in pixels]
+    blurred = [cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE) for image in pixels]
     return np.stack(blurred).reshape(pixels.shape)
 
 
-def _noisy(pixels: Pixels, percent: float, _signs: object, stream: np.random.Generator) -> Pixels:
+def _noisy(pixels: Pixels, percent: float, _signs: object, rng: np.random.Generator) -> Pixels:
     noisy = np.empty_like(pixels)
-    for picture, result in zip(pixels, noisy, strict=True):  # one at a time: float32 takes four times the memory
-        noise = stream.standard_normal(picture.shape, dtype=np.float32)
-        result[...] = np.rint(picture + noise * np.float32(255 * percent / 100)).clip(0, 255)
+    for image, result in zip(pixels, noisy, strict=True):  # one at a time: float32 takes four times the memory
+        noise = rng.standard_normal(image.shape, dtype=np.float32)
+        result[...] = np.rint(image + noise * np.float32(255 * percent / 100)).clip(0, 255)
     return noisy
 
 
-def _faded(pixels: Pixels, percent: float, _signs: object, _stream: object) -> Pixels:
-    """Every pixel nearer to the mean of its picture."""
+def _faded(pixels: Pixels, percent: float, _signs: object, _rng: object) -> Pixels:
+    """Every pixel nearer to the mean of its image."""
     mean = pixels.mean((1, 2, 3), keepdims=True, dtype=np.float64)
     faded: Pixels = np.rint(mean + (pixels - mean) * (1 - percent / 100)).astype(np.uint8)
     return faded

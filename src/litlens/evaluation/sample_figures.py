@@ -1,6 +1,6 @@
-"""Samples as pictures: predictions, mistakes, where a network looks and what its layers see.
+"""Samples as images: predictions, mistakes, where a network looks and what its layers see.
 
-Pictures are pasted pixel by pixel and only words are left to matplotlib: one axes per picture would take a second.
+Images are pasted pixel by pixel and only words are left to matplotlib: one axes per image would take a second.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from litlens.evaluation.style import GREEN, GREY, INK, ORANGE, house_style, shortened
+from litlens.evaluation.style import GRAY, GREEN, INK, ORANGE, house_style, shortened
 from litlens.explain.overlay import feature_grid, overlay
 
 Pixels = NDArray[np.uint8]
 
 _DPI, _MARGIN, _TITLE = 110, 16, 44  # the last two in pixels
 _LIKELIEST = 3  # classes named for each mistake
-_PALE = {GREEN: "#BFE6D9", ORANGE: "#F6D0B8", GREY: "#E6E6E6"}
+_PALE = {GREEN: "#BFE6D9", ORANGE: "#F6D0B8", GRAY: "#E6E6E6"}
 
 
 @house_style
 def prediction_grid_figure(
-    pictures: Pixels,
+    images: Pixels,
     labels: Sequence[int] | NDArray[np.int64],
     probabilities: NDArray[np.floating],
     class_names: Sequence[str],
@@ -32,21 +32,21 @@ def prediction_grid_figure(
     title: str = "Predictions",
     columns: int = 8,
 ) -> Figure:
-    """Pictures uint8 (N, H, W, 1 or 3), labels (N,), probabilities (N, K): the class predicted under each picture.
+    """Images uint8 (N, H, W, 1 or 3), labels (N,), probabilities (N, K): the class predicted under each image.
 
     Right ones have a green frame, wrong ones a red one and a second line with the label.
     """
-    tiles = [_scaled(picture, 104) for picture in pictures]
+    tiles = [_scaled(image, 104) for image in images]
     predicted = probabilities.argmax(axis=1)
     right = int((predicted == np.asarray(labels)).sum())
     sheet = _Sheet(len(tiles), columns, cell=(max(118, tiles[0].shape[1] + 10), tiles[0].shape[0] + 56))
     for number, (tile, label, guess) in enumerate(zip(tiles, labels, predicted, strict=True)):
         x, y = sheet.corner(number)
-        colour = GREEN if guess == label else ORANGE
+        color = GREEN if guess == label else ORANGE
         height, width = tile.shape[:2]
-        sheet.fill(x, y, width + 8, height + 8, colour)
+        sheet.fill(x, y, width + 8, height + 8, color)
         sheet.paste(x + 4, y + 4, tile)
-        sheet.write(x, y + height + 13, shortened(class_names[guess], 7), color=colour, weight="bold")
+        sheet.write(x, y + height + 13, shortened(class_names[guess], 7), color=color, weight="bold")
         sheet.write(x + width + 7, y + height + 13, _percent(probabilities[number, guess]), ha="right")
         if guess != label:
             sheet.write(x, y + height + 29, f"is {shortened(class_names[label], 13)}")
@@ -55,7 +55,7 @@ def prediction_grid_figure(
 
 @house_style
 def wrong_samples_figure(
-    pictures: Pixels,
+    images: Pixels,
     names: Sequence[str],
     labels: Sequence[int] | NDArray[np.int64],
     probabilities: NDArray[np.floating],
@@ -64,11 +64,11 @@ def wrong_samples_figure(
     title: str = "The worst mistakes",
     columns: int = 6,
 ) -> Figure:
-    """Pictures uint8 (N, H, W, 1 or 3) with name, label and the three likeliest classes of probabilities (N, K).
+    """Images uint8 (N, H, W, 1 or 3) with name, label and the three likeliest classes of probabilities (N, K).
 
     A bar behind each class shows its probability: green for the label, red for the class predicted instead.
     """
-    tiles, lines = [_scaled(picture, 144) for picture in pictures], min(_LIKELIEST, probabilities.shape[1])
+    tiles, lines = [_scaled(image, 144) for image in images], min(_LIKELIEST, probabilities.shape[1])
     sheet = _Sheet(len(tiles), columns, cell=(158, tiles[0].shape[0] + 58 + 20 * lines))
     for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x, y = sheet.corner(number)
@@ -79,8 +79,8 @@ def wrong_samples_figure(
         y += 36
         shares = probabilities[number]
         for place, guess in enumerate(np.argsort(-shares, kind="stable")[:_LIKELIEST]):
-            colour = GREEN if guess == label else GREY if place else ORANGE
-            sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(shares[guess])))), 17, _PALE[colour])
+            color = GREEN if guess == label else GRAY if place else ORANGE
+            sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(shares[guess])))), 17, _PALE[color])
             sheet.write(x + 4, y + 1, shortened(class_names[guess], 13))
             sheet.write(x + 142, y + 1, _percent(shares[guess]), ha="right")
             y += 19
@@ -89,7 +89,7 @@ def wrong_samples_figure(
 
 @house_style
 def cam_figure(
-    pictures: Pixels,
+    images: Pixels,
     maps: NDArray[np.floating],
     labels: Sequence[int] | NDArray[np.int64],
     predicted: Sequence[int] | NDArray[np.int64],
@@ -98,8 +98,8 @@ def cam_figure(
     title: str = "Grad-CAM",
     columns: int = 4,
 ) -> Figure:
-    """Pictures uint8 (N, H, W, 1 or 3), each beside itself under its map (N, H, W) for the class predicted."""
-    tiles = [_scaled(picture, 112) for picture in pictures]
+    """Images uint8 (N, H, W, 1 or 3), each beside itself under its map (N, H, W) for the class predicted."""
+    tiles = [_scaled(image, 112) for image in images]
     height, width = tiles[0].shape[:2]
     sheet = _Sheet(len(tiles), columns, cell=(2 * width + 22, height + 42))
     for number, (tile, heat, label, guess) in enumerate(zip(tiles, maps, labels, predicted, strict=True)):
@@ -110,24 +110,24 @@ def cam_figure(
         )
         sheet.paste(x, y, tile)
         sheet.paste(x + width + 3, y, overlay(tile, fine))
-        colour, words = GREEN, f"{shortened(class_names[guess], 24)}"
+        color, words = GREEN, f"{shortened(class_names[guess], 24)}"
         if guess != label:
-            colour, words = ORANGE, f"{shortened(class_names[guess], 13)}, is {shortened(class_names[label], 13)}"
-        sheet.write(x, y + height + 6, words, color=colour, weight="bold")
+            color, words = ORANGE, f"{shortened(class_names[guess], 13)}, is {shortened(class_names[label], 13)}"
+        sheet.write(x, y + height + 6, words, color=color, weight="bold")
     return sheet.figure(title)
 
 
 @house_style
 def feature_maps_figure(
-    picture: Pixels, maps: Mapping[str, NDArray[np.floating]], *, title: str = "Feature maps", most: int = 64
+    image: Pixels, maps: Mapping[str, NDArray[np.floating]], *, title: str = "Feature maps", most: int = 64
 ) -> Figure:
-    """A picture uint8 (H, W, 1 or 3) and beside it the maps (C, h, w) of layers, by name, each as a grid."""
+    """An image uint8 (H, W, 1 or 3) and beside it the maps (C, h, w) of layers, by name, each as a grid."""
     grids = [_grid(values[:most], 360) for values in maps.values()]
-    tile = _scaled(picture, 144)
+    tile = _scaled(image, 144)
     height = max(part.shape[0] for part in (tile, *grids))
     sheet = _Sheet(1, 1, cell=(tile.shape[1] + sum(grid.shape[1] + 20 for grid in grids), height + 24))
     x, y = sheet.corner(0)
-    sheet.write(x, y, "picture", weight="bold")
+    sheet.write(x, y, "image", weight="bold")
     sheet.paste(x, y + 20, tile)
     x += tile.shape[1] + 20
     for (name, values), grid in zip(maps.items(), grids, strict=True):
@@ -157,8 +157,8 @@ class _Sheet:
     def paste(self, x: int, y: int, tile: Pixels) -> None:
         self._pixels[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
 
-    def fill(self, x: int, y: int, width: int, height: int, colour: str) -> None:
-        self._pixels[y : y + height, x : x + width] = np.rint(255 * np.array(to_rgb(colour)))
+    def fill(self, x: int, y: int, width: int, height: int, color: str) -> None:
+        self._pixels[y : y + height, x : x + width] = np.rint(255 * np.array(to_rgb(color)))
 
     def write(self, x: int, y: int, words: str, **style: object) -> None:
         self._words.append((x, y, words, {"size": 8, "va": "top", "color": INK, **style}))
@@ -175,10 +175,10 @@ class _Sheet:
         return figure
 
 
-def _scaled(picture: Pixels, longest: int) -> Pixels:
-    """A picture (h, w, 1 or 3) as RGB with a longer side of about `longest`: a small one by repeating its pixels."""
-    height, width = picture.shape[:2]
-    rgb = np.broadcast_to(picture, (height, width, 3))
+def _scaled(image: Pixels, longest: int) -> Pixels:
+    """An image (h, w, 1 or 3) as RGB with a longer side of about `longest`: a small one by repeating its pixels."""
+    height, width = image.shape[:2]
+    rgb = np.broadcast_to(image, (height, width, 3))
     times = longest // max(height, width)
     if times >= 2:
         return rgb.repeat(times, axis=0).repeat(times, axis=1)

@@ -1,7 +1,7 @@
-"""How the figures of litlens look, and how they become a picture or a drawing, touching nothing global.
+"""How the figures of litlens look, and how they become an image or a drawing, touching nothing global.
 
 Figures are made without pyplot, on the Agg canvas and under matplotlib's own defaults, so neither a person's
-rcParams nor a notebook's backend changes a pixel. Colours are Okabe and Ito's, which colour-blind readers can
+rcParams nor a notebook's backend changes a pixel. Colors are Okabe and Ito's, which color-blind readers can
 tell apart.
 """
 
@@ -19,7 +19,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#9A9A9A", "#2B2B2B"
+BLUE, ORANGE, GREEN, GRAY, INK = "#0072B2", "#D55E00", "#009E73", "#9A9A9A", "#2B2B2B"
 PALETTE = (ORANGE, BLUE, GREEN, "#E69F00", "#CC79A7", "#56B4E9")
 
 _STYLE = {
@@ -79,13 +79,13 @@ def shortened(name: str, limit: int = 18) -> str:
 
 @house_style  # ticks are made as late as here
 def pixels(figure: Figure) -> NDArray[np.uint8]:
-    """The figure as a picture `(H, W, 3)`; letters that matplotlib's own font lacks become boxes."""
+    """The figure as an image `(H, W, 3)`; letters that matplotlib's own font lacks become boxes."""
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         canvas.draw()  # type: ignore[no-untyped-call]
-    picture: NDArray[np.uint8] = np.array(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
-    return picture
+    image: NDArray[np.uint8] = np.array(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
+    return image
 
 
 @house_style
@@ -93,7 +93,7 @@ def svg(figure: Figure) -> str:
     """The figure as an SVG drawing, the same text for the same figure; its letters are set by whoever shows it."""
     for axes in figure.axes:
         for mesh in axes.findobj(QuadMesh):
-            mesh.set_rasterized(True)  # a colour bar is 256 paths otherwise
+            mesh.set_rasterized(True)  # a color bar is 256 paths otherwise
     text = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

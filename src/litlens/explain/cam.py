@@ -1,4 +1,4 @@
-"""Class activation maps: where in the picture the evidence for a class lies."""
+"""Class activation maps: where in the image the evidence for a class lies."""
 
 import difflib
 import importlib
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from litlens.errors import UserError
 from litlens.explain.map_layers import find_layer, last_map_layers
-from litlens.explain.untouched import at_home, plain, untouched
+from litlens.explain.preserve_state import at_home, plain, preserve_state
 
 # Our names and the classes of the grad-cam package: those that weigh the maps of one layer.
 METHODS = {
@@ -57,7 +57,7 @@ def cam(
     layer: str | int = "auto",
     method: str = "gradcam",
 ) -> CamResult:
-    """Show where images (B, C, H, W), normalised as the network expects, speak for a class.
+    """Show where images (B, C, H, W), normalized as the network expects, speak for a class.
 
     `target` is one class for all or one each; by default the predicted one. `layer` is a name, a number (see
     `find_layer`) or `auto`: the last layer on the way to the classes whose map is larger than 1×1 and not one
@@ -75,7 +75,7 @@ def cam(
         nearest = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
         raise UserError(f"no CAM method {method!r}; nearest: {nearest}; there are {', '.join(METHODS)}")
     network = plain(network)
-    with untouched(network):
+    with preserve_state(network):
         own = at_home(images, network)
         for wanted in last_map_layers(network, own) if layer == "auto" else [layer]:
             name, module = find_layer(network, wanted)
@@ -201,7 +201,7 @@ def _package_cam(
     extra = {"ablation_layer": package.AblationLayer()} if method == "ablationcam" else {}
     if method == "shapleycam":  # differentiates twice, by way of the weights; it fills no .grad
         network.requires_grad_(True)
-    np.random.seed(0)  # for randomcam; `untouched` puts the state back, as it does requires_grad
+    np.random.seed(0)  # for randomcam; `preserve_state` puts the state back, as it does requires_grad
     maker = getattr(package, METHODS[method])(_Bystander(network), [layer], **extra)
     raw: list[Any] = []
     get_cam_image = maker.get_cam_image

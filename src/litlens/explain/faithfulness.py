@@ -5,14 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from litlens.explain.untouched import at_home, plain, untouched
+from litlens.explain.preserve_state import at_home, plain, preserve_state
 
 
 class Faithfulness(NamedTuple):
     """Probability of the class, float32 (B, steps + 1), as pixels go or come, the most important first.
 
-    `deletion` begins with the picture and ends with nothing, `insertion` the other way round, from a blurred
-    picture.
+    `deletion` begins with the image and ends with nothing, `insertion` the other way round, from a blurred
+    image.
     """
 
     deletion: Tensor
@@ -32,7 +32,7 @@ class Faithfulness(NamedTuple):
 def faithfulness(network: nn.Module, images: Tensor, maps: Tensor, target: Tensor, steps: int = 50) -> Faithfulness:
     """Deletion and insertion curves of maps (B, H, W) for the classes `target` (B,) on images (B, C, H, W).
 
-    Deleted pixels become 0, the mean of normalised images; inserted ones replace those of the image blurred
+    Deleted pixels become 0, the mean of normalized images; inserted ones replace those of the image blurred
     by a Gaussian of 5 pixels, cut at 11×11. Compare with the areas of `random_maps`. The network stays as it
     was.
 
@@ -40,7 +40,7 @@ def faithfulness(network: nn.Module, images: Tensor, maps: Tensor, target: Tenso
     and its `evaluation.py`.
     """
     network = plain(network)
-    with untouched(network), torch.no_grad():
+    with preserve_state(network), torch.no_grad():
         own = at_home(images, network)
         classes = target.to(own.device)[:, None]
         ranks = _ranks(maps.to(own.device))
@@ -60,7 +60,7 @@ def random_maps(shape: tuple[int, int, int], *, seed: int, cells: int = 7) -> Te
     """Maps (B, H, W) in [0, 1] that know nothing: noise of cells × cells, enlarged like a last layer's map.
 
     Noise per pixel would be an unfair opponent, as it takes pixels everywhere at once, which destroys any
-    picture.
+    image.
     """
     noise = torch.rand((shape[0], 1, cells, cells), generator=torch.Generator().manual_seed(seed))
     return nn.functional.interpolate(noise, size=shape[1:], mode="bilinear", align_corners=False)[:, 0]

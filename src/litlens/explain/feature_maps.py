@@ -1,4 +1,4 @@
-"""Feature maps: what single layers of a network make of a picture."""
+"""Feature maps: what single layers of a network make of an image."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from litlens.errors import UserError
 from litlens.explain.map_layers import convolutions, find_layer
-from litlens.explain.untouched import at_home, plain, untouched
+from litlens.explain.preserve_state import at_home, plain, preserve_state
 
 
 def feature_maps(network: nn.Module, images: Tensor, layers: Sequence[str | int] | None = None) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def feature_maps(network: nn.Module, images: Tensor, layers: Sequence[str | int]
 
         return module.register_forward_hook(keep)
 
-    with untouched(network), torch.no_grad():
+    with preserve_state(network), torch.no_grad():
         own = at_home(images, network)
         chosen = dict(
             find_layer(network, layer) for layer in (_first_middle_last(network, own) if layers is None else layers)

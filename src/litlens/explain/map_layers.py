@@ -35,8 +35,9 @@ def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
 def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
     """Names of the layers whose map is larger than 1×1 and not one value repeated, for images like these, last first.
 
-    Found by one forward of one picture of noise, so that it depends on the network and the size alone and not
-    on what is in the batch. Use it up inside `untouched`: whether a map varies is found out when it is its turn. Raises
+    Found by one forward of one image of noise, so that it depends on the network and the size alone and not
+    on what is in the batch. Use it up inside `preserve_state`: whether a map varies is found out when it is its
+    turn. Raises
     NoMapError after the last.
     """
     maps = _maps_in_order(network, images)
@@ -59,7 +60,7 @@ def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
 def convolutions(network: nn.Module, images: Tensor) -> list[str]:
     """Names of the convolutions that images like these pass through, in that order.
 
-    Call it inside `untouched`. Raises NoMapError where there is none.
+    Call it inside `preserve_state`. Raises NoMapError where there is none.
     """
     modules = dict(network.named_modules())
     names = [name for name in _maps_in_order(network, images) if isinstance(modules[name], nn.Conv2d)]

@@ -34,7 +34,7 @@ class TransferNetwork(Network):
 
     Args:
         num_classes: How many logits.
-        in_channels: 1 or 3; grey pictures become three equal channels.
+        in_channels: 1 or 3; gray images become three equal channels.
         image_size: Height and width.
         backbone: torchvision's name of a classification network: `resnet18`, `vgg16`, `mobilenet_v2`, …
         weights: `DEFAULT`, another of torchvision's names (`IMAGENET1K_V1`), a state-dict file, or null for random.
@@ -59,7 +59,7 @@ class TransferNetwork(Network):
     ) -> None:
         super().__init__()
         if in_channels not in (1, 3):
-            raise UserError(f"{backbone} takes pictures of 1 or 3 channels, not {in_channels}")
+            raise UserError(f"{backbone} takes images of 1 or 3 channels, not {in_channels}")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout: {dropout} is not from 0 to below 1")
         # jsonargparse 4.53 makes a string of a null on the command line, two classes down: here and below.
@@ -93,7 +93,7 @@ class TransferNetwork(Network):
             for layer in (_layers(name, module) if self.can_be_cut else _children(name, module, without=classifier))
         ]
         # VGG's convolutions by block and place, `block5_conv1`.
-        self.known_as = _keras_names(stages["features"]) if backbone.startswith("vgg") else {}
+        self.aliases = _keras_names(stages["features"]) if backbone.startswith("vgg") else {}
         self.pool = _Average() if pool == "avg" else nn.Flatten()
         layers, width = [], self.flat_size(nn.Sequential(*stages.values(), self.pool), 3, image_size)
         for hidden in head:
@@ -108,15 +108,15 @@ class TransferNetwork(Network):
             if images.cut < len(self.layer_names):
                 values = self.pool(self._through(self.layer_names[images.cut :], values))
         else:
-            values = self.pool(self._through(self._stages, self._coloured(images)))
+            values = self.pool(self._through(self._stages, self._colored(images)))
         logits: Tensor = self.head(values)
         return logits
 
     def up_to(self, cut: int, images: Tensor) -> Features:
         """What the layers below number `cut` make of images (B, C, H, W); all of them: what the head takes."""
         if cut == len(self.layer_names):
-            return Features(self.pool(self._through(self._stages, self._coloured(images))), cut)
-        return Features(self._through(self.layer_names[:cut], self._coloured(images)), cut)
+            return Features(self.pool(self._through(self._stages, self._colored(images))), cut)
+        return Features(self._through(self.layer_names[:cut], self._colored(images)), cut)
 
     def layer_number(self, name: str) -> int:
         """The number of a layer, or of the first layer of a block; `head` comes after the last.
@@ -125,7 +125,7 @@ class TransferNetwork(Network):
         """
         if name == "head":
             return len(self.layer_names)
-        known = {other: layer for layer, other in self.known_as.items()}
+        known = {other: layer for layer, other in self.aliases.items()}
         wanted = known.get(name, name)
         for number, layer in enumerate(self.layer_names):
             if _within(layer, wanted) or _within(layer, f"base.{wanted}"):
@@ -148,7 +148,7 @@ class TransferNetwork(Network):
             module.training = any(_within(name, layer) or _within(layer, name) for layer in trained)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters for the optimiser, those of fixed layers too, with their share of the learning rate."""
+        """All parameters for the optimizer, those of fixed layers too, with their share of the learning rate."""
         if self.base_lr_scale == self.lr_depth_decay == 1:
             return [{"params": list(self.parameters())}]
         groups: list[dict[str, Any]] = [{"name": "head", "params": list(self.head.parameters()), "lr_scale": 1.0}]
@@ -164,7 +164,7 @@ class TransferNetwork(Network):
             groups.append({"name": "base", "params": list(rest.values()), "lr_scale": scale})
         return groups
 
-    def _coloured(self, images: Tensor) -> Tensor:
+    def _colored(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def _through(self, names: Sequence[str], values: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ def _stages(network: nn.Module, classifier: str) -> dict[str, nn.Module] | None:
         pooling.insert(0, stages.popitem()[1])
     if next(network.parameters()).is_meta:  # there are no numbers to compare
         return stages
-    # A fixed picture, so that no random state changes.
+    # A fixed image, so that no random state changes.
     images = torch.linspace(-2, 2, 3 * 64 * 64).sin().reshape(1, 3, 64, 64)
     given: list[Tensor] = []
     hook = getattr(network, classifier).register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))

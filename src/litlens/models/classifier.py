@@ -1,4 +1,4 @@
-"""The LightningModule around a network: steps, metrics, optimiser, and what its checkpoint says of it."""
+"""The LightningModule around a network: steps, metrics, optimizer, and what its checkpoint says of it."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -17,11 +17,11 @@ from litlens.errors import UserError
 from litlens.models.losses import Loss, balanced_weights, check_options, loss_and_weight, one_hot
 from litlens.models.metrics import EpochSums, PassMetrics, WeightedMean
 from litlens.models.mixing import mix_batch
-from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
+from litlens.models.optimization import add_penalty_gradients, build_optimizer, kernels
 from litlens.models.schedules import schedule
 
 CHECKPOINT_FORMAT = 1
-_MIXING = 0x6D6978  # tells this stream from others of the same seed
+_MIXING = 0x6D6978  # tells this rng from others of the same seed
 
 
 class ImageClassifier(LightningModule):
@@ -34,8 +34,8 @@ class ImageClassifier(LightningModule):
     Args:
         network: gives logits (B, K); a plain `nn.Module`.
         class_names: the K classes, in the order of their labels.
-        optimizer: makes an optimiser of parameters.
-        lr_scheduler: makes a schedule of an optimiser; lengths left out follow from the trainer.
+        optimizer: makes an optimizer of parameters.
+        lr_scheduler: makes a schedule of an optimizer; lengths left out follow from the trainer.
         loss: see `litlens.models.losses`; the same in training, validation and test.
         label_smoothing: from 0 to below 1, the share of the target that all classes divide among them.
         class_weights: K numbers, or `balanced`: inversely proportional to the classes' shares in training.
@@ -149,11 +149,11 @@ class ImageClassifier(LightningModule):
 
     def _mix(self, images: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
         # Not in on_after_batch_transfer: overriding that, Lightning warns in every run with a data module.
-        # The stream has no state, so it is the same after a resume, within an epoch, too.
+        # The rng has no state, so it is the same after a resume, within an epoch, too.
         key = [_MIXING, torch.initial_seed(), self.global_rank, self.current_epoch, batch_idx]
         shares = one_hot(labels, self.num_classes)
-        stream = np.random.default_rng(key)
-        return mix_batch(images, shares, mixup=self.mixup, cutmix=self.cutmix, stream=stream)
+        rng = np.random.default_rng(key)
+        return mix_batch(images, shares, mixup=self.mixup, cutmix=self.cutmix, rng=rng)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Adds the penalties, after unscaling and before clipping, as if they were in the loss."""
@@ -162,7 +162,7 @@ class ImageClassifier(LightningModule):
         scale = 1.0
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            scale = scaler.get_scale()  # a fused optimiser divides by it inside its step
+            scale = scaler.get_scale()  # a fused optimizer divides by it inside its step
         weights = kernels(self.network.parameters())
         add_penalty_gradients(weights, l1=self.l1 * scale, l2=self.l2 * scale)
 
@@ -257,10 +257,10 @@ class ImageClassifier(LightningModule):
             class_weights=self._class_weights,
         )
 
-    # Optimisation and checkpoint
+    # Optimization and checkpoint
 
     def configure_optimizers(self) -> Optimizer | OptimizerLRSchedulerConfig:
-        """The optimiser, and the schedule with its interval where there is one."""
+        """The optimizer, and the schedule with its interval where there is one."""
         optimizer = build_optimizer(self.optimizer, self.network)
         if self.lr_scheduler is None:
             return optimizer

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
-# What optimisers and torch's schedules keep of a group's learning rate.
+# What optimizers and torch's schedules keep of a group's learning rate.
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 
 
@@ -14,7 +14,7 @@ class Freezing(Callback):
 
     What is fixed follows from the epoch alone; Lightning's `BaseFinetuning` forgets it on resume
     (https://github.com/Lightning-AI/pytorch-lightning/issues/21901). From the epoch of unfreezing on, every
-    learning rate is multiplied by `unfreeze_lr_scale`, once: the optimiser's state says whether it has been.
+    learning rate is multiplied by `unfreeze_lr_scale`, once: the optimizer's state says whether it has been.
 
     Under DDP every layer that trains at any time wants gradients when the reducer is made, before the first
     epoch: what the reducer has not seen is never synchronised.

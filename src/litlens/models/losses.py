@@ -65,7 +65,7 @@ def balanced_weights(labels: Tensor, class_names: list[str]) -> Tensor:
     counts = torch.bincount(labels, minlength=len(class_names))
     for name, count in zip(class_names, counts.tolist(), strict=True):
         if count == 0:
-            raise UserError(f"model.class_weights: balanced, but no training picture is of class {name}.")
+            raise UserError(f"model.class_weights: balanced, but no training image is of class {name}.")
     return len(labels) / (len(class_names) * counts).float()
 
 

@@ -1,20 +1,20 @@
-"""MixUp and CutMix on a batch as torchvision.transforms.v2 defines them, from a stream the caller gives."""
+"""MixUp and CutMix on a batch as torchvision.transforms.v2 defines them, from an rng the caller gives."""
 
 import numpy as np
 from torch import Tensor
 
 
 def mix_batch(
-    images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, stream: np.random.Generator
+    images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mixes each image (B, C, H, W) and its target (B, K) with its predecessor's in the batch.
 
     `mixup` and `cutmix` are the alpha of Beta(alpha, alpha), 0 for off; where both are on, a fair coin tells.
     """
-    cuts = cutmix > 0 and (mixup == 0 or stream.random() < 0.5)
+    cuts = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
     if cuts:
-        return cut_mix(images, targets, share=stream.beta(cutmix, cutmix), centre=stream.random(2))
-    return mix_up(images, targets, share=stream.beta(mixup, mixup))
+        return cut_mix(images, targets, share=rng.beta(cutmix, cutmix), center=rng.random(2))
+    return mix_up(images, targets, share=rng.beta(mixup, mixup))
 
 
 def mix_up(images: Tensor, targets: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
@@ -22,14 +22,14 @@ def mix_up(images: Tensor, targets: Tensor, *, share: float) -> tuple[Tensor, Te
     return images.roll(1, 0).lerp(images, share), targets.roll(1, 0).lerp(targets, share)
 
 
-def cut_mix(images: Tensor, targets: Tensor, *, share: float, centre: np.ndarray) -> tuple[Tensor, Tensor]:
+def cut_mix(images: Tensor, targets: Tensor, *, share: float, center: np.ndarray) -> tuple[Tensor, Tensor]:
     """A box of 1 - `share` of the area, cut off at the border, comes from the predecessor (Yun et al. 2019).
 
-    `centre` is in [0, 1)². The target's share is that of the pixels.
+    `center` is in [0, 1)². The target's share is that of the pixels.
     """
     height, width = images.shape[-2:]
     half = 0.5 * (1 - share) ** 0.5
-    row, column = int(centre[0] * height), int(centre[1] * width)
+    row, column = int(center[0] * height), int(center[1] * width)
     half_height, half_width = int(half * height), int(half * width)
     top, bottom = max(row - half_height, 0), min(row + half_height, height)
     left, right = max(column - half_width, 0), min(column + half_width, width)

@@ -44,7 +44,7 @@ def torchvision_network(backbone: str) -> nn.Module:
         nearest = ", ".join(difflib.get_close_matches(backbone, known, n=3, cutoff=0.3))
         raise UserError(f"backbone: torchvision has no classification network '{backbone}'; nearest: {nearest}")
     with warnings.catch_warnings():
-        # GoogLeNet and Inception announce that their initialisation will change.
+        # GoogLeNet and Inception announce that their initialization will change.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchvision\.")
         network: nn.Module = torchvision.models.get_model(backbone, weights=None)
     if getattr(network, "aux_logits", False):
@@ -110,7 +110,7 @@ def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[
 def check_normalization(network: nn.Module, preprocessing: Any) -> None:
     """Raise UserError where the network's weights want other pixels than those of this `mean` and `std`.
 
-    One value stands for every channel. For grey pictures those of three channels are averaged: one constant
+    One value stands for every channel. For gray images those of three channels are averaged: one constant
     serves all three copies.
     """
     wanted: Any = getattr(network, "weights_normalization", None)

@@ -41,7 +41,7 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
 
     Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)
     come from the trainer if they are missing, the rates that OneCycleLR and CyclicLR set, whatever the groups
-    have, are multiplied by each group's `lr_scale`, and they leave momentum alone where the optimiser has none.
+    have, are multiplied by each group's `lr_scale`, and they leave momentum alone where the optimizer has none.
     Raises ValueError where a run is resumed and would be longer or shorter than its schedule so far.
     """
     kind, given = _parts(make)
@@ -58,7 +58,7 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
         for name in ("base_lr", "max_lr"):
             if isinstance(given.get(name), int | float):
                 follows[name] = [given[name] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
-        # The command line gives torch's default, True, as if the user had; with these optimisers torch refuses it.
+        # The command line gives torch's default, True, as if the user had; with these optimizers torch refuses it.
         if not {"momentum", "betas"} & optimizer.defaults.keys():
             follows["cycle_momentum"] = False
     made = make(optimizer, **follows)

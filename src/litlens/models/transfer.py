@@ -32,10 +32,10 @@ class TransferClassifier(ImageClassifier):
         unfreeze_lr_scale: What all learning rates are multiplied by from that epoch on.
         base_lr_scale: The learning rate of the base's top layer, as a share of the head's.
         lr_depth_decay: The learning rate of each layer of the base, as a share of the one above it.
-        cache_features: Whether what the fixed layers make of each picture is computed once and kept, in training
+        cache_features: Whether what the fixed layers make of each image is computed once and kept, in training
             and validation; by default for `frozen` alone.
-        feature_views: How many views of each training picture are kept, one of which is drawn in each epoch: the
-            picture as it is, and the others augmented by `data.augment`, the same ones for every seed.
+        cached_augmentations: How many views of each training image are kept, one of which is drawn in each epoch: the
+            image as it is, and the others augmented by `data.augment`, the same ones for every seed.
         feature_memory: GiB of features that are held in memory for each split; above that they stay in
             a mapped file.
         **kwargs: As for `ImageClassifier`.
@@ -50,7 +50,7 @@ class TransferClassifier(ImageClassifier):
         "base_lr_scale",
         "lr_depth_decay",
         "cache_features",
-        "feature_views",
+        "cached_augmentations",
         "feature_memory",
     )
     network: TransferNetwork
@@ -66,7 +66,7 @@ class TransferClassifier(ImageClassifier):
         base_lr_scale: float = 1.0,
         lr_depth_decay: float = 1.0,
         cache_features: bool | None = None,
-        feature_views: int = 1,
+        cached_augmentations: int = 1,
         feature_memory: float = 1.0,
         **kwargs: Any,
     ) -> None:
@@ -79,8 +79,8 @@ class TransferClassifier(ImageClassifier):
             raise UserError("model.strategy: scratch starts from random weights: set network.weights to null")
         if unfreeze_epoch is not None and strategy not in ("partial", "finetune"):
             raise UserError(f"model.unfreeze_epoch: strategy {strategy} never unfreezes: use partial or finetune")
-        if feature_views < 1:
-            raise UserError(f"model.feature_views: {feature_views} is less than 1")
+        if cached_augmentations < 1:
+            raise UserError(f"model.cached_augmentations: {cached_augmentations} is less than 1")
         for name, value in (
             ("unfreeze_lr_scale", unfreeze_lr_scale),
             ("base_lr_scale", base_lr_scale),
@@ -96,7 +96,7 @@ class TransferClassifier(ImageClassifier):
             lr_depth_decay,
         )
         self.cache_features = cache_features
-        self.feature_views, self.feature_memory = feature_views, feature_memory
+        self.cached_augmentations, self.feature_memory = cached_augmentations, feature_memory
         network.base_lr_scale, network.lr_depth_decay = base_lr_scale, lr_depth_decay
 
         mixes = bool(self.mixup or self.cutmix)
@@ -125,7 +125,7 @@ class TransferClassifier(ImageClassifier):
         return FixedPart(self.network, cut) if self._keeps_features and cut > 0 else None
 
     def setup(self, stage: str) -> None:
-        """Lightning's hook: refuse data that are normalised otherwise than the weights want, where they say how."""
+        """Lightning's hook: refuse data that are normalized otherwise than the weights want, where they say how."""
         datamodule = getattr(self.trainer, "datamodule", None)
         preprocessing = getattr(datamodule, "preprocessing", None)
         if stage == "fit" and hasattr(preprocessing, "mean") and hasattr(preprocessing, "std"):

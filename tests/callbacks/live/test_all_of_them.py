@@ -28,7 +28,7 @@ from litlens.callbacks.live.wrong_samples import WrongSamples
 from litlens.callbacks.provenance import Provenance
 from litlens.data.module import ImageDataModule
 from litlens.data.sets.arrays import DigitsDataModule
-from litlens.data.split import ArrayPictures, Split
+from litlens.data.split import ArrayImages, Split
 from litlens.models.backbones import TransferNetwork
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
@@ -40,8 +40,8 @@ CONFIG = {
     "model": {"class_path": "litlens.X", "init_args": {"optimizer": {"class_path": "torch.optim.Adam"}, "l1": None}},
     "trainer": {"callbacks": [1], "max_epochs": 2},
 }
-PICTURES = {f"{name}/val" for name in ("confusion_matrix", "precision_recall", "wrong_samples", "prediction_grid")}
-PICTURES |= {"learning_curves", "confusion_matrix/test", "precision_recall/test", "per_class/test"}
+IMAGES = {f"{name}/val" for name in ("confusion_matrix", "precision_recall", "wrong_samples", "prediction_grid")}
+IMAGES |= {"learning_curves", "confusion_matrix/test", "precision_recall/test", "per_class/test"}
 MAPS = {"grad_cam/val", "feature_maps/val"}
 
 
@@ -53,7 +53,7 @@ def live() -> list[Callback]:
 
 
 class Noise(ImageDataModule):
-    """Pictures of noise in any number of classes, four of each in every split."""
+    """Images of noise in any number of classes, four of each in every split."""
 
     def __init__(self, classes: int, *, size: int = 8, channels: int = 1) -> None:
         super().__init__(batch_size=2 * classes, normalize="half")
@@ -63,10 +63,10 @@ class Noise(ImageDataModule):
     def load(self) -> dict[str, Split]:
         number = 4 * self.num_classes
         shape = (number, *self.image_size, self.in_channels)
-        pictures = ArrayPictures(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+        pixels = ArrayImages(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
         labels = np.arange(number) % self.num_classes
         rows = np.arange(number)
-        return {split: Split(pictures, rows, labels, [f"{split}/{k}" for k in rows]) for split in self._names()}
+        return {split: Split(pixels, rows, labels, [f"{split}/{k}" for k in rows]) for split in self._names()}
 
     @staticmethod
     def _names() -> tuple[str, ...]:
@@ -128,13 +128,13 @@ def test_every_tag_is_in_the_event_file(tmp_path: Path) -> None:
     _, classifier = run(tmp_path, live())
     found = events(tmp_path)
     tags = found.Tags()
-    assert set(tags["images"]) == PICTURES | MAPS
+    assert set(tags["images"]) == IMAGES | MAPS
     assert tags["graph"]
     kinds = {f"{kind}/val/{digit}" for kind in ("precision", "recall", "f1") for digit in range(10)}
     logged = {f"{kind}/{split}" for kind in ("loss", "accuracy", "f1") for split in ("val", "test")}
     assert set(tags["scalars"]) == kinds | logged | {"loss/train", "accuracy/train", "epoch"}
     for tag in MAPS | {"prediction_grid/val", "precision/val/3"}:
-        kind = found.Images if tag in MAPS | PICTURES else found.Scalars
+        kind = found.Images if tag in MAPS | IMAGES else found.Scalars
         assert [event.step for event in kind(tag)] == [4, 8], tag
     leaves = [name for name, layer in classifier.network.named_modules() if not any(layer.children())]
     histograms = {f"weights/{name}" for name, _ in classifier.network.named_parameters()}
@@ -165,7 +165,7 @@ def test_an_mlp_says_once_that_it_has_no_maps_and_shows_the_rest(tmp_path: Path,
     assert sorted(line.partition(":")[0] for line in said) == ["FeatureMaps", "GradCam"]
     assert all("MLP has no layer with a map larger than 1×1" in line for line in said)
     tags = events(tmp_path).Tags()
-    assert set(tags["images"]) == PICTURES
+    assert set(tags["images"]) == IMAGES
     assert tags["graph"]
 
 
@@ -174,11 +174,11 @@ def test_sixty_two_classes_have_one_figure_instead_of_186_curves(tmp_path: Path)
     classifier = ImageClassifier(MnistCNN(62, 1, (8, 8)), data.class_names)
     run(tmp_path, live(), data=data, classifier=classifier, max_epochs=1)
     tags = events(tmp_path).Tags()
-    assert set(tags["images"]) == PICTURES | MAPS | {"per_class/val"}
+    assert set(tags["images"]) == IMAGES | MAPS | {"per_class/val"}
     assert not [tag for tag in tags["scalars"] if tag.count("/") > 1]
 
 
-def test_features_in_place_of_pictures_change_nothing(tmp_path: Path) -> None:
+def test_features_in_place_of_images_change_nothing(tmp_path: Path) -> None:
     data = Noise(2, size=32, channels=3)
     torch.manual_seed(1)
     network = TransferNetwork(2, 3, (32, 32), backbone="shufflenet_v2_x0_5")
@@ -186,7 +186,7 @@ def test_features_in_place_of_pictures_change_nothing(tmp_path: Path) -> None:
     assert classifier.fixed_part(0) is not None
     run(tmp_path, live(), data=data, classifier=classifier)
     tags = events(tmp_path).Tags()
-    assert set(tags["images"]) >= MAPS | PICTURES - {"wrong_samples/val"}
+    assert set(tags["images"]) >= MAPS | IMAGES - {"wrong_samples/val"}
     assert tags["graph"]
 
 
@@ -213,11 +213,11 @@ def test_loaders_of_somebody_else_are_shown_too(tmp_path: Path) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    pixels = [data.preprocessing.normalise(data.picture("val", index)[None])[0] for index in range(40)]
+    pixels = [data.preprocessing.normalize(data.image("val", index)[None])[0] for index in range(40)]
     pairs = torch.utils.data.TensorDataset(torch.stack(pixels), torch.arange(40) % 10)
     loader = torch.utils.data.DataLoader(pairs, batch_size=16)
     trainer.fit(classifier, loader, loader)
-    assert set(events(tmp_path).Tags()["images"]) == {tag for tag in MAPS | PICTURES if not tag.endswith("test")}
+    assert set(events(tmp_path).Tags()["images"]) == {tag for tag in MAPS | IMAGES if not tag.endswith("test")}
 
 
 @pytest.mark.parametrize("kind", ["no logger", "csv", "another rank"])

@@ -35,7 +35,7 @@ def counted(classifier, loader) -> list[list[int]]:
     return counts.tolist()
 
 
-def pictures(folder: str) -> dict[str, list[int]]:
+def images(folder: str) -> dict[str, list[int]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(folder, size_guidance={"images": 0})
@@ -52,7 +52,7 @@ def test_every_epoch_and_the_test_are_shown_with_their_counts(trainer, small, sa
     assert drawn[-1][1] == counted(classifier, val)
     run.test(classifier, test, verbose=False)
     assert drawn[-1] == ("Test", counted(classifier, test))
-    assert pictures(logger.log_dir) == {"confusion_matrix/val": [3, 6, 9], "confusion_matrix/test": [9]}
+    assert images(logger.log_dir) == {"confusion_matrix/val": [3, 6, 9], "confusion_matrix/test": [9]}
 
 
 def test_every_second_epoch_and_the_last(trainer, small, samples, drawn, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Figures go to the loggers that show pictures, from rank zero, drawn once however many there are."""
+"""Figures go to the loggers that show pixels, from rank zero, drawn once however many there are."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from litlens.callbacks.live.drawing import due, show_figure, show_histogram, show_scalars, shows_pictures
+from litlens.callbacks.live.drawing import due, show_figure, show_histogram, show_scalars, shows_images
 from litlens.evaluation.figures import learning_curves_figure
 
 
@@ -39,12 +39,12 @@ def draw():
     return function
 
 
-def test_both_get_the_same_picture_drawn_once(tmp_path, draw, monkeypatch) -> None:
+def test_both_get_the_same_image_drawn_once(tmp_path, draw, monkeypatch) -> None:
     board, wall, seen = TensorBoardLogger(tmp_path), Wall(), []
     monkeypatch.setattr(
         board.experiment,
         "add_image",
-        lambda tag, picture, step, dataformats: seen.append((tag, picture.shape, step, dataformats)),
+        lambda tag, image, step, dataformats: seen.append((tag, image.shape, step, dataformats)),
     )
     show_figure(stage(board, CSVLogger(tmp_path), wall), "learning_curves", draw)
     assert draw.calls == 1
@@ -61,14 +61,14 @@ def test_no_other_rank_and_no_other_logger_draws(tmp_path, draw) -> None:
     assert wall.shown == []
 
 
-def test_who_shows_pictures(tmp_path) -> None:
-    assert shows_pictures(stage(CSVLogger(tmp_path), Wall(), rank=3))
-    assert shows_pictures(stage(TensorBoardLogger(tmp_path)))
-    assert not shows_pictures(stage(CSVLogger(tmp_path)))
-    assert not shows_pictures(stage())
+def test_who_shows_images(tmp_path) -> None:
+    assert shows_images(stage(CSVLogger(tmp_path), Wall(), rank=3))
+    assert shows_images(stage(TensorBoardLogger(tmp_path)))
+    assert not shows_images(stage(CSVLogger(tmp_path)))
+    assert not shows_images(stage())
 
 
-def test_a_picture_reads_back_from_the_event_file(tmp_path) -> None:
+def test_a_image_reads_back_from_the_event_file(tmp_path) -> None:
     import io
 
     from PIL import Image

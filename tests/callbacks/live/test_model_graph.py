@@ -52,7 +52,7 @@ def test_a_wandb_run_has_the_graph_and_the_network_no_trace_of_it(logger, capfd)
 def test_what_cannot_be_traced_is_told_where_no_logging_is_set_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Such a warning goes to the error stream, which is silent while W&B and the tracer are at work."""
+    """Such a warning goes to the error rng, which is silent while W&B and the tracer are at work."""
     monkeypatch.setattr(logging.getLogger("litlens"), "propagate", False)
     network = nn.Linear(28, 3)
     monkeypatch.setattr(network, "forward", lambda images: 1 / 0)

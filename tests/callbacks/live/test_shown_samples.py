@@ -12,7 +12,7 @@ from torch import Tensor
 
 from litlens.callbacks.live import prediction_grid as module
 from litlens.callbacks.live.prediction_grid import PredictionGrid
-from litlens.callbacks.live.shown_samples import pictures_of, samples_of
+from litlens.callbacks.live.shown_samples import pixels_of, samples_of
 from litlens.data.sets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
@@ -24,9 +24,9 @@ def drawn(monkeypatch: Any) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     draw = module.prediction_grid_figure
 
-    def spy(pictures, labels, shares, names, *, title):
-        calls.append({"pictures": pictures, "labels": labels, "shares": shares, "title": title})
-        return draw(pictures, labels, shares, names, title=title)
+    def spy(pixels, labels, shares, names, *, title):
+        calls.append({"images": pixels, "labels": labels, "shares": shares, "title": title})
+        return draw(pixels, labels, shares, names, title=title)
 
     monkeypatch.setattr(module, "prediction_grid_figure", spy)
     return calls
@@ -56,10 +56,10 @@ def test_the_same_samples_spread_over_the_split_every_time(tmp_path: Path, drawn
     places = [int(last * share) for share in (0, 0.25, 0.5, 0.75, 1)]
     assert [call["title"] for call in drawn] == [f"Validation, epoch {epoch}" for epoch in range(3)]
     for call in drawn:
-        assert np.array_equal(call["pictures"], [data.picture("val", place) for place in places])
+        assert np.array_equal(call["images"], [data.image("val", place) for place in places])
         assert call["labels"].tolist() == [int(data.samples("val").labels[place]) for place in places]
     with torch.no_grad():
-        logits = classifier.eval()(data.preprocessing.normalise(drawn[-1]["pictures"]))
+        logits = classifier.eval()(data.preprocessing.normalize(drawn[-1]["images"]))
     np.testing.assert_allclose(drawn[-1]["shares"], logits.softmax(1).numpy(), rtol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_somebody_elses_batch_is_taken_as_it_is() -> None:
     samples = samples_of([images, labels], 3)
     assert samples is not None
     assert torch.equal(samples.images, images[:3])
-    assert samples.pictures.shape == (3, 4, 6, 1)
+    assert samples.pixels.shape == (3, 4, 6, 1)
     assert samples.labels.tolist() == [0, 1, 2]
     assert samples.names == ["val/00000", "val/00001", "val/00002"]
 
@@ -108,6 +108,6 @@ def test_what_is_no_batch_of_images_is_left_alone(batch: object) -> None:
     assert samples_of(batch, 3) is None
 
 
-def test_an_unknown_normalisation_is_stretched_to_the_range_of_each() -> None:
+def test_an_unknown_normalization_is_stretched_to_the_range_of_each() -> None:
     images: Tensor = torch.tensor([[[[-1.0, 0.0, 3.0]]], [[[5.0, 5.0, 5.0]]]])
-    assert pictures_of(images)[..., 0].tolist() == [[[0, 64, 255]], [[0, 0, 0]]]
+    assert pixels_of(images)[..., 0].tolist() == [[[0, 64, 255]], [[0, 0, 0]]]

@@ -1,4 +1,4 @@
-"""The worst mistakes are those that a sort of all losses finds, with their own pictures and names."""
+"""The worst mistakes are those that a sort of all losses finds, with their own images and names."""
 
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ def drawn(monkeypatch: Any) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     draw = module.wrong_samples_figure
 
-    def spy(pictures, names, labels, shares, class_names, *, title):
-        calls.append({"pictures": pictures, "names": names, "labels": labels, "shares": shares})
-        return draw(pictures, names, labels, shares, class_names, title=title)
+    def spy(pixels, names, labels, shares, class_names, *, title):
+        calls.append({"images": pixels, "names": names, "labels": labels, "shares": shares})
+        return draw(pixels, names, labels, shares, class_names, title=title)
 
     monkeypatch.setattr(module, "wrong_samples_figure", spy)
     return calls
@@ -51,8 +51,8 @@ def test_the_highest_losses_among_the_wrong_ones(tmp_path: Path, drawn: Any, own
     data = DigitsDataModule(batch_size=50)
     data.setup()
     split = data.samples("val")
-    pictures = np.stack([data.picture("val", index) for index in range(len(split))])
-    images, labels = data.preprocessing.normalise(pictures), torch.as_tensor(split.labels)
+    pixels = np.stack([data.image("val", index) for index in range(len(split))])
+    images, labels = data.preprocessing.normalize(pixels), torch.as_tensor(split.labels)
     loader = DataLoader(TensorDataset(images, labels), batch_size=50)
     given = {"datamodule": data} if own else {"dataloaders": loader}
     classifier = validate(tmp_path, **given)
@@ -66,10 +66,10 @@ def test_the_highest_losses_among_the_wrong_ones(tmp_path: Path, drawn: Any, own
     assert call["names"] == [split.names[index] if own else f"val/{index:05d}" for index in expected]
     np.testing.assert_allclose(call["shares"], logits[expected].softmax(1), rtol=1e-4)
     if own:
-        assert np.array_equal(call["pictures"], pictures[expected])
+        assert np.array_equal(call["images"], pixels[expected])
     else:  # stretched: every digit has both a 0 and a full pixel
-        brightest = pictures[expected].reshape(7, -1).max(1)
-        assert np.array_equal(call["pictures"][brightest == 255], pictures[expected][brightest == 255])
+        brightest = pixels[expected].reshape(7, -1).max(1)
+        assert np.array_equal(call["images"][brightest == 255], pixels[expected][brightest == 255])
 
 
 def test_without_a_mistake_nothing_is_drawn(tmp_path: Path, drawn: Any) -> None:

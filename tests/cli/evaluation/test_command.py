@@ -24,7 +24,7 @@ def test_two_runs_are_compared(digits_runs: dict[str, Path], capsys: pytest.Capt
     only_second = int((~first.correct & second.correct).sum())
     only_first = int((first.correct & ~second.correct).sum())
     said = " ".join(capsys.readouterr().out.split())
-    assert f"{only_second} pictures only it gets right, {only_first} only the first" in said
+    assert f"{only_second} images only it gets right, {only_first} only the first" in said
     assert f"{100 * (only_second - only_first) / 359:+.2f} points" in said
     page = (cnn / "comparison.html").read_text()
     assert f"Only run 2 gets right: {only_second}" in page
@@ -104,8 +104,8 @@ def test_robustness_from_end_to_end(
     worst = min(point["accuracy"]["value"] for point in figures["points"])
     assert worst < plain - 0.1
     assert f"{100 * plain:.1f}" in capsys.readouterr().out
-    with Image.open(tmp_path / "robustness.png") as picture:
-        assert picture.width > 300
+    with Image.open(tmp_path / "robustness.png") as image:
+        assert image.width > 300
 
 
 def test_robustness_gets_every_run(

@@ -1,4 +1,4 @@
-"""A folder of pictures, named: the table agrees with `predict`, what is no picture is told, the page stays bounded."""
+"""A folder of images, named: the table agrees with `predict`, what is no image is told, the page stays bounded."""
 
 import csv
 import os
@@ -14,12 +14,12 @@ from PIL import Image
 from litlens.checkpoints.classifier import load_classifier
 from litlens.cli.evaluation import images
 from litlens.cli.main import evaluate
-from litlens.data.sets.decode import read_picture
+from litlens.data.sets.decode import read_image
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Pictures of several shapes and modes, and files that are none."""
+    """Images of several shapes and modes, and files that are none."""
     folder = tmp_path / "holiday"
     (folder / "deeper").mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -93,9 +93,9 @@ def test_a_network_without_maps_names_them_too(digits_runs: dict[str, Path], pho
 
 
 def test_the_map_lies_over_the_files_own_pixels(digits_runs: dict[str, Path], monkeypatch: Any) -> None:
-    """Of a photo three times as wide as high, the centre crop sees the middle third, to the pixel."""
+    """Of a photo three times as wide as high, the center crop sees the middle third, to the pixel."""
     laid = []
-    monkeypatch.setattr(images, "embedded_picture", lambda picture, **_: laid.append(picture) or "data:")
+    monkeypatch.setattr(images, "embedded_image", lambda image, **_: laid.append(image) or "data:")
     photo = np.full((101, 303, 3), 128, dtype=np.uint8)
     preprocessing = load_classifier(digits_runs["cnn"] / "checkpoints" / "best.ckpt").preprocessing
     assert preprocessing is not None
@@ -124,12 +124,12 @@ def test_the_page_shows_the_first_500_in_less_than_5_mb(
 
     def watched(file: Path, *, name: str) -> Any:
         nonlocal most
-        picture = read_picture(file, name=name).view(_Watched)
-        alive.add(picture)
+        image = read_image(file, name=name).view(_Watched)
+        alive.add(image)
         most = max(most, len(alive))
-        return picture
+        return image
 
-    monkeypatch.setattr(images, "read_picture", watched)
+    monkeypatch.setattr(images, "read_image", watched)
     evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(folder), "--output", str(tmp_path)])
     text = (tmp_path / "images.html").read_text()
     assert text.count("<figure") == 500

@@ -1,4 +1,4 @@
-"""The table, the file and the picture of `--robustness`, on the digits."""
+"""The table, the file and the image of `--robustness`, on the digits."""
 
 import io
 import json
@@ -37,15 +37,15 @@ def test_what_is_shown_and_kept(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "new folder" / "robustness.json").read_text())
     assert len(figures) == 2
     one = figures["one"]
-    assert one["pictures"] == 359  # the whole test split
+    assert one["images"] == 359  # the whole test split
     assert {point["distortion"] for point in one["points"]} == set(DISTORTIONS)
     plain = {point["accuracy"]["value"] for point in one["points"] if point["strength"] == 0}
     assert len(plain) == 1
     assert f"{100 * plain.pop():.1f}" in table[1].split()
     last = [point for point in one["points"] if point["distortion"] == "noise"][-1]
     assert table[3 * list(DISTORTIONS).index("noise") + 1].split()[-1] == f"{100 * last['accuracy']['value']:.1f}"
-    with Image.open(tmp_path / "new folder" / "robustness.png") as picture:
-        assert np.asarray(picture).std() > 5
+    with Image.open(tmp_path / "new folder" / "robustness.png") as image:
+        assert np.asarray(image).std() > 5
 
 
 def test_a_second_time_gives_the_same_bytes(tmp_path: Path) -> None:

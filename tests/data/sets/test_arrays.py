@@ -19,7 +19,7 @@ def test_digits_are_all_there_once() -> None:
     assert sorted(rows) == list(range(1797))
     assert [len(data.samples(split)) for split in SPLITS] == [1078, 360, 359]
     index = int(data.samples("val").rows[5])
-    assert np.array_equal(data.picture("val", 5)[..., 0], np.round(load_digits().images[index] * 255 / 16))
+    assert np.array_equal(data.image("val", 5)[..., 0], np.round(load_digits().images[index] * 255 / 16))
     assert data.samples("val").labels[5] == load_digits().target[index]
 
 
@@ -42,7 +42,7 @@ def test_idx_files_packed_or_not(tmp_path: Path) -> None:
     assert [len(data.samples(split)) for split in SPLITS] == [30, 10, 10]
     assert np.bincount(data.samples("val").labels).tolist() == [1] * 10
     assert data.samples("test").labels.tolist() == list(range(10))
-    assert data.picture("test", 3)[0, :3, 0].tolist() == [(3 * 784 + i) % 251 for i in range(3)]
+    assert data.image("test", 3)[0, :3, 0].tolist() == [(3 * 784 + i) % 251 for i in range(3)]
     assert data.preprocessing.mean == (0.1307,)
 
 

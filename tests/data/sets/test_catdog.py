@@ -24,12 +24,12 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     archive = tmp_path / "server" / "pets.zip"
     archive.parent.mkdir()
     with zipfile.ZipFile(archive, "w") as zipped:
-        zipped.writestr("readme[1].txt", "not a picture")
+        zipped.writestr("readme[1].txt", "not an image")
         for label, name in enumerate(("Cat", "Dog")):
             for number in range(100):
-                picture = BytesIO()
-                Image.new("RGB", (12, 10), (label * 200, number, 0)).save(picture, "JPEG")
-                zipped.writestr(f"PetImages/{name}/{number}.jpg", picture.getvalue())
+                image = BytesIO()
+                Image.new("RGB", (12, 10), (label * 200, number, 0)).save(image, "JPEG")
+                zipped.writestr(f"PetImages/{name}/{number}.jpg", image.getvalue())
         zipped.writestr("PetImages/Cat/666.jpg", b"")
         zipped.writestr("PetImages/Dog/Thumbs.db", b"\xd0\xcf\x11\xe0")
     monkeypatch.setattr(
@@ -46,7 +46,7 @@ def test_fetched_once_and_unpacked(tmp_path: Path, published: Path) -> None:
     data.prepare_data()
     data.setup()
     assert np.bincount(data.samples("train").labels).tolist() == [60, 60]
-    assert data.left_out == ["Cat/666.jpg (an empty file)", "Dog/Thumbs.db (not a picture)"]
+    assert data.left_out == ["Cat/666.jpg (an empty file)", "Dog/Thumbs.db (not an image)"]
     assert sorted(path.name for path in folder.parent.iterdir()) == ["cats and dogs", "pets.zip"]
     published.unlink()
     CatDogDataModule(folder).setup()

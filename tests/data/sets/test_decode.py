@@ -1,4 +1,4 @@
-"""Odd pictures, each made by hand: what comes out follows from the pixels that were put in."""
+"""Odd images, each made by hand: what comes out follows from the pixels that were put in."""
 
 import errno
 import struct
@@ -12,7 +12,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from litlens.data.sets.decode import BadPicture, Unreadable, read_picture
+from litlens.data.sets.decode import BadImage, Unreadable, read_image
 
 RAMP = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3
 
@@ -26,7 +26,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
 def test_a_bitmap_named_jpg_is_a_bitmap(tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
     path.write_bytes(encoded(Image.fromarray(RAMP), "BMP"))
-    np.testing.assert_array_equal(read_picture(path), RAMP)
+    np.testing.assert_array_equal(read_image(path), RAMP)
 
 
 @pytest.mark.parametrize(
@@ -48,23 +48,23 @@ def test_a_bitmap_named_jpg_is_a_bitmap(tmp_path: Path) -> None:
 def test_orientation(orientation: int, expected: np.ndarray, format: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(read_picture(encoded(Image.fromarray(RAMP), format, exif=exif)), expected)
+    np.testing.assert_array_equal(read_image(encoded(Image.fromarray(RAMP), format, exif=exif)), expected)
 
 
-def test_damaged_exif_leaves_the_picture_as_it_lies() -> None:
+def test_damaged_exif_leaves_the_image_as_it_lies() -> None:
     data = encoded(Image.fromarray(RAMP), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
-    np.testing.assert_array_equal(read_picture(data), RAMP)
+    np.testing.assert_array_equal(read_image(data), RAMP)
 
 
 def test_transparent_pixels_stand_on_white() -> None:
     rgba = np.zeros((1, 3, 4), dtype=np.uint8)
     rgba[0] = [[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]
-    pixels = read_picture(encoded(Image.fromarray(rgba)))
+    pixels = read_image(encoded(Image.fromarray(rgba)))
     assert pixels[0].tolist() == [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
 
 
-def test_grey_with_alpha_stays_grey() -> None:
-    pixels = read_picture(encoded(Image.fromarray(np.array([[[7, 255], [7, 0]]], dtype=np.uint8), "LA")))
+def test_gray_with_alpha_stays_gray() -> None:
+    pixels = read_image(encoded(Image.fromarray(np.array([[[7, 255], [7, 0]]], dtype=np.uint8), "LA")))
     assert pixels.shape == (1, 2, 1)
     assert pixels.ravel().tolist() == [7, 255]
 
@@ -73,10 +73,10 @@ def test_palette_with_and_without_transparency() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([200, 0, 0, 0, 100, 0])
     image.putdata([0, 1])
-    assert read_picture(encoded(image))[0].tolist() == [[200, 0, 0], [0, 100, 0]]
-    assert read_picture(encoded(image, transparency=0))[0].tolist() == [[255, 255, 255], [0, 100, 0]]
+    assert read_image(encoded(image))[0].tolist() == [[200, 0, 0], [0, 100, 0]]
+    assert read_image(encoded(image, transparency=0))[0].tolist() == [[255, 255, 255], [0, 100, 0]]
     # One alpha value for each entry of the palette.
-    assert read_picture(encoded(image, transparency=b"\xff\x00"))[0].tolist() == [
+    assert read_image(encoded(image, transparency=b"\xff\x00"))[0].tolist() == [
         [200, 0, 0],
         [255, 255, 255],
     ]
@@ -85,49 +85,49 @@ def test_palette_with_and_without_transparency() -> None:
 def test_cmyk_becomes_rgb() -> None:
     cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     for format in ("JPEG", "TIFF"):
-        np.testing.assert_allclose(read_picture(encoded(cyan, format))[0, 0], [0, 255, 255], atol=3)
+        np.testing.assert_allclose(read_image(encoded(cyan, format))[0, 0], [0, 255, 255], atol=3)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_16_bit_grey_keeps_its_range(format: str) -> None:
+def test_16_bit_gray_keeps_its_range(format: str) -> None:
     values = np.array([[0, 257, 256 * 128, 65_535]], dtype=np.uint16)
-    pixels = read_picture(encoded(Image.fromarray(values), format))
+    pixels = read_image(encoded(Image.fromarray(values), format))
     assert pixels.shape == (1, 4, 1)
     assert pixels.ravel().tolist() == [0, 1, 128, 255]  # 32768 / 257 = 127.5, and to even
 
 
 def test_32_bit_integers_within_16_bits() -> None:
     values = np.array([[0, 65_535]], dtype=np.int32)
-    assert read_picture(encoded(Image.fromarray(values), "TIFF")).ravel().tolist() == [0, 255]
-    with pytest.raises(BadPicture, match="beyond 16 bits"):
-        read_picture(encoded(Image.fromarray(values * 2), "TIFF"))
+    assert read_image(encoded(Image.fromarray(values), "TIFF")).ravel().tolist() == [0, 255]
+    with pytest.raises(BadImage, match="beyond 16 bits"):
+        read_image(encoded(Image.fromarray(values * 2), "TIFF"))
 
 
 def test_floating_point_pixels_are_refused() -> None:
-    with pytest.raises(BadPicture, match="range is not known"):
-        read_picture(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
+    with pytest.raises(BadImage, match="range is not known"):
+        read_image(encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))
 
 
 def test_one_bit_pixels_are_black_and_white() -> None:
-    pixels = read_picture(encoded(Image.fromarray(np.array([[True, False]]))))
+    pixels = read_image(encoded(Image.fromarray(np.array([[True, False]]))))
     assert pixels.ravel().tolist() == [255, 0]
 
 
 def test_of_an_animation_the_first_frame() -> None:
-    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (2, 2), color) for color in ("red", "blue")]
     for format in ("GIF", "PNG", "WEBP"):
         data = encoded(frames[0], format, save_all=True, append_images=frames[1:], **LOSSLESS.get(format, {}))
-        assert read_picture(data)[0, 0].tolist() == [255, 0, 0]
+        assert read_image(data)[0, 0].tolist() == [255, 0, 0]
 
 
 LOSSLESS: dict[str, dict[str, object]] = {"WEBP": {"lossless": True}}
 
 
 def test_channels_as_asked() -> None:
-    grey = np.array([[0, 100]], dtype=np.uint8)
-    assert read_picture(encoded(Image.fromarray(grey)), channels=3)[0].tolist() == [[0] * 3, [100] * 3]
+    gray = np.array([[0, 100]], dtype=np.uint8)
+    assert read_image(encoded(Image.fromarray(gray)), channels=3)[0].tolist() == [[0] * 3, [100] * 3]
     # ITU-R 601: 0.299 R + 0.587 G + 0.114 B
-    red = read_picture(encoded(Image.new("RGB", (1, 1), "red")), channels=1)
+    red = read_image(encoded(Image.new("RGB", (1, 1), "red")), channels=1)
     assert red.shape == (1, 1, 1)
     assert red.item() == round(0.299 * 255)
 
@@ -138,8 +138,8 @@ def test_truncated_files_are_bad(format: str, tmp_path: Path) -> None:
     data = encoded(Image.fromarray(noise), format)
     path = tmp_path / "half.png"
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(BadPicture, match=r"half\.png: ."):
-        read_picture(path)
+    with pytest.raises(BadImage, match=r"half\.png: ."):
+        read_image(path)
 
 
 def test_a_decompression_bomb_is_bad_and_not_decoded() -> None:
@@ -151,26 +151,26 @@ def test_a_decompression_bomb_is_bad_and_not_decoded() -> None:
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with pytest.raises(BadPicture, match="pixels"):
-                read_picture(bomb)
+            with pytest.raises(BadImage, match="pixels"):
+                read_image(bomb)
 
 
-def test_what_is_no_picture_is_told_by_name_and_reason(tmp_path: Path) -> None:
-    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0 not a picture")
+def test_what_is_no_image_is_told_by_name_and_reason(tmp_path: Path) -> None:
+    (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0 not an image")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
     # Ghostscript would be started for it.
     (tmp_path / "page.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     reasons = {
-        "Thumbs.db": "not a picture",
+        "Thumbs.db": "not an image",
         "empty.jpg": "an empty file",
         "dangling.jpg": "No such file or directory",
-        "page.jpg": "not a picture",
+        "page.jpg": "not an image",
         ".": "not a regular file",
     }
     for name, reason in reasons.items():
-        with pytest.raises(BadPicture) as caught:
-            read_picture(tmp_path / name, name=name)
+        with pytest.raises(BadImage) as caught:
+            read_image(tmp_path / name, name=name)
         assert (caught.value.name, caught.value.reason) == (name, reason)
         assert str(caught.value) == f"{name}: {reason}"
 
@@ -180,8 +180,8 @@ def test_reading_is_told_apart_from_decoding(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
     for name in ("cut.png", "round.png", "gone.png"):
-        with pytest.raises(BadPicture) as caught:
-            read_picture(tmp_path / name)
+        with pytest.raises(BadImage) as caught:
+            read_image(tmp_path / name)
         assert not isinstance(caught.value, Unreadable)
 
     def fails(path: Path) -> bytes:
@@ -189,7 +189,7 @@ def test_reading_is_told_apart_from_decoding(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(Path, "read_bytes", fails)
     with pytest.raises(Unreadable, match=r"cut\.png: Input/output error$"):
-        read_picture(tmp_path / "cut.png")
+        read_image(tmp_path / "cut.png")
 
 
 def test_the_published_cats_and_dogs(shared_data: Path) -> None:
@@ -204,7 +204,7 @@ def test_the_published_cats_and_dogs(shared_data: Path) -> None:
             if image.getexif().get(0x0112) == 0:  # no orientation that there is
                 unturned.add(file.relative_to(folder).as_posix())
             size = image.size
-        pixels = read_picture(file, channels=3)
+        pixels = read_image(file, channels=3)
         if image.getexif().get(0x0112, 1) in (0, 1):
             assert pixels.shape == (size[1], size[0], 3)
     of_pillow_13 = {"train/Dog/35.jpg"} if int(PIL.__version__.partition(".")[0]) >= 13 else set()

@@ -16,7 +16,7 @@ import pytest
 from litlens.data.sets.download import NotFetched, extract, fetch
 from litlens.errors import UserError
 
-CONTENT = b"pictures" * 400_000  # 3.2 MB: more than one chunk
+CONTENT = b"images" * 400_000  # 3.2 MB: more than one chunk
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,11 +1,11 @@
-"""A folder of pictures, with all that can be wrong with one."""
+"""A folder of images, with all that can be wrong with one."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from picture_folders import counts, draw, fill, made
+from image_folders import counts, draw, fill, made
 from PIL import Image
 
 from litlens.data.sets.folder import FolderDataModule
@@ -25,12 +25,12 @@ def test_a_flat_folder_is_cut_6_3_1(tmp_path: Path) -> None:
     names = [name for split in ("train", "val", "test") for name in data.samples(split).names]
     assert len(set(names)) == 50
     assert "cat/000.png" in names
-    # A picture's colour says which file it is: names, labels and pixels belong together.
+    # An image's color says which file it is: names, labels and pixels belong together.
     value = {f"dog/{i:03}.png": i + 1 for i in range(20)} | {f"cat/{i:03}.png": i + 21 for i in range(30)}
     for split in ("train", "val", "test"):
         samples = data.samples(split)
         for index, (name, label) in enumerate(zip(samples.names, samples.labels, strict=True)):
-            assert data.picture(split, index)[0, 0].tolist() == [value[name], 100, 0]
+            assert data.image(split, index)[0, 0].tolist() == [value[name], 100, 0]
             assert data.class_names[label] == name.split("/")[0]
     again, other = made(tmp_path / "pets", seed=3), made(tmp_path / "pets", seed=4)
     assert again.samples("val").names == data.samples("val").names != other.samples("val").names
@@ -58,7 +58,7 @@ def test_missing_splits_are_cut_from_train(
 def test_only_names_are_read_on_construction(tmp_path: Path) -> None:
     for name in ("b", "a", ".hidden"):
         (tmp_path / "pets" / name).mkdir(parents=True)
-        (tmp_path / "pets" / name / "x.jpg").write_text("no picture")
+        (tmp_path / "pets" / name / "x.jpg").write_text("no image")
     data = FolderDataModule(tmp_path / "pets", image_size=(10, 20), channels=1)
     assert (data.class_names, data.image_size, data.in_channels) == (["a", "b"], (10, 20), 1)
 
@@ -79,8 +79,8 @@ def test_bad_files_in_training_are_left_out_and_named(tmp_path: Path, caplog: py
     (folder / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
     (folder / "b" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     data = made(folder, max_bad_files=0.02)
-    assert data.left_out == ["a/Thumbs.db (not a picture)", "b/gone.jpg (No such file or directory)"]
-    assert "left out 2 of 102: a/Thumbs.db (not a picture); b/gone.jpg" in caplog.text
+    assert data.left_out == ["a/Thumbs.db (not an image)", "b/gone.jpg (No such file or directory)"]
+    assert "left out 2 of 102: a/Thumbs.db (not an image); b/gone.jpg" in caplog.text
     assert counts(data) == {"train": [30, 30], "val": [15, 15], "test": [5, 5]}
     assert made(folder, max_bad_files=0.02).left_out == data.left_out  # from the cache as well
     with pytest.raises(UserError, match=r"max_bad_files: 2 of 102 files in train .*1\.00%: a/Thumbs\.db"):
@@ -119,19 +119,19 @@ def test_mistakes_have_their_own_message(tmp_path: Path, counts: dict[str, int],
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_pictures(tmp_path: Path) -> None:
+def test_a_folder_without_images(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / "pets" / name).mkdir(parents=True)
         (tmp_path / "pets" / name / "note.txt").write_text("x")
-    with pytest.raises(UserError, match=r"holds no picture: a/note\.txt \(not a picture\), b/note\.txt"):
+    with pytest.raises(UserError, match=r"holds no image: a/note\.txt \(not an image\), b/note\.txt"):
         made(tmp_path / "pets")
 
 
-def test_a_class_whose_training_pictures_are_all_bad(tmp_path: Path) -> None:
+def test_a_class_whose_training_images_are_all_bad(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"a": 20})
     (folder / "b").mkdir()
     (folder / "b" / "x.jpg").write_text("x")
-    with pytest.raises(UserError, match="no training picture of class b is left"):
+    with pytest.raises(UserError, match="no training image of class b is left"):
         made(folder, max_bad_files=0.5)
 
 
@@ -141,17 +141,17 @@ def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
         made(tmp_path / "pets")
 
 
-def test_a_crop_that_is_not_drawn_leaves_the_picture_that_evaluation_sees(tmp_path: Path) -> None:
+def test_a_crop_that_is_not_drawn_leaves_the_image_that_evaluation_sees(tmp_path: Path) -> None:
     for name in "ab":
         for number in range(10):
             path = tmp_path / "pets" / name / f"{number}.png"
             draw(path, size=(40, 20))
             with Image.open(path) as image:
-                image.paste((200, 200, 200), (0, 0, 10, 20))  # what a crop of the centre leaves out
+                image.paste((200, 200, 200), (0, 0, 10, 20))  # what a crop of the center leaves out
                 image.save(path)
     for fit in ("crop", "squash"):
         data = made(tmp_path / "pets", augment=[{"crop": {"p": 0}}], fit=fit)
-        np.testing.assert_array_equal(data.augmented(0, epoch=0), data.picture("train", 0))
+        np.testing.assert_array_equal(data.augmented(0, epoch=0), data.image("train", 0))
 
 
 def test_options_out_of_range(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_the_published_cats_and_dogs(shared_data: Path) -> None:
     of = counts(data)
     assert [train + val for train, val in zip(of["train"], of["val"], strict=True)] == [182, 203]
     assert of["test"] == [49, 49]
-    pictures: Any = data.samples("train").pictures
-    sizes = pictures.sizes(np.arange(182 + 203 + 98))
+    images: Any = data.samples("train").images
+    sizes = images.sizes(np.arange(182 + 203 + 98))
     assert sizes[sizes.prod(axis=1).argmin()].tolist() == [71, 96]
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (64, 3, 100, 100)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from picture_folders import counts, fill, made
+from image_folders import counts, fill, made
 
 from litlens.errors import UserError
 

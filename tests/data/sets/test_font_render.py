@@ -15,8 +15,8 @@ SHIPPED = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 def test_characters_are_black_on_white_centred_and_scaled_to_one_box() -> None:
-    for character, picture in zip(CHARACTERS, draw_font(SHIPPED / "DejaVuSans.ttf", CHARACTERS), strict=True):
-        pixels = np.asarray(picture)
+    for character, image in zip(CHARACTERS, draw_font(SHIPPED / "DejaVuSans.ttf", CHARACTERS), strict=True):
+        pixels = np.asarray(image)
         assert pixels.shape == (128, 128)
         assert pixels.min() < 30
         assert pixels[0].min() == 255
@@ -30,8 +30,8 @@ def test_characters_are_black_on_white_centred_and_scaled_to_one_box() -> None:
 
 
 def test_characters_stand_upright_and_in_order() -> None:
-    pictures = dict(zip(CHARACTERS, draw_font(SHIPPED / "DejaVuSans.ttf", CHARACTERS), strict=True))
-    ink = 255 - np.asarray(pictures["L"]).astype(int)
+    images = dict(zip(CHARACTERS, draw_font(SHIPPED / "DejaVuSans.ttf", CHARACTERS), strict=True))
+    ink = 255 - np.asarray(images["L"]).astype(int)
     upper, lower = ink[:64], ink[64:]
     # An L: nothing in the upper right quarter, its foot in the lower right one.
     assert upper[:, 64:].sum() == 0

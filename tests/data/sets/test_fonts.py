@@ -28,7 +28,7 @@ def _png(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> bytes:
 
 
 def _glyph(number: int, font: int, *, size: int) -> bytes:
-    """A picture that tells what it is: the class's number in its left half, the font's in its right."""
+    """An image that tells what it is: the class's number in its left half, the font's in its right."""
     pixels = np.full((size, size), number, dtype=np.uint8)
     pixels[:, size // 2 :] = font
     return _png(pixels)
@@ -36,7 +36,7 @@ def _glyph(number: int, font: int, *, size: int) -> bytes:
 
 @pytest.fixture
 def members() -> Archive:
-    """An archive in the published layout; the size of a picture is its font's."""
+    """An archive in the published layout; the size of an image is its font's."""
     return {
         f"English/Fnt/Sample{number:03}/img{number:03}-{font:05}.png": _glyph(number, font, size=8 + 10 * font)
         for number in range(1, 63)
@@ -73,7 +73,7 @@ def test_what_is_known_on_construction() -> None:
     assert set(ALL) - set(CHARACTERS) == set("Ocklpsvwxz")
 
 
-def test_an_archive_gives_52_classes_whatever_size_its_pictures_have(members: Archive, tmp_path: Path) -> None:
+def test_an_archive_gives_52_classes_whatever_size_its_images_have(members: Archive, tmp_path: Path) -> None:
     _write(members, tmp_path / "chars74k" / "EnglishFnt.tgz")
     data = FontsDataModule(tmp_path, seed=3)
     splits = data.load()
@@ -82,24 +82,24 @@ def test_an_archive_gives_52_classes_whatever_size_its_pictures_have(members: Ar
     assert len(set(names)) == 52 * FONTS
     for split in splits.values():
         assert set(Counter(split.labels.tolist()).values()) == {len(split) // 52}
-        pictures = split.pictures.batch(split.rows)
-        assert pictures.dtype == np.uint8
-        assert pictures.shape == (len(split), 90, 90, 1)
-        for name, label, picture in zip(split.names, split.labels, pictures, strict=True):
+        images = split.images.batch(split.rows)
+        assert images.dtype == np.uint8
+        assert images.shape == (len(split), 90, 90, 1)
+        for name, label, image in zip(split.names, split.labels, images, strict=True):
             number = ALL.index(CHARACTERS[label]) + 1
             assert name == f"Fnt/Sample{number:03}/img{number:03}-{_number(name):05}.png"
-            assert (picture[45, 5, 0], picture[45, 84, 0]) == (number, _number(name))
+            assert (image[45, 5, 0], image[45, 84, 0]) == (number, _number(name))
 
 
-def test_large_pictures_are_brought_down_without_aliasing(members: Archive, tmp_path: Path) -> None:
+def test_large_images_are_brought_down_without_aliasing(members: Archive, tmp_path: Path) -> None:
     stripes = np.zeros((128, 128), dtype=np.uint8)
     stripes[:, ::2] = 200
     name = "English/Fnt/Sample011/img011-00003.png"
     data = FontsDataModule(folder=_write({**members, name: _png(stripes)}, tmp_path / "a.tgz"), image_size=(32, 32))
     for split in data.load().values():
         if name.removeprefix("English/") in split.names:
-            picture = split.pictures.batch(split.rows[[split.names.index(name.removeprefix("English/"))]])
-            assert np.abs(picture[0, 2:-2, 2:-2, 0].astype(int) - 100).max() <= 10
+            image = split.images.batch(split.rows[[split.names.index(name.removeprefix("English/"))]])
+            assert np.abs(image[0, 2:-2, 2:-2, 0].astype(int) - 100).max() <= 10
             return
     raise AssertionError(f"{name} is in no split")
 
@@ -132,7 +132,7 @@ def test_a_folder_gives_what_its_archive_gives(members: Archive, tmp_path: Path)
     for test in tests[1:]:
         assert test.names == tests[0].names
         assert test.groups == tests[0].groups
-        assert np.array_equal(test.pictures.batch(test.rows), tests[0].pictures.batch(tests[0].rows))
+        assert np.array_equal(test.images.batch(test.rows), tests[0].images.batch(tests[0].rows))
 
 
 def test_a_missing_archive_is_fetched_to_its_place(
@@ -172,16 +172,16 @@ def _undecodable(members: Archive) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_without_class, r"class 'A' \(English/Fnt/Sample011\) has no pictures"),
+        (_without_class, r"class 'A' \(English/Fnt/Sample011\) has no images"),
         (
             _without_font,
             r"class 'a' \(English/Fnt/Sample037\) has 13 .* 14 fonts: img037-00007\.png is missing",
         ),
         (_undecodable, r"Sample011/img011-00004\.png cannot be decoded"),
-        (dict.clear, r"class '0' \(English/Fnt/Sample001\) has no pictures"),
+        (dict.clear, r"class '0' \(English/Fnt/Sample001\) has no images"),
     ],
 )
-def test_what_is_wrong_with_the_pictures_is_named(
+def test_what_is_wrong_with_the_images_is_named(
     spoil: Callable[[Archive], None], message: str, members: Archive, tmp_path: Path
 ) -> None:
     spoil(members)
@@ -218,7 +218,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         FontsDataModule(folder=tmp_path / "nothing").load()
 
 
-def test_pictures_are_decoded_once_and_anew_when_the_archive_changes(
+def test_images_are_decoded_once_and_anew_when_the_archive_changes(
     members: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LITLENS_CACHE", str(tmp_path / "cache"))
@@ -229,15 +229,15 @@ def test_pictures_are_decoded_once_and_anew_when_the_archive_changes(
     monkeypatch.setattr(Image, "open", lambda file: (opened.append(file), open_image(file))[1])
     again = FontsDataModule(folder=archive, seed=0).load()["test"]
     assert not opened
-    assert np.array_equal(again.pictures.batch(again.rows), before.pictures.batch(before.rows))
+    assert np.array_equal(again.images.batch(again.rows), before.images.batch(before.rows))
     assert len(list(cache_folder().glob("*.npy"))) == 2
 
     members[f"English/{before.names[0]}"] = _glyph(77, 88, size=9)
     _write(members, archive)
     changed = FontsDataModule(folder=archive).load()["test"]
     assert opened
-    picture = changed.pictures.batch(changed.rows[[changed.names.index(before.names[0])]])
-    assert (picture[0, 45, 5, 0], picture[0, 45, 84, 0]) == (77, 88)
+    image = changed.images.batch(changed.rows[[changed.names.index(before.names[0])]])
+    assert (image[0, 45, 5, 0], image[0, 45, 84, 0]) == (77, 88)
     assert len(list(cache_folder().glob("*.npy"))) == 2
 
 
@@ -265,8 +265,8 @@ def test_drawn_fonts_have_the_same_interface(tmp_path: Path, caplog: pytest.LogC
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (16, 1, 90, 90)
     assert labels.shape == (16,)
-    # Normalised by the training split's own mean and deviation.
-    pixels = data.samples("train").pictures.batch(data.samples("train").rows) / 255
+    # Normalized by the training split's own mean and deviation.
+    pixels = data.samples("train").images.batch(data.samples("train").rows) / 255
     assert data.preprocessing.mean[0] == pytest.approx(pixels.mean())
     assert data.preprocessing.std[0] == pytest.approx(pixels.std())
 
@@ -309,10 +309,8 @@ def test_the_real_archive(shared_data: Path) -> None:
     # No glyph of validation or test has a twin in training.
     seen = {}
     for name, split in splits.items():
-        pictures = split.pictures.batch(split.rows)
-        seen[name] = {
-            (label, picture.tobytes()) for label, picture in zip(split.labels.tolist(), pictures, strict=True)
-        }
+        images = split.images.batch(split.rows)
+        seen[name] = {(label, image.tobytes()) for label, image in zip(split.labels.tolist(), images, strict=True)}
     assert not seen["train"] & seen["val"]
     assert not seen["train"] & seen["test"]
     assert not seen["val"] & seen["test"]

@@ -78,9 +78,9 @@ def test_a_group_stays_on_one_side(samples: list[tuple[int, int]], seed: int) ->
 
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_come_near_the_exact_sizes(seed: int) -> None:
-    stream = np.random.default_rng(seed)
-    groups = np.repeat(np.arange(200), stream.integers(1, 6, 200))
-    labels = stream.integers(0, 3, len(groups))
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(200), rng.integers(1, 6, 200))
+    labels = rng.integers(0, 3, len(groups))
     parts = stratified_split(labels, (6, 3, 1), seed=seed, groups=groups.tolist())
     for fraction, part in zip((0.6, 0.3, 0.1), parts, strict=True):
         for label in range(3):

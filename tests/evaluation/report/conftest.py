@@ -59,7 +59,7 @@ def _noise(index: int, side: int = 12, channels: int = 1) -> np.ndarray:
 
 def _report(predictions: Predictions, **changed: Any) -> str:
     run = RunFacts("name/version", 0.9, HISTORY, {"network": "CNN"}, "seed: 1\n", {"python": "3.10"})
-    usual = {"run": run, "picture": _noise, "overlays": lambda indices: [_noise(k, channels=3) for k in indices]}
+    usual = {"run": run, "image": _noise, "overlays": lambda indices: [_noise(k, channels=3) for k in indices]}
     return render_report(predictions, **{**usual, **changed})
 
 
@@ -71,11 +71,11 @@ def page() -> Callable[[str], Page]:
 
 @pytest.fixture
 def noise() -> Callable[..., np.ndarray]:
-    """Gives `noise(index, side=, channels=)`, a picture of noise that no encoder makes small."""
+    """Gives `noise(index, side=, channels=)`, an image of noise that no encoder makes small."""
     return _noise
 
 
 @pytest.fixture
 def report() -> Callable[..., str]:
-    """Gives `report(predictions, **changed)`, a page with made-up pictures."""
+    """Gives `report(predictions, **changed)`, a page with made-up images."""
     return _report

@@ -46,7 +46,7 @@ def test_few_samples_are_all_shown(made_up) -> None:
 
 def test_a_card_tells_what_it_is(made_up) -> None:
     some = made_up(50, 4, strength=1.0)
-    card = sample_card(some, 7, picture="data:")
+    card = sample_card(some, 7, image="data:")
     assert (card.name, card.label) == ("test/00007", some.class_names[some.labels[7]])
     assert card.predicted == some.class_names[some.logits[7].argmax()]
     assert card.loss == pytest.approx(-np.log(some.probabilities[7, some.labels[7]]))

@@ -1,4 +1,4 @@
-"""Runs side by side: every number is the second's against the first's, and every picture is one they disagree on."""
+"""Runs side by side: every number is the second's against the first's, and every image is one they disagree on."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def shuffled(some: Predictions) -> Predictions:
 def test_what_is_shown_is_what_they_disagree_on(made_up, noise, page) -> None:
     first, second = made_up(400, 3, strength=1.0), shuffled(made_up(400, 3, strength=2.5, seed=1))
     result = compare(first, second)
-    read = page(render_comparison({"a/<1>": first, "b/2": second}, {"b/2": result}, picture=noise))
+    read = page(render_comparison({"a/<1>": first, "b/2": second}, {"b/2": result}, image=noise))
     assert f"Only run 2 gets right: {len(result.only_second)}" in read.text
     assert f"Only run 1 gets right: {len(result.only_first)}" in read.text
     assert "b/2 is better" in read.text
@@ -30,6 +30,6 @@ def test_what_is_shown_is_what_they_disagree_on(made_up, noise, page) -> None:
 
 def test_equal_runs_do_not_differ(made_up, noise, page) -> None:
     one = made_up(100, 3, strength=1.0)
-    read = page(render_comparison({"a": one, "b": one}, {"b": compare(one, one)}, picture=noise))
+    read = page(render_comparison({"a": one, "b": one}, {"b": compare(one, one)}, image=noise))
     assert "No difference that chance would not explain." in read.text
     assert not read.all("img")

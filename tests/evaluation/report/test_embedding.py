@@ -1,4 +1,4 @@
-"""Pictures in a page: exact where they are small, smaller where they are large, figures as drawings."""
+"""Images in a page: exact where they are small, smaller where they are large, figures as drawings."""
 
 from base64 import b64decode
 from io import BytesIO
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from litlens.evaluation.figures import learning_curves_figure
-from litlens.evaluation.report.embedding import embedded_figure, embedded_picture
+from litlens.evaluation.report.embedding import embedded_figure, embedded_image
 
 
 def opened(address: str) -> Image.Image:
@@ -20,16 +20,16 @@ def opened(address: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_small_picture_keeps_every_pixel(noise, channels: int) -> None:
-    picture = noise(0, side=28, channels=channels)
-    shown = np.asarray(opened(embedded_picture(picture, side=96)))
-    assert np.array_equal(shown.reshape(picture.shape), picture)
+def test_a_small_image_keeps_every_pixel(noise, channels: int) -> None:
+    pixels = noise(0, side=28, channels=channels)
+    shown = np.asarray(opened(embedded_image(pixels, side=96)))
+    assert np.array_equal(shown.reshape(pixels.shape), pixels)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_large_one_fits_and_keeps_its_ratio(noise, channels: int) -> None:
-    picture = noise(0, side=400, channels=channels)[:200]
-    image = opened(embedded_picture(picture, side=160))
+    pixels = noise(0, side=400, channels=channels)[:200]
+    image = opened(embedded_image(pixels, side=160))
     assert image.size == (160, 80)
     assert image.format == "JPEG"
 

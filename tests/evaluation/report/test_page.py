@@ -93,7 +93,7 @@ def test_any_number_of_classes_and_no_mistake_at_all(made_up, report, page, size
     read = page(report(some))
     assert {row[0] for row in read.rows} >= set(some.class_names)
     if strength == 30:
-        assert f"There is no mistake among the {size} test pictures." in read.text
+        assert f"There is no mistake among the {size} test images." in read.text
         assert "None: every label is what the network says too." in read.text
         assert len(read.all("figure", **{"class": "large"})) == 6  # the least sure, with their maps
 
@@ -104,15 +104,15 @@ def test_without_metrics_the_rest_stays(made_up, report, page) -> None:
     assert "Validation, on which" not in read.text
 
 
-def test_ten_thousand_pictures_stay_small(made_up, report, noise) -> None:
-    """Noise at 224×224 is the most that a JPEG can cost; only the pictures that are shown are fetched."""
+def test_ten_thousand_images_stay_small(made_up, report, noise) -> None:
+    """Noise at 224×224 is the most that a JPEG can cost; only the images that are shown are fetched."""
     fetched = []
 
-    def picture(index: int) -> np.ndarray:
+    def image(index: int) -> np.ndarray:
         fetched.append(index)
         return noise(index, side=224, channels=3)
 
-    text = report(made_up(10_000, 62, strength=3.0), picture=picture, overlays=lambda some: [picture(k) for k in some])
+    text = report(made_up(10_000, 62, strength=3.0), image=image, overlays=lambda some: [image(k) for k in some])
     assert len(text.encode()) < 5_000_000
     assert len(fetched) <= 450
 
@@ -127,7 +127,7 @@ logits = g.normal(size=(90, 3)).astype(np.float32)
 some = Predictions(logits, np.arange(90) % 3, [str(k) for k in range(90)], list("abc"))
 draw = lambda k: np.random.default_rng(k).integers(256, size=(70, 70, 3), dtype=np.uint8)
 run = RunFacts("a/b", 0.5, [{"epoch": 0, "loss/val": 1.0}], {"a": "b"}, "c", {"d": "e"})
-page = render_report(some, run=run, picture=draw, overlays=lambda rows: [draw(k) for k in rows])
+page = render_report(some, run=run, image=draw, overlays=lambda rows: [draw(k) for k in rows])
 print(hashlib.sha256(page.encode()).hexdigest())
 """
     digests: set[str] = set()

@@ -1,4 +1,4 @@
-"""Initialisations against their formulas, and against torch's own functions where torch has them."""
+"""Initializations against their formulas, and against torch's own functions where torch has them."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from litlens.models.networks.layers import initialise
+from litlens.models.networks.layers import initialize
 
 FAN_IN, FAN_OUT = 3 * 3 * 50, 3 * 3 * 200
 
@@ -17,7 +17,7 @@ FAN_IN, FAN_OUT = 3 * 3 * 50, 3 * 3 * 200
     [("relu", math.sqrt(2)), ("tanh", 5 / 3), ("sigmoid", 1), ("linear", 1), ("selu", 1)],
 )
 @pytest.mark.parametrize(
-    ("initialisation", "variance"),
+    ("initialization", "variance"),
     [
         ("xavier_uniform", 2 / (FAN_IN + FAN_OUT)),
         ("xavier_normal", 2 / (FAN_IN + FAN_OUT)),
@@ -25,16 +25,16 @@ FAN_IN, FAN_OUT = 3 * 3 * 50, 3 * 3 * 200
         ("he_normal", 1 / FAN_IN),
     ],
 )
-def test_standard_deviation_and_bounds(initialisation: str, variance: float, activation: str, gain: float) -> None:
+def test_standard_deviation_and_bounds(initialization: str, variance: float, activation: str, gain: float) -> None:
     torch.manual_seed(0)
     layer = nn.Conv2d(50, 200, 3)
-    initialise(layer, initialisation, activation)
+    initialize(layer, initialization, activation)
     deviation = gain * math.sqrt(variance)
     # 90,000 values: the deviation's own standard error is 0.24 %.
     assert layer.weight.std().item() == pytest.approx(deviation, rel=0.01)
     assert abs(layer.weight.mean().item()) < 0.02 * deviation
     largest = layer.weight.abs().max().item()
-    if initialisation.endswith("uniform"):
+    if initialization.endswith("uniform"):
         assert 0.999 * math.sqrt(3) * deviation < largest <= math.sqrt(3) * deviation
     else:
         assert 3.5 * deviation < largest < 6 * deviation
@@ -54,7 +54,7 @@ def test_gain_keeps_the_second_moment(activation: str) -> None:
     moment = float(np.sum(values**2 * np.exp(-z * z / 2)) * (z[1] - z[0]) / math.sqrt(2 * math.pi))
     torch.manual_seed(0)
     layer = nn.Linear(400, 1000)
-    initialise(layer, "he_uniform", activation)
+    initialize(layer, "he_uniform", activation)
     assert layer.weight.abs().max().item() == pytest.approx(math.sqrt(3 / 400 / moment), rel=1e-3)
 
 
@@ -64,9 +64,9 @@ def test_batch_norm_is_untouched_and_none_keeps_torchs_own() -> None:
     nn.init.constant_(module[1].weight, 0.7)
     nn.init.constant_(module[1].bias, 0.3)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    initialise(module, None, "relu")
+    initialize(module, None, "relu")
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    initialise(module, "he_normal", "relu")
+    initialize(module, "he_normal", "relu")
     assert module[1].weight.eq(0.7).all()
     assert module[1].bias.eq(0.3).all()
     assert not torch.equal(module[0].weight, before["0.weight"])
@@ -75,7 +75,7 @@ def test_batch_norm_is_untouched_and_none_keeps_torchs_own() -> None:
 def test_he_uniform_is_torchs_kaiming_uniform() -> None:
     ours, theirs = nn.Conv2d(5, 6, 3), nn.Conv2d(5, 6, 3)
     torch.manual_seed(3)
-    initialise(ours, "he_uniform", "relu")
+    initialize(ours, "he_uniform", "relu")
     torch.manual_seed(3)
     nn.init.kaiming_uniform_(theirs.weight, nonlinearity="relu")
     torch.testing.assert_close(ours.weight, theirs.weight)

@@ -84,7 +84,7 @@ def test_too_small_an_image_gets_one_line(network: type[Network], smallest: int)
 
 def test_the_size_check_draws_no_random_numbers_and_moves_no_statistics() -> None:
     torch.manual_seed(0)
-    made = MnistCNN(initialisation=None)
+    made = MnistCNN(initialization=None)
     after = torch.rand(1)
     torch.manual_seed(0)
     for shape in ((1, 32), (32, 64), (64, 128), (128, 256)):
@@ -124,7 +124,7 @@ def test_mlp_widths() -> None:
 
 
 def test_logits_of_a_fixed_seed() -> None:
-    """A change of layers, their order or initialisation shows here. Origin: this code, torch 2.14, CPU."""
+    """A change of layers, their order or initialization shows here. Origin: this code, torch 2.14, CPU."""
     torch.manual_seed(0)
     network = MnistCNN()
     images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(1))

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture, after validation and test."""
+"""The confusion matrix as an image, after validation and test."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 

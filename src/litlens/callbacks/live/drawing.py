@@ -1,4 +1,4 @@
-"""When and where pictures are shown: by every logger of the trainer that shows any, and nowhere else."""
+"""When and where images are shown: by every logger of the trainer that shows any, and nowhere else."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,8 +13,8 @@ from litlens.evaluation.style import pixels
 _DRAWINGS = 10  # of one kind in a run, where no frequency is given
 
 
-def shows_pictures(trainer: Trainer) -> bool:
-    """Whether any logger shows pictures: TensorBoard's and Weights & Biases' do. The same on every rank."""
+def shows_images(trainer: Trainer) -> bool:
+    """Whether any logger shows pixels: TensorBoard's and Weights & Biases' do. The same on every rank."""
     return any(_is_gallery(logger) for logger in trainer.loggers)
 
 
@@ -25,7 +25,7 @@ def due(trainer: Trainer, every_n_epochs: int | None) -> bool:
     ten in the run. Where a run ends early nobody knows in time which validation is its last. One epoch's several
     validations (`val_check_interval`) are alike. Never in the sanity check; the same on every rank.
     """
-    if trainer.sanity_checking or not shows_pictures(trainer):
+    if trainer.sanity_checking or not shows_images(trainer):
         return False
     if trainer.state.fn != "fit":
         return True
@@ -38,7 +38,7 @@ def due(trainer: Trainer, every_n_epochs: int | None) -> bool:
 def epochs_apart(trainer: Trainer, every_n_epochs: int | None) -> int:
     """How many epochs lie between two drawings: as given, or so that a run has about ten.
 
-    TensorBoard shows no more than ten pictures of a kind, unless it is told to.
+    TensorBoard shows no more than ten images of a kind, unless it is told to.
     """
     return every_n_epochs or max(1, -(-(trainer.max_epochs or -1) // _DRAWINGS))
 
@@ -56,18 +56,18 @@ def names_of_classes(module: LightningModule, number: int) -> list[str]:
 
 def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:
     """Draw a figure and add it under `tag` at the current step, on rank zero and only where it shows."""
-    if not trainer.is_global_zero or not shows_pictures(trainer):
+    if not trainer.is_global_zero or not shows_images(trainer):
         return
-    picture = pixels(draw())
+    image = pixels(draw())
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(tag, picture, trainer.global_step, dataformats="HWC")
+            logger.experiment.add_image(tag, image, trainer.global_step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
-            logger.log_image(tag, [picture], step=trainer.global_step)
+            logger.log_image(tag, [image], step=trainer.global_step)
 
 
 def show_scalars(trainer: Trainer, values: Mapping[str, float]) -> None:
-    """Log values at the current step to the loggers that show pictures: metrics.csv is not widened by them."""
+    """Log values at the current step to the loggers that show pixels: metrics.csv is not widened by them."""
     for logger in trainer.loggers:
         if _is_gallery(logger):
             logger.log_metrics(dict(values), step=trainer.global_step)

@@ -1,4 +1,4 @@
-"""What single layers make of one validation picture."""
+"""What single layers make of one validation image."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from litlens.explain.feature_maps import feature_maps
 
 
 class FeatureMaps(ShownSamples):
-    """Shows the maps of the first, the middle and the last convolution for one picture: `feature_maps/val`.
+    """Shows the maps of the first, the middle and the last convolution for one image: `feature_maps/val`.
 
     Args:
         every_n_epochs: How often, and at the end of a run that reaches `max_epochs`; by default about ten times.
@@ -28,4 +28,4 @@ class FeatureMaps(ShownSamples):
         found = feature_maps(network, samples.images, self.layers)
         maps = {name: values[0].numpy() for name, values in found.items()}
         title = f"{split_title(trainer, 'val')}: {samples.names[0]}"
-        show_figure(trainer, "feature_maps/val", lambda: feature_maps_figure(samples.pictures[0], maps, title=title))
+        show_figure(trainer, "feature_maps/val", lambda: feature_maps_figure(samples.pixels[0], maps, title=title))

@@ -38,5 +38,5 @@ class GradCam(ShownSamples):
         show_figure(
             trainer,
             "grad_cam/val",
-            lambda: cam_figure(samples.pictures, maps, samples.labels, predicted, names, title=title),
+            lambda: cam_figure(samples.pixels, maps, samples.labels, predicted, names, title=title),
         )

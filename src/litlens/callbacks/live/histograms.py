@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from litlens.callbacks.live.drawing import show_histogram
 from litlens.callbacks.live.shown_samples import Samples, ShownSamples
-from litlens.explain.untouched import at_home, untouched
+from litlens.explain.preserve_state import at_home, preserve_state
 
 
 class Histograms(ShownSamples):
@@ -32,7 +32,7 @@ class Histograms(ShownSamples):
             return layer.register_forward_hook(add)
 
         leaves = [(name, layer) for name, layer in network.named_modules() if not any(layer.children())]
-        with untouched(network), torch.no_grad():
+        with preserve_state(network), torch.no_grad():
             handles = [watch(name, layer) for name, layer in leaves]
             try:
                 network(at_home(samples.images, network))

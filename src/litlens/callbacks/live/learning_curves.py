@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs, training and validation in one picture."""
+"""Loss and accuracy over the epochs, training and validation in one image."""
 
 from typing import Any
 

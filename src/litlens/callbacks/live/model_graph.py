@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
 
 from litlens.callbacks.live.shown_samples import Samples, ShownSamples
-from litlens.explain.untouched import at_home, untouched
+from litlens.explain.preserve_state import at_home, preserve_state
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class ModelGraph(ShownSamples):
         super().__init__(samples=1, every_n_epochs=1)
 
     def show(self, trainer: Trainer, pl_module: LightningModule, network: nn.Module, samples: Samples) -> None:
-        """Trace the network with one picture."""
+        """Trace the network with one image."""
         self._finished = True
         for logger in trainer.loggers:
             if not isinstance(logger, TensorBoardLogger | WandbLogger):
@@ -31,7 +31,7 @@ class ModelGraph(ShownSamples):
             try:
                 # Tracing warns of branches and of its own end, and prints where it fails; W&B tells that it is at work.
                 with (
-                    untouched(network),
+                    preserve_state(network),
                     torch.no_grad(),
                     warnings.catch_warnings(),
                     redirect_stdout(io.StringIO()),

@@ -21,5 +21,5 @@ class PredictionGrid(ShownSamples):
         show_figure(
             trainer,
             "prediction_grid/val",
-            lambda: prediction_grid_figure(samples.pictures, samples.labels, shares, names, title=title),
+            lambda: prediction_grid_figure(samples.pixels, samples.labels, shares, names, title=title),
         )

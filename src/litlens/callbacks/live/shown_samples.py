@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from litlens.callbacks.live.drawing import due
 from litlens.explain.map_layers import NoMapError
-from litlens.explain.untouched import at_home, plain, untouched
+from litlens.explain.preserve_state import at_home, plain, preserve_state
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Images float32 (B, C, H, W) as the network takes them, pictures uint8 (B, H, W, 1 or 3) as people do.
+    """Images float32 (B, C, H, W) as the network takes them, images uint8 (B, H, W, 1 or 3) as people do.
 
     With their labels int64 (B,) and names.
     """
 
     images: Tensor
-    pictures: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: Sequence[str]
 
@@ -35,7 +35,7 @@ class Samples:
 class ShownSamples(Callback, ABC):
     """Shows something about the same samples of validation, every time that a drawing is due.
 
-    They are spread evenly over the split where the data module has `samples`, `picture` and `preprocessing`,
+    They are spread evenly over the split where the data module has `samples`, `image` and `preprocessing`,
     and are otherwise the first ones of the first batch. Shown after the first batch, on rank zero alone: then
     the network has the weights that are validated, whatever another callback (a running average) does at the
     start and end of the pass. A network without maps (an MLP) is told of in one line, once.
@@ -92,27 +92,27 @@ def network_of(module: LightningModule) -> nn.Module:
 
 def probabilities_of(network: nn.Module, images: Tensor) -> NDArray[np.float32]:
     """Softmax (B, K) of what the whole network makes of images (B, C, H, W), in evaluation mode; it stays as it was."""
-    with untouched(network), torch.no_grad():
+    with preserve_state(network), torch.no_grad():
         probabilities: NDArray[np.float32] = network(at_home(images, network)).float().softmax(1).cpu().numpy()
     return probabilities
 
 
-def has_pictures(trainer: Trainer) -> bool:
-    """Whether pictures can be fetched from the data module by their place in the split."""
+def has_images(trainer: Trainer) -> bool:
+    """Whether images can be fetched from the data module by their place in the split."""
     data = getattr(trainer, "datamodule", None)
-    return all(hasattr(data, name) for name in ("samples", "picture", "preprocessing"))
+    return all(hasattr(data, name) for name in ("samples", "image", "preprocessing"))
 
 
 def samples_at(trainer: Trainer, places: Sequence[int] | NDArray[np.int64]) -> Samples:
-    """Samples of validation by their places, where the data module `has_pictures`.
+    """Samples of validation by their places, where the data module `has_images`.
 
     From there and not from a batch, which may hold features that were kept in place of images.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     split = data.samples("val")
-    pictures = np.stack([data.picture("val", int(place)) for place in places])
+    pixels = np.stack([data.image("val", int(place)) for place in places])
     labels = np.asarray(split.labels)[np.asarray(places, dtype=np.int64)]
-    return Samples(data.preprocessing.normalise(pictures), pictures, labels, [split.names[place] for place in places])
+    return Samples(data.preprocessing.normalize(pixels), pixels, labels, [split.names[place] for place in places])
 
 
 def samples_of(batch: object, number: int) -> Samples | None:
@@ -123,16 +123,16 @@ def samples_of(batch: object, number: int) -> Samples | None:
     if images.ndim != 4 or labels.ndim != 1:
         return None
     names = [f"val/{place:05d}" for place in range(len(images))]
-    return Samples(images, pictures_of(images), labels.cpu().numpy(), names)
+    return Samples(images, pixels_of(images), labels.cpu().numpy(), names)
 
 
-def pictures_of(images: Tensor) -> NDArray[np.uint8]:
-    """Images (B, C, H, W) of an unknown normalisation as pictures, each stretched to its own range."""
+def pixels_of(images: Tensor) -> NDArray[np.uint8]:
+    """Images (B, C, H, W) of an unknown normalization as pixels, each stretched to its own range."""
     values = images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
     lowest, highest = values.amin((1, 2, 3), keepdim=True), values.amax((1, 2, 3), keepdim=True)
     stretched = (values - lowest) / (highest - lowest).clamp(min=1e-12) * 255
-    pictures: NDArray[np.uint8] = stretched.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return pictures
+    pixels: NDArray[np.uint8] = stretched.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
 
 
 def predictions_in(outputs: object) -> tuple[Tensor, Tensor] | None:
@@ -143,7 +143,7 @@ def predictions_in(outputs: object) -> tuple[Tensor, Tensor] | None:
 
 
 def _spread(trainer: Trainer, number: int) -> Samples | None:
-    if not has_pictures(trainer):
+    if not has_images(trainer):
         return None
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     size = len(data.samples("val"))

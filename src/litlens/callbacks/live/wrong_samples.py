@@ -10,8 +10,8 @@ from torch import Tensor
 from litlens.callbacks.live.drawing import due, names_of_classes, show_figure, split_title
 from litlens.callbacks.live.shown_samples import (
     Samples,
-    has_pictures,
-    pictures_of,
+    has_images,
+    pixels_of,
     predictions_in,
     samples_at,
     samples_of,
@@ -50,7 +50,7 @@ class WrongSamples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the worst so far, on their device: a step waits for a copy only where pictures come from the batch."""
+        """Keep the worst so far, on their device: a step waits for a copy only where images come from the batch."""
         found = predictions_in(outputs)
         if found is None or dataloader_idx or not trainer.is_global_zero or not due(trainer, self.every_n_epochs):
             return
@@ -63,7 +63,7 @@ class WrongSamples(Callback):
             "logits": logits,
         }
         self._seen += len(labels)
-        if not has_pictures(trainer):
+        if not has_images(trainer):
             given = samples_of(batch, len(labels))
             if given is None:
                 return
@@ -74,7 +74,7 @@ class WrongSamples(Callback):
         self._worst = {name: values[order.to(values.device)] for name, values in rows.items()}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fetch the pictures of the worst and draw."""
+        """Fetch the images of the worst and draw."""
         if not self._worst:
             return
         wrong = ~(self._worst["losses"] < 0)  # NaN is
@@ -92,7 +92,7 @@ class WrongSamples(Callback):
             trainer,
             "wrong_samples/val",
             lambda: wrong_samples_figure(
-                samples.pictures, samples.names, samples.labels, shares, names, title=f"{title}: the worst mistakes"
+                samples.pixels, samples.names, samples.labels, shares, names, title=f"{title}: the worst mistakes"
             ),
         )
 
@@ -103,4 +103,4 @@ def _samples(trainer: Trainer, rows: dict[str, Tensor]) -> Samples:
     if "images" not in rows:
         return samples_at(trainer, places)
     names = [f"val/{place:05d}" for place in places]
-    return Samples(rows["images"], pictures_of(rows["images"]), rows["labels"].cpu().numpy(), names)
+    return Samples(rows["images"], pixels_of(rows["images"]), rows["labels"].cpu().numpy(), names)

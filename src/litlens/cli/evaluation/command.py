@@ -42,7 +42,7 @@ class Scored:
 
 
 def run(args: list[str], *, console: Console) -> None:
-    """Name the pictures of a folder, or score every checkpoint that is named and set them side by side."""
+    """Name the images of a folder, or score every checkpoint that is named and set them side by side."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--ckpt_path", nargs="+", type=Path, default=[])
     first.add_argument("--output", type=Path)
@@ -124,7 +124,7 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
         elif not _same(data.fingerprint(), about["data"]):
             console.print(f"the data are not those of the training: {kept}")
         elif changed:
-            console.print(f"{', '.join(changed)}: not as in training, which may have seen these pictures: {kept}")
+            console.print(f"{', '.join(changed)}: not as in training, which may have seen these images: {kept}")
         else:
             folder = run_home(path)
     if folder is not None:

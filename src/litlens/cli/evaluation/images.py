@@ -1,4 +1,4 @@
-"""What `evaluate.py --images DIR` does: name the pictures of a folder, and show why."""
+"""What `evaluate.py --images DIR` does: name the images of a folder, and show why."""
 
 import csv
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
 from litlens.cli.report import run_home, run_title, write_page
 from litlens.cli.run_folder import checkpoint_path
 from litlens.data.preprocessing import Pixels, Preprocessing
-from litlens.data.sets.decode import BadPicture, read_picture
+from litlens.data.sets.decode import BadImage, read_image
 from litlens.errors import UserError
 from litlens.evaluation.report.cards import Card, ranking
-from litlens.evaluation.report.embedding import embedded_picture
+from litlens.evaluation.report.embedding import embedded_image
 from litlens.evaluation.report.labelled_page import render_labelled
 from litlens.explain.cam import cam
 from litlens.explain.map_layers import NoMapError
@@ -40,11 +40,11 @@ class _Labelled:
 
 
 def label_images(run: Path, images: Path, *, output: Path | None, console: Console) -> None:
-    """Write predictions.csv and images.html of every picture under a folder, into `output` or the run's folder."""
+    """Write predictions.csv and images.html of every image under a folder, into `output` or the run's folder."""
     checkpoint = checkpoint_path(run)
     loaded = load_classifier(checkpoint)
     if loaded.preprocessing is None:
-        raise UserError(f"{checkpoint} does not say how pictures are prepared: it was not written by train.py")
+        raise UserError(f"{checkpoint} does not say how images are prepared: it was not written by train.py")
     if not images.is_dir():
         raise UserError(f"--images: there is no folder {images}")
     files = sorted(path for path in images.rglob("*") if path.is_file() and not _hidden(path, images))
@@ -53,7 +53,7 @@ def label_images(run: Path, images: Path, *, output: Path | None, console: Conso
     folder = output or run_home(checkpoint) / f"images-{images.resolve().name}"
     found = _Labelled()
     starts = range(0, len(files), _AT_ONCE)
-    for start in track(starts, "Naming pictures", console=console, transient=True, disable=not console.is_terminal):
+    for start in track(starts, "Naming images", console=console, transient=True, disable=not console.is_terminal):
         _label_batch(found, loaded, images, files[start : start + _AT_ONCE])
     page = render_labelled(
         found.cards,
@@ -65,9 +65,9 @@ def label_images(run: Path, images: Path, *, output: Path | None, console: Conso
     )
     path = write_page(folder / "images.html", page)
     _write_csv(folder / "predictions.csv", found.rows)
-    console.print(f"{len(found.rows):,} pictures named")
+    console.print(f"{len(found.rows):,} images named")
     if found.unreadable:
-        console.print(f"{len(found.unreadable):,} files are no pictures:")
+        console.print(f"{len(found.unreadable):,} files are no images:")
         for name, reason in found.unreadable[:_LISTED]:
             readable = name.encode(errors="replace").decode()
             console.print(f"  {readable}: {reason}", markup=False, soft_wrap=True)
@@ -83,12 +83,12 @@ def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files
     for file in files:
         name = file.relative_to(images).as_posix()
         try:
-            prepared[name] = preprocessing.geometry(read_picture(file, name=name))
-        except BadPicture as error:
+            prepared[name] = preprocessing.geometry(read_image(file, name=name))
+        except BadImage as error:
             found.unreadable.append((name, error.reason))
     if not prepared:
         return
-    batch = preprocessing.normalise(np.stack(list(prepared.values())))
+    batch = preprocessing.normalize(np.stack(list(prepared.values())))
     with torch.inference_mode():
         probabilities = loaded.classifier(batch).softmax(dim=1).numpy()
     rankings = [ranking(row, loaded.class_names) for row in probabilities]
@@ -105,8 +105,8 @@ def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files
             found.no_map = str(error)
     for name, best, heat in list(zip(prepared, rankings, maps, strict=True))[:room]:
         # Read again: a batch of whole photos would take gigabytes.
-        small, over = _shown(read_picture(images / name, name=name), heat, preprocessing)
-        found.cards.append(Card(name=name, picture=small, overlay=over, ranking=best))
+        small, over = _shown(read_image(images / name, name=name), heat, preprocessing)
+        found.cards.append(Card(name=name, image=small, overlay=over, ranking=best))
 
 
 def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Preprocessing) -> tuple[str, str | None]:
@@ -116,9 +116,9 @@ def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Prepr
     file would find.
     """
     if heat is None:
-        return embedded_picture(photo, side=_SIDE), None
+        return embedded_image(photo, side=_SIDE), None
     laid = overlay_on_photo(photo, heat, *preprocessing.boxes((photo.shape[0], photo.shape[1])))
-    return embedded_picture(photo, side=_SIDE, quality=72), embedded_picture(laid, side=_SIDE, quality=72)
+    return embedded_image(photo, side=_SIDE, quality=72), embedded_image(laid, side=_SIDE, quality=72)
 
 
 def _hidden(path: Path, folder: Path) -> bool:

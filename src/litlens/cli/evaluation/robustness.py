@@ -1,4 +1,4 @@
-"""What `evaluate.py --robustness` adds: every run's accuracy on distorted test pictures, in one table and figure."""
+"""What `evaluate.py --robustness` adds: every run's accuracy on distorted test images, in one table and figure."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from litlens.data.module import ImageDataModule
 from litlens.evaluation.robustness import (
     DISTORTIONS,
     DistortedAccuracy,
-    chosen_pictures,
+    chosen_images,
     number_of_points,
     robustness,
     robustness_figure,
@@ -25,14 +25,14 @@ from litlens.evaluation.robustness import (
 from litlens.evaluation.style import pixels
 
 ROBUSTNESS_FILE = "robustness.json"
-ROBUSTNESS_PICTURE = "robustness.png"
+ROBUSTNESS_IMAGE = "robustness.png"
 _SEED = 0
 
 
 def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, folder: Path, console: Console) -> None:
-    """Try networks on distorted pictures of their test splits; print a table, write robustness.json and .png.
+    """Try networks on distorted images of their test splits; print a table, write robustness.json and .png.
 
-    `scored` maps a run's name to its network and its data module, set up. The same pictures and distortions for
+    `scored` maps a run's name to its network and its data module, set up. The same images and distortions for
     all, so that the files are the same to the byte each time.
     """
     largest = max((data.image_size for _, data in scored.values()), key=math.prod)
@@ -40,28 +40,28 @@ def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, 
     figures: dict[str, Any] = {}
     for name, (network, data) in scored.items():
         split = data.samples("test")
-        chosen = chosen_pictures(len(split), largest, seed=_SEED)
+        chosen = chosen_images(len(split), largest, seed=_SEED)
         points = robustness(
-            network, data.preprocessing, split.pictures.batch(split.rows[chosen]), split.labels[chosen], seed=_SEED
+            network, data.preprocessing, split.images.batch(split.rows[chosen]), split.labels[chosen], seed=_SEED
         )
         results[name] = list(
             track(
                 points,
                 total=number_of_points(),
-                description=f"{name}, {len(chosen):,} pictures",
+                description=f"{name}, {len(chosen):,} images",
                 console=console,
                 transient=True,
                 disable=not console.is_terminal,
             )
         )
-        figures[name] = {"pictures": len(chosen), "seed": _SEED, "points": [asdict(point) for point in results[name]]}
+        figures[name] = {"images": len(chosen), "seed": _SEED, "points": [asdict(point) for point in results[name]]}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ROBUSTNESS_FILE).write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    Image.fromarray(pixels(robustness_figure(results))).save(folder / ROBUSTNESS_PICTURE)
-    counts = " or ".join(f"{count:,}" for count in sorted({entry["pictures"] for entry in figures.values()}))
-    console.print(f"robustness     accuracy in % on {counts} test pictures, distorted by …")
+    Image.fromarray(pixels(robustness_figure(results))).save(folder / ROBUSTNESS_IMAGE)
+    counts = " or ".join(f"{count:,}" for count in sorted({entry["images"] for entry in figures.values()}))
+    console.print(f"robustness     accuracy in % on {counts} test images, distorted by …")
     console.print(_table(results))
-    console.print(f"robustness     {folder / ROBUSTNESS_PICTURE}, {ROBUSTNESS_FILE}", soft_wrap=True)
+    console.print(f"robustness     {folder / ROBUSTNESS_IMAGE}, {ROBUSTNESS_FILE}", soft_wrap=True)
 
 
 def _table(results: Mapping[str, list[DistortedAccuracy]]) -> Table:

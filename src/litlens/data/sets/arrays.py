@@ -11,12 +11,12 @@ from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.data.sets.download import NotFetched, fetch
 from litlens.data.sets.splits import stratified_split
-from litlens.data.split import ArrayPictures, Split
+from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
 
 class DigitsDataModule(ImageDataModule):
-    """The 1,797 handwritten digits, 8×8 grey, that come with scikit-learn: a real data set without a download.
+    """The 1,797 handwritten digits, 8×8 gray, that come with scikit-learn: a real data set without a download.
 
     Source: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI, 1998. Cut 6:2:2, stratified.
     """
@@ -28,16 +28,16 @@ class DigitsDataModule(ImageDataModule):
         self.image_size = (8, 8)
 
     def load(self) -> dict[str, Split]:
-        """Read the digits from the package; their 17 grey levels are spread over 0 to 255."""
+        """Read the digits from the package; their 17 gray levels are spread over 0 to 255."""
         from sklearn.datasets import load_digits  # takes a second to import
 
         digits = load_digits()
         pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         labels = digits.target.astype(np.int64)
         parts = stratified_split(labels, fractions=(0.6, 0.2, 0.2), seed=self.seed)
-        pictures = ArrayPictures(pixels)
+        images = ArrayImages(pixels)
         return {
-            name: Split(pictures, rows=rows, labels=labels[rows], names=[f"digits/{row:04}" for row in rows])
+            name: Split(images, rows=rows, labels=labels[rows], names=[f"digits/{row:04}" for row in rows])
             for name, rows in zip(("train", "val", "test"), parts, strict=True)
         }
 
@@ -103,7 +103,7 @@ class _IdxDataModule(ImageDataModule):
 
 
 class MNISTDataModule(_IdxDataModule):
-    """MNIST: 60,000 and 10,000 handwritten digits, 28×28 grey. Y. LeCun, C. Cortes and C. Burges, 1998.
+    """MNIST: 60,000 and 10,000 handwritten digits, 28×28 gray. Y. LeCun, C. Cortes and C. Burges, 1998.
 
     Args:
         root: Where data sets live; the files are read from, or fetched into, `root/MNIST/raw`, as torchvision has it.
@@ -111,7 +111,7 @@ class MNISTDataModule(_IdxDataModule):
     """
 
     _folder = "MNIST"
-    known_as = "mnist"
+    preset = "mnist"
     _class_names = tuple("0123456789")
     _mirrors = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
     _archives: ClassVar[dict[str, str]] = {
@@ -123,7 +123,7 @@ class MNISTDataModule(_IdxDataModule):
 
 
 class FashionMNISTDataModule(_IdxDataModule):
-    """Fashion-MNIST: 60,000 and 10,000 pictures of clothes, 28×28 grey. H. Xiao, K. Rasul and R. Vollgraf, 2017.
+    """Fashion-MNIST: 60,000 and 10,000 images of clothes, 28×28 gray. H. Xiao, K. Rasul and R. Vollgraf, 2017.
 
     Args:
         root: Where data sets live; the files are read from, or fetched into, `root/FashionMNIST/raw`.
@@ -131,7 +131,7 @@ class FashionMNISTDataModule(_IdxDataModule):
     """
 
     _folder = "FashionMNIST"
-    known_as = "fashion"
+    preset = "fashion"
     _class_names = (
         "T-shirt/top",
         "Trouser",
@@ -155,7 +155,7 @@ class FashionMNISTDataModule(_IdxDataModule):
 
 def _split(pixels: Pixels, labels: NDArray[np.int64], *, rows: NDArray[np.int64], folder: str) -> Split:
     names = [f"{folder}/{row:05}" for row in rows]
-    return Split(ArrayPictures(pixels), rows=rows, labels=labels[rows], names=names)
+    return Split(ArrayImages(pixels), rows=rows, labels=labels[rows], names=names)
 
 
 def _read_idx(path: Path) -> Any:

@@ -14,7 +14,7 @@ class CatDogDataModule(FolderDataModule):
 
     Args:
         folder: The tree of classes, or where to put it.
-        image_size: Height and width of the pictures for the network; one number for both.
+        image_size: Height and width of the images for the network; one number for both.
         **kwargs: As for `FolderDataModule`.
     """
 

@@ -1,4 +1,4 @@
-"""From any picture file to pixels. What a file is follows from its content, never from its name."""
+"""From any image file to pixels. What a file is follows from its content, never from its name."""
 
 import errno
 from io import BytesIO
@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from litlens.data.preprocessing import Pixels
 from litlens.errors import UserError
 
-# Formats that say by their first bytes what they are. Left out are those that are none of a picture's
+# Formats that say by their first bytes what they are. Left out are those that are none of an image's
 # business (PDF), that start another program (EPS: Ghostscript), or that have no such bytes (TGA).
 _FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
@@ -27,8 +27,8 @@ _TURNS = {
 }
 
 
-class BadPicture(UserError):  # noqa: N818
-    """A file that is not a whole picture: `name` says which, `reason` why."""
+class BadImage(UserError):  # noqa: N818
+    """A file that is not a whole image: `name` says which, `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -39,26 +39,26 @@ class BadPicture(UserError):  # noqa: N818
         return f"{self.name}: {self.reason}"
 
 
-class Unreadable(BadPicture):
-    """A file that is there but could not be read: it says nothing of the picture, and may pass."""
+class Unreadable(BadImage):
+    """A file that is there but could not be read: it says nothing of the image, and may pass."""
 
 
-def read_picture(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
-    """Read a whole picture to uint8 (h, w, 3) RGB, or (h, w, 1) where it is grey.
+def read_image(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
+    """Read a whole image to uint8 (h, w, 3) RGB, or (h, w, 1) where it is gray.
 
-    Turned as its EXIF data say; what is transparent stands on white; 16-bit grey keeps its range; of an
+    Turned as its EXIF data say; what is transparent stands on white; 16-bit gray keeps its range; of an
     animation, the first frame. Floating-point pixels, whose range nobody knows, are refused.
 
     Args:
         source: A file, or its bytes.
         name: What to call it in an error; by default its path.
-        channels: Convert to 1 (grey) or 3 (RGB) channels.
+        channels: Convert to 1 (gray) or 3 (RGB) channels.
 
     Raises:
-        BadPicture: It is not there, or is no picture, a damaged one, or one of more than
+        BadImage: It is not there, or is no image, a damaged one, or one of more than
         `Image.MAX_IMAGE_PIXELS`; `Unreadable` where the disk or the system gave an error.
     """
-    name = name or (str(source) if isinstance(source, Path) else "picture")
+    name = name or (str(source) if isinstance(source, Path) else "image")
     try:
         # Not by its path: Pillow maps some uncompressed files, and a file that shrinks later would kill the
         # process.
@@ -66,17 +66,17 @@ def read_picture(source: Path | bytes, *, name: str | None = None, channels: int
         with Image.open(BytesIO(data), formats=_known_formats()) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                raise BadPicture(name, f"{image.width}x{image.height} pixels are more than a picture should have")
+                raise BadImage(name, f"{image.width}x{image.height} pixels are more than an image should have")
             image.load()
             pixels = _pixels(image, name=name)
-    except (BadPicture, MemoryError):
+    except (BadImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise BadPicture(name, "not a picture" if data else "an empty file") from error
+        raise BadImage(name, "not an image" if data else "an empty file") from error
     # Pillow's decoders tell damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError
     # and more.
     except Exception as error:
-        raise BadPicture(name, " ".join(str(error).split()) or type(error).__name__) from error
+        raise BadImage(name, " ".join(str(error).split()) or type(error).__name__) from error
     if channels is None or pixels.shape[2] == channels:
         return pixels
     converted = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
@@ -86,11 +86,11 @@ def read_picture(source: Path | bytes, *, name: str | None = None, channels: int
 def _content(path: Path, *, name: str) -> bytes:
     try:
         if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise BadPicture(name, "not a regular file")
+            raise BadImage(name, "not a regular file")
         return path.read_bytes()
     except OSError as error:
         # A link to nowhere, or round in a circle, is as lasting as its content would be.
-        kind = BadPicture if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else Unreadable
+        kind = BadImage if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else Unreadable
         raise kind(name, error.strerror or str(error)) from error
 
 
@@ -100,38 +100,38 @@ def _known_formats() -> list[str]:
 
 
 def _pixels(image: Image.Image, *, name: str) -> Pixels:
-    """RGB or grey pixels of a loaded image, turned upright."""
+    """RGB or gray pixels of a loaded image, turned upright."""
     turn = _TURNS.get(_orientation(image))
     if image.mode.startswith("I"):
-        picture = _from_integers(image, name=name)
+        converted = _from_integers(image, name=name)
     elif image.mode == "F":
-        raise BadPicture(name, "floating-point pixels, whose range is not known; save it with 8 or 16 bits")
+        raise BadImage(name, "floating-point pixels, whose range is not known; save it with 8 or 16 bits")
     elif image.has_transparency_data:
-        grey = image.mode in ("L", "LA", "La", "1")
+        gray = image.mode in ("L", "LA", "La", "1")
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
-        picture = Image.alpha_composite(white, layer).convert("L" if grey else "RGB")
+        converted = Image.alpha_composite(white, layer).convert("L" if gray else "RGB")
     else:
-        picture = image.convert("L" if image.mode in ("1", "L") else "RGB")
+        converted = image.convert("L" if image.mode in ("1", "L") else "RGB")
     if turn is not None:
-        picture = picture.transpose(turn)
-    pixels = np.asarray(picture)
+        converted = converted.transpose(turn)
+    pixels = np.asarray(converted)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _from_integers(image: Image.Image, *, name: str) -> Image.Image:
-    """16-bit grey (modes I;16 and I) to 8 bits by its range: Pillow's own conversion clips at 255."""
+    """16-bit gray (modes I;16 and I) to 8 bits by its range: Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65_535:
-        raise BadPicture(name, "integer pixels beyond 16 bits; save it with 8 or 16 bits")
-    grey = np.round(values / 257).astype(np.uint8)
+        raise BadImage(name, "integer pixels beyond 16 bits; save it with 8 or 16 bits")
+    gray = np.round(values / 257).astype(np.uint8)
     if isinstance(transparent := image.info.get("transparency"), int):
-        grey[values == transparent] = 255
-    return Image.fromarray(grey)
+        gray[values == transparent] = 255
+    return Image.fromarray(gray)
 
 
 def _orientation(image: Image.Image) -> int:
-    # Damaged EXIF data make no damaged picture; it is then taken as it lies.
+    # Damaged EXIF data make no damaged image; it is then taken as it lies.
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:

@@ -1,4 +1,4 @@
-"""A folder of pictures, one subfolder a class, as a data module: new data of that kind need no code."""
+"""A folder of images, one subfolder a class, as a data module: new data of that kind need no code."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import Fit
 from litlens.data.sets.download import extract, fetch
-from litlens.data.sets.file_pictures import decode_files
+from litlens.data.sets.file_images import decode_files
 from litlens.data.sets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
 from litlens.data.sets.splits import stratified_split
 from litlens.data.split import Split
@@ -33,10 +33,10 @@ class Archive:
 
 
 class FolderDataModule(ImageDataModule):
-    """Pictures in `folder/CLASS/*` or `folder/{train,val,test}/CLASS/*`, or listed in a CSV.
+    """Images in `folder/CLASS/*` or `folder/{train,val,test}/CLASS/*`, or listed in a CSV.
 
     Files are decoded once, to the network's size, and kept in a cache that is dropped when they change. What
-    a file is follows from its content. One that is no whole picture is left out of training and named; in val
+    a file is follows from its content. One that is no whole image is left out of training and named; in val
     and test it is an error.
 
     Splits that are missing are cut stratified and seeded: all three from one by `fractions`; val from train
@@ -44,9 +44,9 @@ class FolderDataModule(ImageDataModule):
 
     Args:
         folder: One tree of classes; with `csv`, what the files in it are relative to.
-        image_size: Height and width of the pictures for the network; one number for both.
-        channels: 1 for grey, 3 for colour.
-        fit: What becomes of another aspect ratio: `crop` the centre, `squash` the whole, or `pad` with black.
+        image_size: Height and width of the images for the network; one number for both.
+        channels: 1 for gray, 3 for color.
+        fit: What becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
         fractions: Sizes of train, val and test in proportion to each other.
         csv: A table with columns file and label, optionally split (train, val or test) and group (what must
             not stand in two splits).
@@ -103,7 +103,7 @@ class FolderDataModule(ImageDataModule):
         if self.archive is not None and self.csv is None and not self.folder.exists():
             _fetch(self.archive, self.folder)
         listing = self._listed()
-        pictures = decode_files(
+        images = decode_files(
             listing.files,
             names=listing.names,
             size=self.image_size,
@@ -111,11 +111,11 @@ class FolderDataModule(ImageDataModule):
             fit=self.fit,
             owner=self.csv or self.folder,
         )
-        good = self._without_bad_files(listing, pictures.reasons)
+        good = self._without_bad_files(listing, images.reasons)
         rows = self._cut(listing, good)
         for label, name in enumerate(self.class_names):
             if label not in listing.labels[rows["train"]]:
-                raise UserError(f"data.folder: {self.folder}: no training picture of class {name} is left")
+                raise UserError(f"data.folder: {self.folder}: no training image of class {name} is left")
         for split, members in rows.items():
             if len(members) == 0:
                 raise UserError(f"data.folder: {self.folder}: {len(good)} are too few to cut a {split} split from")
@@ -123,7 +123,7 @@ class FolderDataModule(ImageDataModule):
             self._tell_of_torn_groups(listing.groups, rows)
         return {
             split: Split(
-                pictures,
+                images,
                 rows=members,
                 labels=listing.labels[members],
                 names=[listing.names[row] for row in members],
@@ -151,18 +151,18 @@ class FolderDataModule(ImageDataModule):
         bad = [row for row, reason in enumerate(reasons) if reason]
         lines = {row: f"{listing.names[row]} ({reasons[row]})" for row in bad}
         if len(bad) == len(reasons):
-            raise UserError(f"data.folder: {self.folder} holds no picture: {_some(list(lines.values()))}")
+            raise UserError(f"data.folder: {self.folder} holds no image: {_some(list(lines.values()))}")
         of_split = listing.splits or ["train"] * len(reasons)
         held_out = [lines[row] for row in bad if of_split[row] != "train"]
         if held_out:
             raise UserError(
-                f"data.folder: {self.folder}: not a whole picture in val or test: {_some(held_out)}; "
+                f"data.folder: {self.folder}: not a whole image in val or test: {_some(held_out)}; "
                 "mend or remove it, so that the score says of what it is one"
             )
         training = sum(split == "train" for split in of_split)
         if len(bad) > self.max_bad_files * training:
             raise UserError(
-                f"data.max_bad_files: {len(bad)} of {training} files in train are no whole picture, over "
+                f"data.max_bad_files: {len(bad)} of {training} files in train are no whole image, over "
                 f"{self.max_bad_files:.2%}: {_some(list(lines.values()))}; remove them, or raise it"
             )
         self.left_out = list(lines.values())

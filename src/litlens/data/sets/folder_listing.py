@@ -42,7 +42,7 @@ def class_folders(folder: Path) -> list[str]:
     if not names:
         raise UserError(
             f"data.folder: {folder} has no folder of a class; "
-            "lay the pictures out as folder/CLASS/* or folder/{train,val,test}/CLASS/*, or give data.csv"
+            "lay the images out as folder/CLASS/* or folder/{train,val,test}/CLASS/*, or give data.csv"
         )
     return names
 

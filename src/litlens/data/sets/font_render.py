@@ -1,4 +1,4 @@
-"""Characters drawn from font files, centred and scaled as Chars74K's pictures of computer fonts are."""
+"""Characters drawn from font files, centerd and scaled as Chars74K's images of computer fonts are."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -30,7 +30,7 @@ class FontError(Exception):
 
 @dataclass(frozen=True)
 class RenderedFonts:
-    """The font files below `folder`, or where it is None those on this machine, as a source of pictures.
+    """The font files below `folder`, or where it is None those on this machine, as a source of images.
 
     The machine's are those in the system's font folders and those that come with matplotlib.
     """
@@ -50,7 +50,7 @@ class RenderedFonts:
         return found
 
     def fonts(self) -> Iterator[tuple[str, list[Image.Image] | FontError]]:
-        """Each font's name, and its characters in order (grey, dark on white) or why it cannot be used."""
+        """Each font's name, and its characters in order (gray, dark on white) or why it cannot be used."""
         files = self.files()
         names = _relative_names(files, self.folder) if self.folder else _shortest_names(files)
         twins = _same_content(files)
@@ -68,7 +68,7 @@ class RenderedFonts:
 
 
 def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
-    """The characters in order: grey, 128×128, black on white, each centred and scaled to the same box.
+    """The characters in order: gray, 128×128, black on white, each centerd and scaled to the same box.
 
     Raises:
         FontError: The file is no font, lacks a character, draws symbols, or two characters alike.
@@ -81,8 +81,8 @@ def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
     except (OSError, ValueError) as error:
         raise FontError("cannot be read", str(error)) from error
     first_with: dict[bytes, str] = {}
-    for character, picture in zip(characters, drawn, strict=True):
-        twin = first_with.setdefault(picture.tobytes(), character)
+    for character, image in zip(characters, drawn, strict=True):
+        twin = first_with.setdefault(image.tobytes(), character)
         if twin != character:
             raise FontError("draws two characters alike", f"{twin} and {character}")
     return drawn
@@ -98,10 +98,10 @@ def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
     ink = drawn.crop(box)
     scale = min(_INK_WIDTH / ink.width, _INK_HEIGHT / ink.height)
     size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
-    picture = Image.new("L", (_SIZE, _SIZE))
+    image = Image.new("L", (_SIZE, _SIZE))
     corner = ((_SIZE - size[0]) // 2, (_SIZE - size[1]) // 2)
-    picture.paste(ink.resize(size, Image.Resampling.BICUBIC), corner)
-    return ImageChops.invert(picture)
+    image.paste(ink.resize(size, Image.Resampling.BICUBIC), corner)
+    return ImageChops.invert(image)
 
 
 def _check_glyphs(path: Path, characters: Sequence[str]) -> None:

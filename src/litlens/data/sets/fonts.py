@@ -26,7 +26,7 @@ from litlens.data.progress import progress
 from litlens.data.sets.download import fetch
 from litlens.data.sets.font_families import font_families, split_fonts
 from litlens.data.sets.font_render import FontError, RenderedFonts
-from litlens.data.split import ArrayPictures, Split
+from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
 # Capital O is left out for the digit and the small letter, small letters for capitals of the same shape.
@@ -35,29 +35,29 @@ CHARACTERS = "0123456789ABCDEFGHIJKLMNPQRSTUVWXYZabdefghijmnoqrtuy"
 _URL = "http://www.ee.surrey.ac.uk/CVSSP/demos/chars74k/EnglishFnt.tgz"
 _ALL_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # of Sample001 to Sample062
 _MEMBER = re.compile(r"(?:^|/)Sample(\d{3})/img\d+-(\d+)\.png$")
-_VERSION = 1  # in the keys of the caches: raised when the same files come to give other pictures or families
+_VERSION = 1  # in the keys of the caches: raised when the same files come to give other images or families
 
 _log = logging.getLogger(__name__)
 
 
 class FontSource(Protocol):
-    """Fonts as pictures of characters."""
+    """Fonts as images of characters."""
 
     def files(self) -> list[Path]:
-        """What the pictures come from."""
+        """What the images come from."""
 
     def fonts(self) -> Iterator[tuple[str, list[Image.Image] | FontError]]:
         """Each font's name, and its characters in order, dark on white, or why it cannot be used."""
 
     def sample_name(self, font: str, label: int) -> str:
-        """A stable, unique name of one picture."""
+        """A stable, unique name of one image."""
 
 
 class FontsDataModule(ImageDataModule):
-    """Characters of computer fonts in 52 classes, grey, balanced, and split 716:150:150 by family of fonts.
+    """Characters of computer fonts in 52 classes, gray, balanced, and split 716:150:150 by family of fonts.
 
     Source: T. de Campos, B. Babu and M. Varma, "Character recognition in natural images", VISAPP 2009: of its
-    1,016 fonts come 37,232 / 7,800 / 7,800 pictures.
+    1,016 fonts come 37,232 / 7,800 / 7,800 images.
 
     Args:
         root: Where data sets live; the archive is `root/chars74k/EnglishFnt.tgz`, fetched if it is missing.
@@ -65,10 +65,10 @@ class FontsDataModule(ImageDataModule):
             Fonts that lack a character or draw two alike are left out and counted.
         folder: Read from here instead: for `chars74k` an archive or an extracted folder, for `render` a
             folder of font files.
-        image_size: (height, width) that the pictures are brought to, whatever size they have.
+        image_size: (height, width) that the images are brought to, whatever size they have.
     """
 
-    # The characters have a margin that is part of the picture: nothing is cut off.
+    # The characters have a margin that is part of the image: nothing is cut off.
     fit: Fit = "squash"
 
     def __init__(
@@ -91,11 +91,11 @@ class FontsDataModule(ImageDataModule):
         self.image_size = (int(image_size[0]), int(image_size[1]))
 
     def source_files(self) -> list[Path]:
-        """The archive, the pictures of an extracted one, or the font files."""
+        """The archive, the images of an extracted one, or the font files."""
         return self._source.files()
 
     def load(self) -> dict[str, Split]:
-        """Read or draw the pictures, find the families of fonts, and split by them."""
+        """Read or draw the images, find the families of fonts, and split by them."""
         source = self._source
         if isinstance(source, Chars74K):
             source.find(fetch_missing=self.folder is None)
@@ -108,9 +108,9 @@ class FontsDataModule(ImageDataModule):
             _log.warning("%d of %d fonts left out: %s", len(fonts.left_out), total, reasons)
         families = np.array(fonts.families, dtype=np.int64)
         split = split_fonts(families, seed=self.seed)
-        pictures = ArrayPictures(fonts.pixels)
+        images = ArrayImages(fonts.pixels)
         return {
-            name: self._split(pictures, fonts=fonts, chosen=chosen, source=source)
+            name: self._split(images, fonts=fonts, chosen=chosen, source=source)
             for name, chosen in (("train", split.train), ("val", split.val), ("test", split.test))
         }
 
@@ -121,12 +121,10 @@ class FontsDataModule(ImageDataModule):
         place = self.folder or self.root / "chars74k" / "EnglishFnt.tgz"
         return Chars74K(self.class_names, place=place.absolute())
 
-    def _split(
-        self, pictures: ArrayPictures, *, fonts: "_Fonts", chosen: NDArray[np.int64], source: FontSource
-    ) -> Split:
+    def _split(self, images: ArrayImages, *, fonts: "_Fonts", chosen: NDArray[np.int64], source: FontSource) -> Split:
         classes = len(self.class_names)
         return Split(
-            pictures,
+            images,
             rows=(chosen[:, None] * classes + np.arange(classes)).ravel(),
             labels=np.tile(np.arange(classes, dtype=np.int64), len(chosen)),
             names=[source.sample_name(fonts.names[font], c) for font in chosen for c in range(classes)],
@@ -136,7 +134,7 @@ class FontsDataModule(ImageDataModule):
 
 @dataclass(frozen=True)
 class Chars74K:
-    """Chars74K's `EnglishFnt.tgz`, or a folder that it was extracted to, with pictures of any size."""
+    """Chars74K's `EnglishFnt.tgz`, or a folder that it was extracted to, with images of any size."""
 
     characters: Sequence[str]
     place: Path
@@ -154,17 +152,17 @@ class Chars74K:
         fetch([_URL], self.place)
 
     def files(self) -> list[Path]:
-        """The archive alone, or the pictures of the classes in use."""
+        """The archive alone, or the images of the classes in use."""
         extracted = self._extracted
         return [self.place] if extracted is None else sorted(self._in_folder(extracted).values())
 
     def fonts(self) -> Iterator[tuple[str, list[Image.Image] | FontError]]:
-        """Each font's number, as its files have it, and its pictures."""
+        """Each font's number, as its files have it, and its images."""
         extracted = self._extracted
-        pictures = self._in_archive() if extracted is None else self._in_folder(extracted)
-        fonts = self._checked(pictures)
+        images = self._in_archive() if extracted is None else self._in_folder(extracted)
+        fonts = self._checked(images)
         for font in progress(fonts, description="Reading fonts"):
-            yield font, [self._decoded(pictures[number, font], number, font) for number in self._numbers]
+            yield font, [self._decoded(images[number, font], number, font) for number in self._numbers]
 
     def sample_name(self, font: str, label: int) -> str:
         """`Fnt/Sample011/img011-00042.png`: the file's path in the archive, below `English`."""
@@ -191,38 +189,38 @@ class Chars74K:
 
     def _in_archive(self) -> dict[tuple[int, str], bytes]:
         """The files' contents, some 50 megabytes: an archive can only be read in its own order, by class."""
-        pictures, numbers = dict[tuple[int, str], bytes](), set(self._numbers)
+        images, numbers = dict[tuple[int, str], bytes](), set(self._numbers)
         try:
             with tarfile.open(self.place) as archive:
                 for member in progress(archive, description="Reading the archive"):
                     key = _key(member.name)
                     if key is not None and key[0] in numbers and (file := archive.extractfile(member)):
-                        pictures[key] = file.read()
+                        images[key] = file.read()
         # A cut file ends too early; a damaged one fails in tar's headers, gzip's checksums or zlib's codes.
         except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
             # tarfile tells each compression that it tried, in a line of its own.
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
             raise UserError(f"{self.place} is damaged ({reason}): remove it, and get it from {_URL}") from error
-        return pictures
+        return images
 
-    def _checked(self, pictures: "dict[tuple[int, str], Any]") -> list[str]:
+    def _checked(self, images: "dict[tuple[int, str], Any]") -> list[str]:
         """The fonts, after a check that every class has every one of them."""
-        fonts = sorted({font for _, font in pictures})
+        fonts = sorted({font for _, font in images})
         for number, character in zip(self._numbers, self.characters, strict=True):
-            missing = [font for font in fonts if (number, font) not in pictures]
+            missing = [font for font in fonts if (number, font) not in images]
             where = f"{self.place}: class '{character}' (English/Fnt/Sample{number:03})"
             if len(missing) == len(fonts):
-                raise UserError(f"{where} has no pictures; Chars74K's EnglishFnt.tgz has some of every class")
+                raise UserError(f"{where} has no images; Chars74K's EnglishFnt.tgz has some of every class")
             if missing:
                 raise UserError(
-                    f"{where} has {len(fonts) - len(missing)} pictures where there are {len(fonts)} fonts: "
+                    f"{where} has {len(fonts) - len(missing)} images where there are {len(fonts)} fonts: "
                     f"img{number:03}-{missing[0]}.png is missing"
                 )
         return fonts
 
-    def _decoded(self, picture: Path | bytes, number: int, font: str) -> Image.Image:
+    def _decoded(self, content: Path | bytes, number: int, font: str) -> Image.Image:
         try:
-            image = Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture)
+            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
             with image:
                 return image.convert("L")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -263,13 +261,13 @@ def _cached_fonts(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
 def _read(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
     preprocessing = Preprocessing(size=image_size, channels=1, mean=(0,), std=(1,), fit=FontsDataModule.fit)
     names, pixels, digests, left_out = list[str](), list[Pixels](), list[Any](), list[tuple[str, str, str]]()
-    for name, pictures in source.fonts():
-        if isinstance(pictures, FontError):
-            left_out.append((name, pictures.reason, pictures.detail))
+    for name, images in source.fonts():
+        if isinstance(images, FontError):
+            left_out.append((name, images.reason, images.detail))
             continue
         names.append(name)
-        digests.append([_glyph_digest(picture) for picture in pictures])
-        pixels.append(np.stack([preprocessing.geometry(picture) for picture in pictures]))
+        digests.append([_glyph_digest(image) for image in images])
+        pixels.append(np.stack([preprocessing.geometry(image) for image in images]))
     if not names:
         examples = "; ".join(f"{name} {reason} ({detail})" for name, reason, detail in left_out[:3])
         raise UserError(f"fonts: none of {len(left_out)} font files can be used: {examples}")
@@ -282,9 +280,9 @@ def _read(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
     return _Fonts(joined, names=names, families=families, left_out=left_out)
 
 
-def _glyph_digest(picture: Image.Image) -> list[int]:
-    # Of the picture as it came: bringing it down to another size could make twins of two that are not.
-    return list(hashlib.blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest())
+def _glyph_digest(image: Image.Image) -> list[int]:
+    # Of the image as it came: bringing it down to another size could make twins of two that are not.
+    return list(hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest())
 
 
 def _content(files: list[Path]) -> list[Any]:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Indices = NDArray[np.int64]
 
-# What this module's random stream is for, so that no other draws the same numbers from the same seed.
+# What this module's random generator is for, so that no other draws the same numbers from the same seed.
 _SPLITTING = 3
 
 
@@ -34,21 +34,18 @@ def stratified_split(
     if len(shares) == 0 or not (shares > 0).all():
         raise ValueError(f"fractions must be positive, not {list(fractions)}")
     shares = shares / shares.sum()
-    stream = np.random.default_rng([seed, _SPLITTING])
-    if groups is None:
-        part = _parts_of_samples(classes, shares, stream)
-    else:
-        part = _parts_of_groups(classes, shares, groups, stream)
+    rng = np.random.default_rng([seed, _SPLITTING])
+    part = _parts_of_samples(classes, shares, rng) if groups is None else _parts_of_groups(classes, shares, groups, rng)
     return [np.flatnonzero(part == number).astype(np.int64, copy=False) for number in range(len(shares))]
 
 
 def _parts_of_samples(
-    classes: NDArray[np.intp], shares: NDArray[np.float64], stream: np.random.Generator
+    classes: NDArray[np.intp], shares: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.intp]:
     part = np.zeros(len(classes), dtype=np.intp)
     sizes = _sizes(np.bincount(classes), shares)
     for label, row in enumerate(sizes):
-        members = stream.permutation(np.flatnonzero(classes == label))
+        members = rng.permutation(np.flatnonzero(classes == label))
         part[members] = np.repeat(np.arange(len(shares)), row)
     return part
 
@@ -59,7 +56,7 @@ def _sizes(counts: NDArray[np.intp], shares: NDArray[np.float64]) -> NDArray[np.
     sizes = np.stack([_largest_remainder(row, int(count)) for row, count in zip(exact, counts, strict=True)])
     wanted = _largest_remainder(counts.sum() * shares, int(counts.sum()))
     # Rounded class by class, the totals may be off by a few. Move one sample at a time, where it costs least,
-    # and never further than to the other neighbour of a class's exact share, nor a class's last one out of
+    # and never further than to the other neighbor of a class's exact share, nor a class's last one out of
     # the first part, training.
     while True:
         surplus = sizes.sum(axis=0) - wanted
@@ -92,7 +89,7 @@ def _parts_of_groups(
     classes: NDArray[np.intp],
     shares: NDArray[np.float64],
     groups: Sequence[Hashable],
-    stream: np.random.Generator,
+    rng: np.random.Generator,
 ) -> NDArray[np.intp]:
     """Place whole groups, large ones first, each where parts come nearest to their exact sizes by class."""
     numbers: dict[Hashable, int] = {}
@@ -103,7 +100,7 @@ def _parts_of_groups(
     missing = wanted.copy()
     part_of_group = np.zeros(len(numbers), dtype=np.intp)
     # Shuffled, then sorted stably: the seed decides between groups of one size.
-    order = stream.permutation(len(numbers))
+    order = rng.permutation(len(numbers))
     for group in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
         held = counts[group] > 0
         # By how much the sum of (missing / wanted)² weighted by size would grow.

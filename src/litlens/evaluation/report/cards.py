@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 from litlens.evaluation.measures import highest_losses, sample_losses
 from litlens.evaluation.predictions import Predictions
 
-Picture = Callable[[int], NDArray[np.uint8]]  # the picture (h, w, 1 or 3) of a sample, by its index
+Image = Callable[[int], NDArray[np.uint8]]  # the image (h, w, 1 or 3) of a sample, by its index
 
 _TOP = 3
 
 
 @dataclass(frozen=True)
 class Card:
-    """One sample: pictures as `data:` addresses, its likeliest classes, and where it has one its label and loss."""
+    """One sample: images as `data:` addresses, its likeliest classes, and where it has one its label and loss."""
 
     name: str
-    picture: str
+    image: str
     ranking: list[tuple[str, float]]
     overlay: str | None = None
     label: str | None = None
@@ -31,11 +31,11 @@ class Card:
         return self.ranking[0][0]
 
 
-def sample_card(predictions: Predictions, index: int, *, picture: str, overlay: str | None = None) -> Card:
+def sample_card(predictions: Predictions, index: int, *, image: str, overlay: str | None = None) -> Card:
     """The card of one sample of a test."""
     return Card(
         name=predictions.names[index],
-        picture=picture,
+        image=image,
         overlay=overlay,
         ranking=ranking(predictions.probabilities[index], predictions.class_names),
         label=predictions.class_names[predictions.labels[index]],

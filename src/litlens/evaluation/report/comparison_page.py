@@ -11,8 +11,8 @@ from litlens.evaluation.comparison import Comparison
 from litlens.evaluation.intervals import Interval
 from litlens.evaluation.measures import accuracy
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report.cards import Picture, ranking
-from litlens.evaluation.report.embedding import embedded_picture
+from litlens.evaluation.report.cards import Image, ranking
+from litlens.evaluation.report.embedding import embedded_image
 from litlens.evaluation.report.rendering import rendered
 
 _DISAGREEMENTS = 24  # shown for each of the two sides
@@ -31,7 +31,7 @@ class _Row:
 class _Disagreement:
     name: str
     label: str
-    picture: str
+    image: str
     first: Guess
     other: Guess
 
@@ -44,12 +44,10 @@ class _Pair:
     only_other: list[_Disagreement]
 
 
-def render_comparison(
-    runs: Mapping[str, Predictions], comparisons: Mapping[str, Comparison], *, picture: Picture
-) -> str:
+def render_comparison(runs: Mapping[str, Predictions], comparisons: Mapping[str, Comparison], *, image: Image) -> str:
     """The page as HTML: `runs` by name, and what `compare(first run, other)` gave for every other one.
 
-    `picture` gives the first run's pictures uint8 (H, W, 1 or 3) by their index.
+    `image` gives the first run's images uint8 (H, W, 1 or 3) by their index.
     """
     first, *others = runs
     return rendered(
@@ -57,11 +55,11 @@ def render_comparison(
         first=first,
         total=len(runs[first]),
         rows=[_Row(name, accuracy(run), bootstrap_intervals(run)["f1"]) for name, run in runs.items()],
-        pairs=[_pair(runs[first], name, runs[name], comparisons[name], picture=picture) for name in others],
+        pairs=[_pair(runs[first], name, runs[name], comparisons[name], image=image) for name in others],
     )
 
 
-def _pair(first: Predictions, name: str, other: Predictions, result: Comparison, *, picture: Picture) -> _Pair:
+def _pair(first: Predictions, name: str, other: Predictions, result: Comparison, *, image: Image) -> _Pair:
     row_of = {sample: row for row, sample in enumerate(other.names)}
 
     def shown(indices: NDArray[np.int64], *, sure: Predictions) -> list[_Disagreement]:
@@ -71,7 +69,7 @@ def _pair(first: Predictions, name: str, other: Predictions, result: Comparison,
             _Disagreement(
                 name=first.names[k],
                 label=first.class_names[first.labels[k]],
-                picture=embedded_picture(picture(k), side=96),
+                image=embedded_image(image(k), side=96),
                 first=ranking(first.probabilities[k], first.class_names)[0],
                 other=ranking(other.probabilities[row_of[first.names[k]]], other.class_names)[0],
             )

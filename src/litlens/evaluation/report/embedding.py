@@ -1,4 +1,4 @@
-"""Pictures and figures as `data:` addresses, so that a page is one file; equal pictures give equal text."""
+"""Images and figures as `data:` addresses, so that a page is one file; equal images give equal text."""
 
 from base64 import b64encode
 from io import BytesIO
@@ -11,7 +11,7 @@ from PIL import Image
 from litlens.evaluation.style import pixels, svg
 
 _LARGEST_SVG = 150_000  # characters; a figure of many lines is smaller as pixels
-_SMALL = 64  # pictures up to this side keep every pixel; the page enlarges them
+_SMALL = 64  # images up to this side keep every pixel; the page enlarges them
 
 
 def embedded_figure(figure: Figure) -> str:
@@ -23,9 +23,9 @@ def embedded_figure(figure: Figure) -> str:
     return _encoded(Image.fromarray(pixels(figure)).quantize(256), "PNG", optimize=True)
 
 
-def embedded_picture(picture: NDArray[np.uint8], *, side: int, quality: int = 78) -> str:
-    """A picture uint8 (h, w, 1 or 3) at most `side` pixels high and wide: PNG where it is small, otherwise JPEG."""
-    image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+def embedded_image(pixels: NDArray[np.uint8], *, side: int, quality: int = 78) -> str:
+    """A pixels uint8 (h, w, 1 or 3) at most `side` pixels high and wide: PNG where it is small, otherwise JPEG."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     image.thumbnail((side, side))
     if max(image.size) <= _SMALL:
         return _encoded(image, "PNG", optimize=True)

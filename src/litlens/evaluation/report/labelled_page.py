@@ -1,4 +1,4 @@
-"""The page of a folder of pictures that a network has named: no labels, so nothing is right or wrong."""
+"""The page of a folder of images that a network has named: no labels, so nothing is right or wrong."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def render_labelled(
     unreadable: Sequence[tuple[str, str]],
     no_map: str | None,
 ) -> str:
-    """The page as HTML: the cards of the first of `total` pictures, and the files that are none with the reason."""
+    """The page as HTML: the cards of the first of `total` images, and the files that are none with the reason."""
     return rendered(
         "labelled.html",
         cards=cards,

@@ -21,13 +21,13 @@ from litlens.evaluation.measures import (
 )
 from litlens.evaluation.precision_recall import precision_recall_curves, precision_recall_figure
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report.cards import Card, Picture, least_sure, sample_card, shown_samples, worst_mistakes
-from litlens.evaluation.report.embedding import embedded_figure, embedded_picture
+from litlens.evaluation.report.cards import Card, Image, least_sure, sample_card, shown_samples, worst_mistakes
+from litlens.evaluation.report.embedding import embedded_figure, embedded_image
 from litlens.evaluation.report.rendering import rendered
 from litlens.explain.map_layers import NoMapError
 
 _MISTAKES = 24  # shown large, with a map each
-_FEW = 6  # of so many large pictures, those missing are right but least sure
+_FEW = 6  # of so many large images, those missing are right but least sure
 _SAMPLES = 400  # shown small
 _SUSPECTS = 30
 
@@ -57,16 +57,16 @@ class _ClassRow:
     average_precision: float | None
 
 
-def render_report(predictions: Predictions, *, run: RunFacts, picture: Picture, overlays: Overlays) -> str:
+def render_report(predictions: Predictions, *, run: RunFacts, image: Image, overlays: Overlays) -> str:
     """The page as HTML, a function of what is given: equal arguments give equal text.
 
-    `picture` gives a sample's picture uint8 (H, W, 1 or 3) by its index, `overlays` the pictures of some samples
+    `image` gives a sample's image uint8 (H, W, 1 or 3) by its index, `overlays` the images of some samples
     with a map of where the network looked laid over them, RGB. Where that raises NoMapError, its message takes
     the maps' place.
     """
     error, warmth = calibration_error(predictions), temperature(predictions)
     samples = shown_samples(predictions, limit=_SAMPLES)
-    large, no_map = _large_cards(predictions, picture=picture, overlays=overlays)
+    large, no_map = _large_cards(predictions, image=image, overlays=overlays)
     confidence = self_confidence(predictions)
     confusion = confusion_matrix_figure(confusion_matrix(predictions), predictions.class_names, title="Test")
     return rendered(
@@ -90,11 +90,11 @@ def render_report(predictions: Predictions, *, run: RunFacts, picture: Picture, 
         unsure=[card for card in large if card.label == card.predicted],
         no_map=no_map,
         suspects=[(int(k), confidence[k]) for k in suspected_label_errors(predictions, limit=_SUSPECTS)],
-        cards=[sample_card(predictions, k, picture=embedded_picture(picture(k), side=96)) for k in samples],
+        cards=[sample_card(predictions, k, image=embedded_image(image(k), side=96)) for k in samples],
     )
 
 
-def _large_cards(predictions: Predictions, *, picture: Picture, overlays: Overlays) -> tuple[list[Card], str | None]:
+def _large_cards(predictions: Predictions, *, image: Image, overlays: Overlays) -> tuple[list[Card], str | None]:
     chosen = worst_mistakes(predictions, limit=_MISTAKES)
     chosen += least_sure(predictions, limit=max(0, _FEW - len(chosen)))
     laid: Sequence[NDArray[np.uint8] | None] = [None] * len(chosen)
@@ -107,8 +107,8 @@ def _large_cards(predictions: Predictions, *, picture: Picture, overlays: Overla
         sample_card(
             predictions,
             index,
-            picture=embedded_picture(picture(index), side=160),
-            overlay=None if over is None else embedded_picture(over, side=160),
+            image=embedded_image(image(index), side=160),
+            overlay=None if over is None else embedded_image(over, side=160),
         )
         for index, over in zip(chosen, laid, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What scratch networks are built from: a base class, activations and initialisations by name."""
+"""What scratch networks are built from: a base class, activations and initializations by name."""
 
 import inspect
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from litlens.errors import UserError
 
 Activation = Literal["sigmoid", "tanh", "relu", "selu", "silu", "mish", "linear"]
-Initialisation = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
+Initialization = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
 
 
 class Network(nn.Module):
@@ -72,15 +72,15 @@ def dense(incoming: int, width: int, activation: Activation, batch_norm: bool) -
     return [nn.Linear(incoming, width), *norm_1d(width, batch_norm), activation_layer(activation)]
 
 
-def initialise(module: nn.Module, initialisation: Initialisation | None, activation: Activation) -> None:
+def initialize(module: nn.Module, initialization: Initialization | None, activation: Activation) -> None:
     """Draws the weights of every convolution and linear layer anew, biases zero; None leaves torch's own.
 
-    Normalisation layers stay as they are. Variance by Xavier (Glorot and Bengio 2010): gain² · 2 / (fan_in +
+    Normalization layers stay as they are. Variance by Xavier (Glorot and Bengio 2010): gain² · 2 / (fan_in +
     fan_out), by He (He et al. 2015): gain² / fan_in. The gain is that of the activation between the layers.
     """
-    if initialisation is None:
+    if initialization is None:
         return
-    draw = _INITIALISATIONS[initialisation]
+    draw = _INITIALISATIONS[initialization]
     for layer in module.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             draw(layer.weight, _GAINS[activation])
@@ -121,7 +121,7 @@ _GAINS: dict[Activation, float] = {
     "linear": 1.0,
 }
 
-_INITIALISATIONS: dict[Initialisation, Callable[[Tensor, float], object]] = {
+_INITIALISATIONS: dict[Initialization, Callable[[Tensor, float], object]] = {
     "xavier_uniform": nn.init.xavier_uniform_,
     "xavier_normal": nn.init.xavier_normal_,
     "he_uniform": _he_uniform,

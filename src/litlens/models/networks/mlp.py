@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from litlens.models.networks.layers import Activation, Initialisation, Network, dense, initialise
+from litlens.models.networks.layers import Activation, Initialization, Network, dense, initialize
 
 
 class FashionMLP(Network):
@@ -16,7 +16,7 @@ class FashionMLP(Network):
         in_channels: int = 1,
         image_size: tuple[int, int] = (28, 28),
         activation: Activation = "relu",
-        initialisation: Initialisation | None = None,
+        initialization: Initialization | None = None,
         dropout: float = 0.25,
         batch_norm: bool = False,
     ) -> None:
@@ -27,7 +27,7 @@ class FashionMLP(Network):
             *dense(256, 128, activation, batch_norm),
             nn.Linear(128, num_classes),
         )
-        initialise(self, initialisation, activation)
+        initialize(self, initialization, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""
@@ -45,7 +45,7 @@ class MLP(Network):
         image_size: tuple[int, int] = (28, 28),
         widths: Sequence[int] = (128,),
         activation: Activation = "relu",
-        initialisation: Initialisation | None = None,
+        initialization: Initialization | None = None,
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
@@ -56,7 +56,7 @@ class MLP(Network):
             layers += [*dense(incoming, width, activation, batch_norm), nn.Dropout(dropout)]
             incoming = width
         self.layers = nn.Sequential(*layers, nn.Linear(incoming, num_classes))
-        initialise(self, initialisation, activation)
+        initialize(self, initialization, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""

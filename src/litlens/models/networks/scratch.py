@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from litlens.models.networks.layers import (
     Activation,
-    Initialisation,
+    Initialization,
     Network,
     activation_layer,
     dense,
-    initialise,
+    initialize,
     norm_1d,
     norm_2d,
 )
@@ -21,7 +21,7 @@ class MnistCNN(Network):
 
     Only `inner_activation` stands between the two convolutions of a block; the original had none there.
 
-    `head_lr_scale` multiplies the optimiser's learning rate for the linear layer. It has 12,544 inputs, each of which
+    `head_lr_scale` multiplies the optimizer's learning rate for the linear layer. It has 12,544 inputs, each of which
     one step of Adam moves by the whole rate, so that at the convolutions' rate the logits jump; a rate that falls with
     the number of inputs is what Yang and Hu derive ("Tensor Programs V", 2022, table 3).
     """
@@ -33,7 +33,7 @@ class MnistCNN(Network):
         image_size: tuple[int, int] = (28, 28),
         activation: Activation = "relu",
         inner_activation: Activation = "linear",
-        initialisation: Initialisation | None = "xavier_uniform",
+        initialization: Initialization | None = "xavier_uniform",
         dropout: float = 0.1,
         batch_norm: bool = True,
         head_lr_scale: float = 1.0,
@@ -58,7 +58,7 @@ class MnistCNN(Network):
         )
         flat = self.flat_size(self.features, in_channels, image_size)
         self.head = nn.Linear(flat, num_classes)
-        initialise(self, initialisation, activation)
+        initialize(self, initialization, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""
@@ -66,7 +66,7 @@ class MnistCNN(Network):
         return logits
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """For the optimiser: the linear layer's share of the learning rate, where it has one of its own."""
+        """For the optimizer: the linear layer's share of the learning rate, where it has one of its own."""
         if self.head_lr_scale == 1:
             return [{"params": list(self.parameters())}]
         return [
@@ -89,7 +89,7 @@ class FashionCNN(Network):
         image_size: tuple[int, int] = (28, 28),
         activation: Activation = "relu",
         head_activation: Activation = "linear",
-        initialisation: Initialisation | None = None,
+        initialization: Initialization | None = None,
         dropout: float = 0.25,
         batch_norm: bool = True,
     ) -> None:
@@ -113,8 +113,8 @@ class FashionCNN(Network):
             activation_layer(head_activation),
             nn.Linear(120, num_classes),
         )
-        initialise(self.features, initialisation, activation)
-        initialise(self.head, initialisation, head_activation)
+        initialize(self.features, initialization, activation)
+        initialize(self.head, initialization, head_activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""
@@ -135,7 +135,7 @@ class BottleneckCNN(Network):
         in_channels: int = 1,
         image_size: tuple[int, int] = (90, 90),
         activation: Activation = "relu",
-        initialisation: Initialisation | None = "he_uniform",
+        initialization: Initialization | None = "he_uniform",
         dropout: tuple[float, float] = (0.5, 0.3),
         batch_norm: bool = True,
     ) -> None:
@@ -178,7 +178,7 @@ class BottleneckCNN(Network):
             nn.Dropout(dropout[1]),
             nn.Linear(256, num_classes),
         )
-        initialise(self, initialisation, activation)
+        initialize(self, initialization, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""
@@ -199,7 +199,7 @@ class CatDogCNN(Network):
         in_channels: int = 3,
         image_size: tuple[int, int] = (100, 100),
         activation: Activation = "relu",
-        initialisation: Initialisation | None = None,
+        initialization: Initialization | None = None,
         dropout: tuple[float, float, float] = (0.3, 0.4, 0.5),
         batch_norm: bool = True,
     ) -> None:
@@ -231,7 +231,7 @@ class CatDogCNN(Network):
             nn.Dropout(head_dropout),
             nn.Linear(512, num_classes),
         )
-        initialise(self, initialisation, activation)
+        initialize(self, initialization, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""
@@ -251,7 +251,7 @@ class LeNet5(Network):
         in_channels: int = 1,
         image_size: tuple[int, int] = (28, 28),
         activation: Activation = "tanh",
-        initialisation: Initialisation | None = "xavier_uniform",
+        initialization: Initialization | None = "xavier_uniform",
         dropout: float = 0.0,
         batch_norm: bool = False,
     ) -> None:
@@ -273,7 +273,7 @@ class LeNet5(Network):
             *dense(120, 84, activation, batch_norm),
             nn.Linear(84, num_classes),
         )
-        initialise(self, initialisation, activation)
+        initialize(self, initialization, activation)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from litlens.errors import UserError
 from litlens.models.networks.scratch import MnistCNN
-from litlens.models.optimisation import add_penalty_gradients, build_optimizer, kernels
+from litlens.models.optimization import add_penalty_gradients, build_optimizer, kernels
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])
@@ -72,6 +72,6 @@ def test_a_network_may_group_its_own() -> None:
     ]
 
 
-def test_what_the_optimiser_refuses_is_a_mistake() -> None:
+def test_what_the_optimizer_refuses_is_a_mistake() -> None:
     with pytest.raises(UserError, match=r"^model\.optimizer: Invalid learning rate: -1$"):
         build_optimizer(lambda groups: torch.optim.AdamW(groups, lr=-1), nn.Linear(2, 2))

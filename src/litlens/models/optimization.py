@@ -1,4 +1,4 @@
-"""What the optimiser is given: which weights decay, each group's learning rate, and L1 and L2 penalties."""
+"""What the optimizer is given: which weights decay, each group's learning rate, and L1 and L2 penalties."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,16 +11,16 @@ from litlens.errors import UserError
 
 
 def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Optimizer:
-    """The optimiser of all the network's parameters, in groups where they are treated differently.
+    """The optimizer of all the network's parameters, in groups where they are treated differently.
 
     Weight decay spares biases and norms, everything of one dimension: few, they hardly overfit, and sparing
     them gains accuracy ("no bias decay", He et al. 2019, "Bag of Tricks for Image Classification", section
     3.1).
 
-    A network may have a method `parameter_groups()` that returns dicts as torch's optimisers take them, with
-    all parameters, a `name`, and optionally `lr_scale`, by which the optimiser's learning rate is multiplied.
+    A network may have a method `parameter_groups()` that returns dicts as torch's optimizers take them, with
+    all parameters, a `name`, and optionally `lr_scale`, by which the optimizer's learning rate is multiplied.
 
-    Raises UserError where the optimiser refuses an option, such as a negative learning rate.
+    Raises UserError where the optimizer refuses an option, such as a negative learning rate.
     """
     try:
         plain = make(list(network.parameters()))
@@ -29,7 +29,7 @@ def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Opt
     decay, rate = plain.defaults.get("weight_decay", 0.0), plain.defaults.get("lr", 1.0)
     grouping = getattr(network, "parameter_groups", None)
     if grouping is None and not decay:
-        return plain  # one group: some optimisers (LBFGS) take no more
+        return plain  # one group: some optimizers (LBFGS) take no more
     groups: list[dict[str, Any]] = []
     for group in grouping() if grouping else [{"params": network.parameters()}]:
         parameters = list(group["params"])

@@ -24,7 +24,7 @@ def plain(network: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def untouched(network: nn.Module) -> Iterator[None]:
+def preserve_state(network: nn.Module) -> Iterator[None]:
     """Within: every module in eval mode, no parameter wanting gradients, autocast off, gradients on.
 
     Afterwards each module's mode, each parameter's `requires_grad` and the global random states are as
@@ -60,7 +60,7 @@ def untouched(network: nn.Module) -> Iterator[None]:
 def at_home(images: Tensor, network: nn.Module) -> Tensor:
     """A copy of images (B, C, H, W) on the network's device and in its number format.
 
-    Call it inside `untouched`. A copy, since a network may write into its input, and since a tensor made in
+    Call it inside `preserve_state`. A copy, since a network may write into its input, and since a tensor made in
     `inference_mode` has no place in a graph.
     """
     if images.ndim != 4:

@@ -1,4 +1,4 @@
-"""Picture files decoded once, to the network's size, into a table on the disk that processes share."""
+"""Image files decoded once, to the network's size, into a table on the disk that processes share."""
 
 import os
 import warnings
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from litlens.data.cache import digest, file_state, filled_array
 from litlens.data.preprocessing import Fit, Pixels, Preprocessing
 from litlens.data.progress import progress
-from litlens.data.sets.decode import BadPicture, Unreadable, read_picture
+from litlens.data.sets.decode import BadImage, Unreadable, read_image
 from litlens.errors import UserError
 
 # Counted up when the decoding or the table changes, so that no older cache is taken for a new one.
@@ -22,8 +22,8 @@ _VERSION = 1
 _REASON_BYTES = 160
 
 
-class FilePictures:
-    """Pictures in files: at the network's size from a mapped cache, the originals from their files."""
+class FileImages:
+    """Images in files: at the network's size from a mapped cache, the originals from their files."""
 
     def __init__(self, table: "np.memmap[Any, Any]", *, files: list[Path], names: list[str], channels: int) -> None:
         self._table = table
@@ -32,12 +32,12 @@ class FilePictures:
         self._channels = channels
 
     def batch(self, rows: NDArray[np.int64]) -> Pixels:
-        """Pictures at the network's size: uint8 (B, H, W, C)."""
+        """Images at the network's size: uint8 (B, H, W, C)."""
         return np.asarray(self._table["pixels"][rows])
 
     def original(self, row: int) -> Pixels:
-        """One picture decoded from its file: uint8 (h, w, C)."""
-        return read_picture(self._files[row], name=self._names[row], channels=self._channels)
+        """One image decoded from its file: uint8 (h, w, C)."""
+        return read_image(self._files[row], name=self._names[row], channels=self._channels)
 
     def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Heights and widths of the originals: (B, 2)."""
@@ -45,7 +45,7 @@ class FilePictures:
 
     @property
     def reasons(self) -> list[str]:
-        """Why each file is no whole picture; nothing where it is one. Rows of bad files are black."""
+        """Why each file is no whole image; nothing where it is one. Rows of bad files are black."""
         return [reason.decode() for reason in self._table["reason"].tolist()]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def decode_files(
     channels: int,
     fit: Fit,
     owner: Path,
-) -> FilePictures:
+) -> FileImages:
     """Decode files in threads, or take the cache where their names, sizes and times have not changed.
 
     `owner` is the folder or table that lists them: a new cache of it takes the place of the old one.
@@ -80,15 +80,15 @@ def decode_files(
     def fill(table: NDArray[Any]) -> None:
         def decode(index: int) -> None:
             try:
-                picture = read_picture(files[index], name=names[index])
+                image = read_image(files[index], name=names[index])
             except Unreadable as error:
-                # Kept as a bad picture, it would be left out for ever, though the next try may well read it.
+                # Kept as a bad image, it would be left out for ever, though the next try may well read it.
                 raise UserError(f"{files[index]} cannot be read ({error.reason}): mend that, or remove it") from error
-            except BadPicture as error:
+            except BadImage as error:
                 table["reason"][index] = _clipped(error.reason)
             else:
-                table["size"][index] = picture.shape[:2]
-                table["pixels"][index] = geometry(picture)
+                table["size"][index] = image.shape[:2]
+                table["pixels"][index] = geometry(image)
 
         _for_each(decode, count=len(files), description=f"Decoding {owner.name}")
 
@@ -103,7 +103,7 @@ def decode_files(
         ],
         owner=f"files-{digest([os.path.realpath(owner), settings])}",
     )
-    return FilePictures(table, files=files, names=names, channels=channels)
+    return FileImages(table, files=files, names=names, channels=channels)
 
 
 def _for_each(work: Callable[[int], None], *, count: int, description: str) -> None:

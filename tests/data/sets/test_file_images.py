@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from picture_folders import counts, draw, fill, made
+from image_folders import counts, draw, fill, made
 
-from litlens.data.sets import file_pictures
+from litlens.data.sets import file_images
 from litlens.data.sets.folder import FolderDataModule
 from litlens.errors import UserError
 
@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
-def test_a_file_that_could_not_be_read_is_no_bad_picture(
+def test_a_file_that_could_not_be_read_is_no_bad_image(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
@@ -50,13 +50,13 @@ def test_decoded_once_and_again_when_a_file_changes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = []
-    original = file_pictures.read_picture
+    original = file_images.read_image
 
     def counted(path: Path, **options: Any) -> Any:
         decoded.append(path)
         return original(path, **options)
 
-    monkeypatch.setattr(file_pictures, "read_picture", counted)
+    monkeypatch.setattr(file_images, "read_image", counted)
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
     fingerprint = made(folder).fingerprint()
     assert len(decoded) == 20
@@ -67,7 +67,7 @@ def test_decoded_once_and_again_when_a_file_changes(
     data = made(folder)
     assert len(decoded) == 40
     assert data.fingerprint() != fingerprint
-    pixels = [data.picture(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
+    pixels = [data.image(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
     assert sum(p[0, 0, 0] == 250 for p in pixels) == 1
     assert len(list(cache.glob("files-*.npy"))) == 1  # the old one is gone
     FolderDataModule(folder, image_size=9).setup()
@@ -83,7 +83,7 @@ def test_a_file_replaced_by_one_of_its_size_and_time_is_decoded_again(tmp_path: 
     os.utime(replaced, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `cp -p` does
     assert replaced.stat().st_size == stat.st_size
     data = made(folder)
-    pixels = [data.picture(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
+    pixels = [data.image(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
     assert sum(p[0, 0, 0] == 250 for p in pixels) == 1
     assert data.fingerprint()["content"] != before["content"]
 
@@ -103,19 +103,19 @@ def test_originals_come_from_the_files_where_the_augmentation_crops(tmp_path: Pa
             draw(tmp_path / "pets" / name / f"{number}.png", value=value, size=(40, 20))
     data = made(tmp_path / "pets", augment=["crop"], channels=1)
     samples = data.samples("train")
-    pictures: Any = samples.pictures
-    assert pictures.original(int(samples.rows[0])).shape == (20, 40, 1)
-    assert pictures.sizes(samples.rows).tolist() == [[20, 40]] * 12
+    images: Any = samples.images
+    assert images.original(int(samples.rows[0])).shape == (20, 40, 1)
+    assert images.sizes(samples.rows).tolist() == [[20, 40]] * 12
     assert data.augmented(0, epoch=0).shape == (8, 8, 1)
     # What vanishes after setup stops the run with its name.
     row = int(samples.rows[0])
     (tmp_path / "pets" / samples.names[0]).unlink()
     with pytest.raises(UserError, match=re.escape(samples.names[0])):
-        pictures.original(row)
+        images.original(row)
 
 
-def test_pictures_travel_to_workers_without_their_pixels(tmp_path: Path) -> None:
+def test_images_travel_to_workers_without_their_pixels(tmp_path: Path) -> None:
     samples = made(fill(tmp_path / "pets", {"a": 100, "b": 100})).samples("train")
-    pickled = pickle.dumps(samples.pictures)
+    pickled = pickle.dumps(samples.images)
     assert b"100.png" not in pickled
-    np.testing.assert_array_equal(pickle.loads(pickled).batch(samples.rows), samples.pictures.batch(samples.rows))
+    np.testing.assert_array_equal(pickle.loads(pickled).batch(samples.rows), samples.images.batch(samples.rows))

@@ -1,4 +1,4 @@
-"""Folders of small pictures for tests, and the data module on one."""
+"""Folders of small images for tests, and the data module on one."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def draw(path: Path, *, value: int = 0, size: tuple[int, int] = (8, 8)) -> None:
 
 
 def fill(folder: Path, counts: dict[str, int]) -> Path:
-    """Pictures 000.png, 001.png, … in each subfolder, each of a colour of its own."""
+    """Images 000.png, 001.png, … in each subfolder, each of a color of its own."""
     value = 0
     for name, count in counts.items():
         for number in range(count):
