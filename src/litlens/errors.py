@@ -1,8 +1,11 @@
-"""The one exception for what a user got wrong: the command prints it as a single line, without a traceback."""
+"""The one exception for a user's mistake, and the two phrases that its messages share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in a config, a path or a file, told in one line: what is wrong, where, and what to do."""
+    """A mistake in a config, a path or a file, reported in one line: what is wrong, where, and what to do."""
 
 
 def mistake_behind(error: BaseException | None) -> UserError | None:
@@ -10,3 +13,22 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
+
+
+def nearest(word: str, candidates: Iterable[str], *, most: int = 1) -> str:
+    """The end of an error about a misspelled name: `; did you mean 'x'?`, or what there is where no name is near.
+
+    Case does not count. Up to `most` near names are offered. Empty without candidates.
+    """
+    known = list(dict.fromkeys(candidates))
+    lower = {name.lower(): name for name in reversed(known)}
+    if near := difflib.get_close_matches(word.lower(), lower, n=most, cutoff=0.6):
+        return f"; did you mean {' or '.join(repr(lower[name]) for name in near)}?"
+    return f"; choose from {listed(known, most=12)}" if known else ""
+
+
+def listed(items: Iterable[object], most: int = 5) -> str:
+    """The first `most` items separated by commas, and how many more there are: `a, b and 3 more`."""
+    words = [str(item) for item in items]
+    more = f" and {len(words) - most:,} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more

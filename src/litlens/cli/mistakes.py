@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import litlens
-from litlens.errors import UserError, mistake_behind
+from litlens.errors import UserError, mistake_behind, nearest
 
 SHORTCUTS = {"devices": "trainer.devices"}  # options of the command for longer ones of the parser
 
@@ -70,25 +70,25 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
         option = match[1].partition("=")[0]
         if not option.startswith("-"):
             return f"command line: '{option}' stands alone; every value follows an option, as in --config {option}"
-        nearest = _nearest(option.removeprefix("--"), [*_options(parser), *SHORTCUTS])
-        return f"command line: there is no option {option}{nearest}"
+        hint = nearest(option.removeprefix("--"), [*_options(parser), *SHORTCUTS])
+        return f"command line: there is no option {option}{hint}"
     if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
         group, option = match.groups()
-        return f"{_where(option, args)}{group} has no '{option}'{_nearest(option, _options(parser, group))}"
+        return f"{_where(option, args)}{group} has no '{option}'{nearest(option, _options(parser, group))}"
     if match := re.search(r"Option '([^']+)' is not accepted", message):
         # Of an optimizer or a schedule, the class stands behind the option; of all else, before it.
         owner = re.findall(r"is not accepted\. Got value: Namespace\(class_path='([^']+)'", message)
         owner = owner or re.findall(r"given class_path '([^']+)'", message)
         if not owner:
             top = match[1].partition(".")[0]
-            return f"{_where(top, args)}there is no '{top}'{_nearest(top, _options(parser))}"
-        nearest = _nearest(match[1], _parameters(owner[-1]))
-        return f"{_where(match[1], args)}{key}: {owner[-1].rpartition('.')[2]} has no '{match[1]}'{nearest}"
+            return f"{_where(top, args)}there is no '{top}'{nearest(top, _options(parser))}"
+        hint = nearest(match[1], _parameters(owner[-1]))
+        return f"{_where(match[1], args)}{key}: {owner[-1].rpartition('.')[2]} has no '{match[1]}'{hint}"
     if match := re.search(r"the following arguments are required: (.+)", message):
         owner = re.findall(r"given class_path '([^']+)'", message)
         name = owner[-1].rpartition(".")[2] if owner else "the command"
         if name == "the command" and not config_files(args):
-            return f"nothing to do without a config: --config FILE{_nearest('', _configs())}"
+            return f"nothing to do without a config: --config FILE{nearest('', _configs())}"
         return f"{_where(name, args)}{key + ': ' if key else ''}{name} needs {match[1]}"
     if match := re.search(r"Multiple subclasses with name (\S+?)\. .* ambiguity: (.*)\.", message):
         return (
@@ -96,14 +96,14 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
         )
     match = re.search(r"Expected a dot import path string: (\S+)", message)
     if match and not re.search(r"Expected a <class '(bool|int|float|str)'>", message):
-        return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{_nearest(match[1], _classes())}"
+        return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{nearest(match[1], _classes())}"
     if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):
         return f"{_where(match[1], args)}{key}: {match[1]} is no {match[2]}"
     if match := re.search(r"Expected key (\S+) to be in data", message):
         name = match[1].rpartition(".")[2]
         return f"{key}: the network takes no '{name}', which follows from the data: add it to its __init__"
     if match := re.search(r"File does not exist: '([^']+)'", message):
-        return f"--config: there is no file {_short(match[1])}{_nearest(match[1], _configs(), by_name=True)}"
+        return f"--config: there is no file {_short(match[1])}{_nearest_config(match[1])}"
     if match := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
         return f"{_unreadable(args)}not YAML: {' '.join(match[1].split())}"
     return f"{_where_value(message, args)}{key}: {_type_mistake(message)}"
@@ -171,13 +171,6 @@ def _where_value(message: str, args: list[str]) -> str:
     return _where(keys[-1].rpartition(".")[2], args) if keys else ""
 
 
-def _nearest(word: str, candidates: Iterable[str], *, by_name: bool = False) -> str:
-    known = sorted(set(candidates))
-    shortened = {Path(name).name if by_name else name: name for name in known}
-    close = difflib.get_close_matches(Path(word).name if by_name else word, shortened, n=1, cutoff=0.6)
-    return f"; did you mean '{shortened[close[0]]}'?" if close else f"; there are {', '.join(known[:12])}"
-
-
 def _options(parser: ArgumentParser, group: str = "") -> list[str]:
     names = [option.removeprefix("--") for action in parser._actions for option in action.option_strings]
     if not group:
@@ -201,6 +194,12 @@ def _classes() -> list[str]:
 
 def _configs() -> list[str]:
     return [str(path) for path in sorted(Path("configs").rglob("*.yaml"))]
+
+
+def _nearest_config(path: str) -> str:
+    by_name = {Path(name).name: name for name in _configs()}
+    close = difflib.get_close_matches(Path(path).name, by_name, n=1)
+    return nearest(by_name[close[0]] if close else path, by_name.values())
 
 
 def _short(path: str) -> str:

@@ -19,6 +19,7 @@ from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.report.page import RunFacts, render_report
 from litlens.explain.cam import cam
 from litlens.explain.overlay import overlay
+from litlens.files import write_atomically
 
 REPORT_FILE = "report.html"
 
@@ -41,11 +42,7 @@ def write_report(folder: Path, checkpoint: Path, *, predictions: Predictions, da
 
 def write_page(path: Path, page: str) -> Path:
     """Write a page in one step; what of a file's name is no text becomes question marks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    partial.replace(path)
-    return path
+    return write_atomically(path, page.encode("utf-8", errors="replace"))
 
 
 def run_title(checkpoint: Path) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from litlens.checkpoints.provenance import versions
 from litlens.evaluation.intervals import noise_difference, wilson_interval
 from litlens.evaluation.predictions import Predictions
+from litlens.files import write_atomically
 
 PREDICTIONS_FILE = "predictions-test.csv"
 RESULTS_FILE = "results.json"
@@ -54,9 +55,7 @@ def run_results(
 def write_results(folder: Path, predictions: Predictions, results: dict[str, Any]) -> None:
     """Write predictions-test.csv and results.json into a run folder, each in one step."""
     predictions.save(folder / PREDICTIONS_FILE)
-    partial = folder / f"{RESULTS_FILE}.part"
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    partial.replace(folder / RESULTS_FILE)
+    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
 
 
 def print_results(results: dict[str, Any], *, console: Console, shared: int | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from litlens.errors import UserError
+from litlens.files import write_atomically
 
 # Lightning starts the other ranks of a machine with this process's environment, so that they find the folder here.
 _VARIABLE = "LITLENS_RUN_FOLDER"
@@ -37,9 +38,7 @@ def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.yaml, in one step."""
-    partial = folder / "config.yaml.part"
-    partial.write_text(yaml.safe_dump(config, sort_keys=False))
-    partial.replace(folder / "config.yaml")
+    write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What `evaluate.py --images DIR` does: name the images of a folder, and show why."""
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from litlens.evaluation.report.labelled_page import render_labelled
 from litlens.explain.cam import cam
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import overlay_on_photo
+from litlens.files import write_atomically
 
 _SHOWN = 500
 _SIDE = 150
@@ -126,10 +128,8 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def _write_csv(path: Path, rows: list[list[str]]) -> None:
-    partial = path.with_name(path.name + ".part")
-    # A file name that is no valid UTF-8 reaches Python as surrogates; this writes its own bytes again.
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS[: max(map(len, rows), default=3)])
-        writer.writerows(rows)
-    partial.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS[: max(map(len, rows), default=3)])
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
