@@ -26,7 +26,8 @@ from pytorch_grad_cam import GradCAM
 from torch import Tensor
 from torchvision.models import resnet18, squeezenet1_1
 
-from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
+from litlens.constants import NORMALIZATIONS
+from litlens.data.preprocessing import Preprocessing
 from litlens.explain.cam import METHODS, cam
 from litlens.explain.faithfulness import Faithfulness, faithfulness, random_maps
 

@@ -76,7 +76,7 @@ def measure(options: argparse.Namespace) -> None:
     seed_everything(42, verbose=False)
     size = 96 if options.quick else 224
     data = FolderDataModule(
-        options.data / "catanddog", image_size=size, fit="squash", normalize="imagenet", batch_size=32, seed=42
+        options.data / "catanddog", image_size=size, resize_mode="squash", normalize="imagenet", batch_size=32, seed=42
     )
     data.setup()
     data.fingerprint()

@@ -1,4 +1,4 @@
-"""Who may import whom, what importing costs, and how large a file may grow."""
+"""Who may import whom, and what importing costs."""
 
 import ast
 import subprocess
@@ -37,11 +37,6 @@ def test_a_room_imports_only_what_the_design_allows(room: str) -> None:
 
 def test_there_are_no_other_rooms() -> None:
     assert {path.name for path in SOURCE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ALLOWED)
-
-
-@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_file_is_read_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
 
 
 def run(code: str) -> str:

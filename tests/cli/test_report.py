@@ -86,11 +86,11 @@ def test_what_a_run_is_called(path: str, title: str) -> None:
 
 def test_a_config_without_the_places_of_a_machine() -> None:
     config: dict[str, Any] = {
-        "data": {"root": "/home/me/data", "folder": "~/images", "csv": None, "batch_size": 3, "fit": "crop"},
+        "data": {"root": "/home/me/data", "folder": "~/images", "csv": None, "batch_size": 3, "resize_mode": "crop"},
         "list": ["C:\\me\\weights.pth", "data/mnist", 0.5],
     }
     assert without_places(config) == {
-        "data": {"root": "…/data", "folder": "…/images", "csv": None, "batch_size": 3, "fit": "crop"},
+        "data": {"root": "…/data", "folder": "…/images", "csv": None, "batch_size": 3, "resize_mode": "crop"},
         "list": ["…/weights.pth", "data/mnist", 0.5],
     }
 

@@ -14,7 +14,7 @@ import pytest
 from litlens.data.augment import Augmentation
 from litlens.data.movements import moving_matrix
 from litlens.data.order import augmentation_rng
-from litlens.data.preprocessing import Fit, Preprocessing
+from litlens.data.preprocessing import Preprocessing, ResizeMode
 from litlens.errors import UserError
 
 STEPS: list[str | dict[str, Any]] = [
@@ -194,17 +194,19 @@ def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
 
 
 @pytest.mark.parametrize("step", ["crop", "RandomResizedCrop", "RandomCrop", "CenterCrop"])
-@pytest.mark.parametrize(("channels", "fit"), [(1, "squash"), (3, "crop"), (3, "pad")])
-def test_where_no_crop_is_drawn_the_whole_image_comes(step: str, channels: int, fit: Fit) -> None:
+@pytest.mark.parametrize(("channels", "resize_mode"), [(1, "squash"), (3, "crop"), (3, "pad")])
+def test_where_no_crop_is_drawn_the_whole_image_comes(step: str, channels: int, resize_mode: ResizeMode) -> None:
     pixels = image(100, 150, channels)
-    plain = Preprocessing(size=(40, 60), channels=channels, mean=(0,) * channels, std=(1,) * channels, fit=fit)
+    plain = Preprocessing(
+        size=(40, 60), channels=channels, mean=(0,) * channels, std=(1,) * channels, resize_mode=resize_mode
+    )
     whole = plain.geometry(pixels)
-    augmentation = Augmentation([{step: {"p": 0.25}}], image_size=(40, 60), fit=fit)
+    augmentation = Augmentation([{step: {"p": 0.25}}], image_size=(40, 60), resize_mode=resize_mode)
     results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(400)]
     assert {result.shape for result in results} == {(40, 60, channels)}
     # 300 expected; five standard deviations are 43.
     assert 257 < sum(np.array_equal(result, whole) for result in results) < 343
-    never = Augmentation([{step: {"p": 0}}, "rotation"], image_size=(40, 60), fit=fit)
+    never = Augmentation([{step: {"p": 0}}, "rotation"], image_size=(40, 60), resize_mode=resize_mode)
     assert never(pixels, augmentation_rng(seed=0, epoch=0, index=0)).shape == (40, 60, channels)
 
 

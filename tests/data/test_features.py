@@ -241,9 +241,9 @@ def test_other_pixels_without_files_are_other_features(tmp_path: Path) -> None:
 
 def test_two_ways_to_prepare_the_images_keep_their_features_side_by_side(tmp_path: Path) -> None:
     kept = []
-    for fit, mean in (("crop", 0.5), ("squash", 0.5), ("crop", 0.25), ("crop", 0.5)):
+    for resize_mode, mean in (("crop", 0.5), ("squash", 0.5), ("crop", 0.25), ("crop", 0.5)):
         data = Noise(mean=mean)
-        data.fit = fit  # type: ignore[assignment]
+        data.resize_mode = resize_mode  # type: ignore[assignment]
         trained(data)
         kept.append({file.name for file in tmp_path.glob("features-*")})
     assert [len(files) for files in kept] == [1, 2, 3, 3]

@@ -9,38 +9,46 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from litlens.data.preprocessing import NORMALIZATIONS, Fit, Preprocessing
+from litlens.constants import NORMALIZATIONS
+from litlens.data.preprocessing import Preprocessing, ResizeMode
 from litlens.errors import UserError
 
 
-def make(fit: Fit = "crop", channels: int = 3, size: tuple[int, int] = (6, 8)) -> Preprocessing:
-    return Preprocessing(size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels, fit=fit)
+def make(resize_mode: ResizeMode = "crop", channels: int = 3, size: tuple[int, int] = (6, 8)) -> Preprocessing:
+    return Preprocessing(
+        size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels, resize_mode=resize_mode
+    )
 
 
 @given(
     width=st.integers(1, 40),
     height=st.integers(1, 40),
     mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"]),
-    fit=st.sampled_from(["crop", "squash", "pad"]),
+    resize_mode=st.sampled_from(["crop", "squash", "pad"]),
     channels=st.sampled_from([1, 3]),
 )
-def test_any_image_comes_out_at_the_network_size(width: int, height: int, mode: str, fit: Fit, channels: int) -> None:
-    pixels = make(fit, channels).geometry(Image.new(mode, (width, height)))
+def test_any_image_comes_out_at_the_network_size(
+    width: int, height: int, mode: str, resize_mode: ResizeMode, channels: int
+) -> None:
+    pixels = make(resize_mode, channels).geometry(Image.new(mode, (width, height)))
     assert pixels.shape == (6, 8, channels)
     assert pixels.dtype == np.uint8
 
 
 def test_a_image_of_the_right_size_stays_as_it_is() -> None:
     pixels = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
-    for fit in ("crop", "squash", "pad"):
-        assert np.array_equal(make(fit).geometry(pixels), pixels)
+    for resize_mode in ("crop", "squash", "pad"):
+        assert np.array_equal(make(resize_mode).geometry(pixels), pixels)
 
 
 def test_crop_keeps_the_centre_squash_the_whole_and_pad_adds_black() -> None:
     """A 2:1 image, left half black, right half white, brought to a square."""
     halves = np.zeros((10, 20, 1), dtype=np.uint8)
     halves[:, 10:] = 255
-    square = {fit: make(fit, channels=1, size=(10, 10)).geometry(halves)[..., 0] for fit in ("crop", "squash", "pad")}
+    square = {
+        resize_mode: make(resize_mode, channels=1, size=(10, 10)).geometry(halves)[..., 0]
+        for resize_mode in ("crop", "squash", "pad")
+    }
     assert square["crop"][:, :4].max() == 0
     assert square["crop"][:, 6:].min() == 255
     assert square["squash"].mean() == pytest.approx(127.5, abs=3)
@@ -88,7 +96,7 @@ def test_known_constants_are_those_of_the_training_images(shared_data: Path, fol
 
 
 @pytest.mark.parametrize(
-    ("fit", "size", "photo_box", "map_box"),
+    ("resize_mode", "size", "photo_box", "map_box"),
     [
         ("crop", (30, 100), (30, 0, 70, 30), (0, 0, 8, 6)),  # 4:3 of 30 high is 40 wide
         ("crop", (101, 40), (0, 35.5, 40, 65.5), (0, 0, 8, 6)),
@@ -98,22 +106,24 @@ def test_known_constants_are_those_of_the_training_images(shared_data: Path, fol
         ("pad", (6, 8), (0, 0, 8, 6), (0, 0, 8, 6)),
     ],
 )
-def test_boxes_by_hand(fit: Fit, size: tuple[int, int], photo_box: tuple[float, ...], map_box: tuple[int, ...]) -> None:
-    assert make(fit).boxes(size) == (photo_box, map_box)
+def test_boxes_by_hand(
+    resize_mode: ResizeMode, size: tuple[int, int], photo_box: tuple[float, ...], map_box: tuple[int, ...]
+) -> None:
+    assert make(resize_mode).boxes(size) == (photo_box, map_box)
 
 
 @given(
     height=st.integers(1, 60),
     width=st.integers(1, 60),
-    fit=st.sampled_from(["crop", "squash", "pad"]),
+    resize_mode=st.sampled_from(["crop", "squash", "pad"]),
 )
-def test_boxes_say_what_geometry_does(height: int, width: int, fit: Fit) -> None:
+def test_boxes_say_what_geometry_does(height: int, width: int, resize_mode: ResizeMode) -> None:
     """Pillow's own crop and resize between the boxes give what `geometry` gives, and it shows nothing else."""
     photo = np.random.default_rng(height * 61 + width).integers(1, 256, size=(height, width, 3), dtype=np.uint8)
-    photo_box, (left, upper, right, lower) = make(fit).boxes((height, width))
+    photo_box, (left, upper, right, lower) = make(resize_mode).boxes((height, width))
     shown = Image.fromarray(photo).resize((right - left, lower - upper), Image.Resampling.BICUBIC, box=photo_box)
     expected = np.zeros((6, 8, 3), dtype=np.uint8)
     expected[upper:lower, left:right] = np.asarray(shown)
-    assert np.array_equal(make(fit).geometry(photo), expected)
+    assert np.array_equal(make(resize_mode).geometry(photo), expected)
     assert 0 <= photo_box[0] < photo_box[2] <= width
     assert 0 <= photo_box[1] < photo_box[3] <= height

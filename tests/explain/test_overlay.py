@@ -8,7 +8,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from litlens.data.preprocessing import Fit, Preprocessing
+from litlens.data.preprocessing import Preprocessing, ResizeMode
 from litlens.explain.overlay import feature_grid, onto_photo, overlay, overlay_on_photo
 
 
@@ -94,12 +94,12 @@ def test_there_and_back_by_pillow() -> None:
     assert back.sum() == pytest.approx(photo.sum(), rel=0.02)
 
 
-@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("resize_mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("size", [(301, 403), (403, 301), (97, 640), (224, 224), (61, 60)])
-def test_a_spot_comes_back_from_the_geometry_itself(fit: Fit, size: tuple[int, int]) -> None:
+def test_a_spot_comes_back_from_the_geometry_itself(resize_mode: ResizeMode, size: tuple[int, int]) -> None:
     """What `Preprocessing.geometry` makes of a bright spot, taken as the map, lies on the spot again."""
     height, width = size
-    preprocessing = Preprocessing(size=(75, 91), channels=1, mean=(0.5,), std=(0.5,), fit=fit)
+    preprocessing = Preprocessing(size=(75, 91), channels=1, mean=(0.5,), std=(0.5,), resize_mode=resize_mode)
     photo = np.zeros((height, width, 1), dtype=np.uint8)
     middle = (round(height * 0.47), round(width * 0.52))  # off the center, but within every crop
     side = min(size) // 6
@@ -126,9 +126,9 @@ def test_the_overlay_of_a_photo_leaves_alone_what_the_network_did_not_see() -> N
     assert (laid[:, 15:35] == overlay(photo[:, 15:35], np.ones((20, 20)))).all()
 
 
-@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
-def test_the_overlay_of_a_large_photo_is_that_of_the_whole_in_little_memory(fit: Fit) -> None:
-    preprocessing = Preprocessing(size=(75, 91), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, fit=fit)
+@pytest.mark.parametrize("resize_mode", ["crop", "squash", "pad"])
+def test_the_overlay_of_a_large_photo_is_that_of_the_whole_in_little_memory(resize_mode: ResizeMode) -> None:
+    preprocessing = Preprocessing(size=(75, 91), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode=resize_mode)
     generator = np.random.default_rng(0)
     photo = generator.integers(256, size=(1000, 1501, 3), dtype=np.uint8)
     heat = generator.random((75, 91), dtype=np.float32)

@@ -7,11 +7,12 @@ import pytest
 import torch
 import torchvision
 
-from litlens.data.preprocessing import NORMALIZATIONS, Preprocessing
+from litlens.constants import NORMALIZATIONS
+from litlens.data.preprocessing import Preprocessing
 from litlens.errors import UserError
 from litlens.models.backbones import TransferNetwork
 from litlens.models.networks.scratch import MnistCNN
-from litlens.models.pretrained import _NORMALIZATIONS, check_normalization, mean_and_std, weights_normalization
+from litlens.models.pretrained import check_normalization, mean_and_std, weights_normalization
 
 Wanted = str | dict[str, list[float]]
 
@@ -32,10 +33,6 @@ def imagenet_features() -> dict[str, list[float]]:
     found = weights_normalization("vgg16", "IMAGENET1K_FEATURES")
     assert found is not None
     return found
-
-
-def test_the_names_are_those_of_the_data() -> None:
-    assert _NORMALIZATIONS == NORMALIZATIONS
 
 
 def test_data_that_the_weights_were_trained_with_pass() -> None:

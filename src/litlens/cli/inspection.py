@@ -25,7 +25,7 @@ def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
     data.setup()
     prepared = data.preprocessing
     height, width = prepared.size
-    console.print(f"images  {height}×{width}, {prepared.channels} channel(s), {prepared.fit}")
+    console.print(f"images  {height}×{width}, {prepared.channels} channel(s), {prepared.resize_mode}")
     if len(sizes := _original_sizes(data)):
         console.print(f"files     {_range(sizes)}")
     console.print(f"mean      {_numbers(prepared.mean)}\nstd       {_numbers(prepared.std)}")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.movements import MOVEMENTS, moving_matrix
-from litlens.data.preprocessing import Fit, Pixels, Preprocessing
+from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.errors import UserError
 
 
@@ -32,7 +32,7 @@ class Augmentation:
     * `stretch`: by a factor in `range` (1.0 to 1.3), along one axis
     * `horizontal_flip`, `vertical_flip`: with probability `p` (0.5)
     * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio`
-      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the whole image as `fit` brings it there
+      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the whole image as `resize_mode` brings it there
 
     Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside
     is, by `fill`: `constant` (black), a gray value from 0 to 255, `border` (the nearest pixel), `reflect` or
@@ -41,21 +41,23 @@ class Augmentation:
     Args:
         steps: Names, or one name with its options each; or classes of albumentations with their arguments.
         image_size: Height and width that images must have in the end.
-        fit: What becomes of another aspect ratio where a crop is not drawn (`Preprocessing.fit`).
+        resize_mode: What becomes of another aspect ratio where a crop is not drawn (`Preprocessing.resize_mode`).
 
     Raises:
         UserError: No such name or option.
     """
 
-    def __init__(self, steps: list[str | dict[str, Any]], *, image_size: tuple[int, int], fit: Fit = "crop") -> None:
+    def __init__(
+        self, steps: list[str | dict[str, Any]], *, image_size: tuple[int, int], resize_mode: ResizeMode = "crop"
+    ) -> None:
         self.steps = [_step(step) for step in steps]
         self.image_size = image_size
-        self.fit: Fit = fit
+        self.resize_mode: ResizeMode = resize_mode
         self._compose: Any = None
         self._random = random.Random()
         # A foreign name may be wrong: better told now than in a worker.
         if any(step.name not in _OPTIONS for step in self.steps):
-            self._compose = _composed(self.steps, image_size=image_size, fit=fit)
+            self._compose = _composed(self.steps, image_size=image_size, resize_mode=resize_mode)
 
     @property
     def crops(self) -> bool:
@@ -69,7 +71,7 @@ class Augmentation:
             UserError: A class of albumentations does not take the image, or leaves it at another size.
         """
         if self._compose is None:
-            self._compose = _composed(self.steps, image_size=self.image_size, fit=self.fit)
+            self._compose = _composed(self.steps, image_size=self.image_size, resize_mode=self.resize_mode)
         # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its
         # own set_random_seed does, which makes two new ones for each transform.
         self._random.seed(int(rng.integers(2**63)))
@@ -177,7 +179,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _composed(steps: list[_Step], *, image_size: tuple[int, int], fit: Fit) -> Any:
+def _composed(steps: list[_Step], *, image_size: tuple[int, int], resize_mode: ResizeMode) -> Any:
     """albumentations' chain for the steps, with neighbors of one fill joined to one warp."""
     albumentations = _albumentations()
     transforms: list[Any] = []
@@ -199,13 +201,15 @@ def _composed(steps: list[_Step], *, image_size: tuple[int, int], fit: Fit) -> A
                 # Shrinking without it would alias, and training would see other images than evaluation.
                 area_for_downscale="image",
             )
-            transforms.append(_or_whole(crop, image_size=image_size, fit=fit))
+            transforms.append(_or_whole(crop, image_size=image_size, resize_mode=resize_mode))
         elif step.name in _FLIPS:
             flip = albumentations.HorizontalFlip if step.name == "horizontal_flip" else albumentations.VerticalFlip
             transforms.append(flip(p=step.options["p"]))
         else:
             foreign = _foreign(step, image_size=image_size)
-            transforms.append(_or_whole(foreign, image_size=image_size, fit=fit) if step.name in _CROPS else foreign)
+            transforms.append(
+                _or_whole(foreign, image_size=image_size, resize_mode=resize_mode) if step.name in _CROPS else foreign
+            )
     return albumentations.Compose(transforms)
 
 
@@ -232,7 +236,7 @@ def _foreign(step: _Step, *, image_size: tuple[int, int]) -> Any:
         raise UserError(f"data.augment: {step.name} does not take {step.options}: {reason}") from error
 
 
-def _or_whole(crop: Any, *, image_size: tuple[int, int], fit: Fit) -> Any:
+def _or_whole(crop: Any, *, image_size: tuple[int, int], resize_mode: ResizeMode) -> Any:
     """A crop, or where it is not drawn, the geometry that it takes the place of: else the file's size would stay."""
     if crop.p >= 1:
         return crop
@@ -242,7 +246,9 @@ def _or_whole(crop: Any, *, image_size: tuple[int, int], fit: Fit) -> Any:
         def apply(self, img: Pixels, **params: Any) -> Pixels:
             channels = img.shape[2]
             zeros, ones = (0.0,) * channels, (1.0,) * channels
-            return Preprocessing(size=image_size, channels=channels, mean=zeros, std=ones, fit=fit).geometry(img)
+            return Preprocessing(
+                size=image_size, channels=channels, mean=zeros, std=ones, resize_mode=resize_mode
+            ).geometry(img)
 
     # One of the two, with their p as weights.
     return albumentations.OneOf([crop, Whole(p=1 - crop.p)], p=1.0)

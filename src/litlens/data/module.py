@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import LightningDataModule
 
+from litlens.constants import NORMALIZATIONS
 from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.features import FeatureDataset, check_views, feature_source, pixels_digest
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
-from litlens.data.preprocessing import NORMALIZATIONS, Fit, Pixels, Preprocessing
+from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
 from litlens.data.split import Split
 from litlens.errors import UserError
@@ -44,8 +45,8 @@ class ImageDataModule(LightningDataModule, ABC):
     class_names: list[str]
     in_channels: int
     image_size: tuple[int, int]
-    # What becomes of an image of another aspect ratio (`Preprocessing.fit`).
-    fit: Fit = "crop"
+    # What becomes of an image of another aspect ratio (`Preprocessing.resize_mode`).
+    resize_mode: ResizeMode = "crop"
     # The known set (`NORMALIZATIONS`) whose constants `normalize: auto` means here, where there is one.
     preset: str | None = None
 
@@ -205,7 +206,7 @@ class ImageDataModule(LightningDataModule, ABC):
         sharing = self._sharing(images.split)
         folder = self.source_folder()
         # What is set, not the mean and deviation that follow from it: they change with the files and the seed.
-        prepared = [self.image_size, self.in_channels, self.fit, self.normalize]
+        prepared = [self.image_size, self.in_channels, self.resize_mode, self.normalize]
         owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0], prepared]
         size = self._number_of_images(images.split)
         # The pixels at the network's size tell of every option that has made them, the files of the originals.
@@ -233,10 +234,10 @@ class ImageDataModule(LightningDataModule, ABC):
         if len(mean) == len(std) == 1:
             mean, std = mean * self.in_channels, std * self.in_channels
         self._preprocessing = Preprocessing(
-            size=self.image_size, channels=self.in_channels, mean=mean, std=std, fit=self.fit
+            size=self.image_size, channels=self.in_channels, mean=mean, std=std, resize_mode=self.resize_mode
         )
         if self.augment:
-            self._augmentation = Augmentation(self.augment, image_size=self.image_size, fit=self.fit)
+            self._augmentation = Augmentation(self.augment, image_size=self.image_size, resize_mode=self.resize_mode)
 
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if isinstance(self.normalize, dict):
@@ -251,7 +252,7 @@ class ImageDataModule(LightningDataModule, ABC):
         rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
         # Data without files all have one fingerprint; only their pixels tell them apart.
         pixels = None if self.source_files() else self._digest_of_pixels(train)
-        key = digest([self.fingerprint(), pixels, rows, self.image_size, self.in_channels, self.fit])
+        key = digest([self.fingerprint(), pixels, rows, self.image_size, self.in_channels, self.resize_mode])
         mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 

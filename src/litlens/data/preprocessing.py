@@ -13,37 +13,26 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from litlens.constants import NORMALIZATIONS
 from litlens.errors import UserError
 
-Fit = Literal["crop", "squash", "pad"]
+ResizeMode = Literal["crop", "squash", "pad"]
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
-
-# Mean and standard deviation per channel, of pixels in [0, 1].
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    # Of the 60,000 training images each; recomputed by tests/data/test_preprocessing.py.
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashion": ((0.2860,), (0.3530,)),
-    # torchvision.transforms._presets.ImageClassification: what its ImageNet weights were trained with.
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # VGG16_Weights.IMAGENET1K_FEATURES, converted from Caffe: mean subtracted from pixels in [0, 255], not scaled.
-    "imagenet_features": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
-    "half": ((0.5,), (0.5,)),  # for any number of channels
-}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How images are prepared: `size` is (H, W), `channels` 1 (gray) or 3 (RGB), mean and std of pixels in [0, 1].
 
-    `fit` says what becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
+    `resize_mode` says what becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
     """
 
     size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fit: Fit = "crop"
+    resize_mode: ResizeMode = "crop"
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -64,7 +53,7 @@ class Preprocessing:
             photo_box, map_box = self.boxes((image.height, image.width))
             left, upper, right, lower = map_box
             image = image.resize((right - left, lower - upper), Image.Resampling.BICUBIC, box=photo_box)
-            if self.fit == "pad":
+            if self.resize_mode == "pad":
                 canvas = Image.new(image.mode, (width, height))
                 canvas.paste(image, (left, upper))
                 image = canvas
@@ -77,13 +66,13 @@ class Preprocessing:
         what the network saw over the whole photo.
         """
         (photo_height, photo_width), (height, width) = size, self.size
-        if self.fit == "pad":
+        if self.resize_mode == "pad":
             scale = min(width / photo_width, height / photo_height)
             w, h = (max(1, round(side * scale)) for side in (photo_width, photo_height))
             left, upper = (width - w) // 2, (height - h) // 2
             return (0, 0, photo_width, photo_height), (left, upper, left + w, upper + h)
         seen_width, seen_height = float(photo_width), float(photo_height)
-        if self.fit == "crop":
+        if self.resize_mode == "crop":
             aspect = width / height
             seen_width, seen_height = min(seen_width, photo_height * aspect), min(seen_height, photo_width / aspect)
         x, y = (photo_width - seen_width) / 2, (photo_height - seen_height) / 2

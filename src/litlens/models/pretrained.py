@@ -13,16 +13,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from litlens.constants import NORMALIZATIONS
 from litlens.errors import UserError
-
-# Mean and std by the names that `data.normalize` knows. This room cannot ask that one; a test holds the two together.
-_NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "mnist": ((0.1307,), (0.3081,)),
-    "fashion": ((0.2860,), (0.3530,)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "imagenet_features": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
-    "half": ((0.5,), (0.5,)),
-}
 
 
 def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]:
@@ -93,12 +85,12 @@ def weights_normalization(backbone: str, weights: str) -> dict[str, list[float]]
 def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[float]]:
     """Mean and std, of 1 or 3 channels, of a known set's name or as they are given; else UserError."""
     if isinstance(normalization, str):
-        if normalization not in _NORMALIZATIONS:
+        if normalization not in NORMALIZATIONS:
             raise UserError(
-                f"network.normalization: no set is called '{normalization}'; give auto, {', '.join(_NORMALIZATIONS)}, "
+                f"network.normalization: no set is called '{normalization}'; give auto, {', '.join(NORMALIZATIONS)}, "
                 "null, or {mean: [...], std: [...]}"
             )
-        mean, std = _NORMALIZATIONS[normalization]
+        mean, std = NORMALIZATIONS[normalization]
         return {"mean": list(mean), "std": list(std)}
     if set(normalization) != {"mean", "std"}:
         raise UserError(f"network.normalization: needs mean and std and nothing else, not {sorted(normalization)}")
@@ -123,7 +115,7 @@ def check_normalization(network: nn.Module, preprocessing: Any) -> None:
         return
     known = (
         name
-        for name, constants in _NORMALIZATIONS.items()
+        for name, constants in NORMALIZATIONS.items()
         if (mean, std) == tuple(_for_channels(values, channels) for values in constants)
         and channels >= len(constants[0])  # what was averaged is no known set's
     )

@@ -149,8 +149,8 @@ def test_a_crop_that_is_not_drawn_leaves_the_image_that_evaluation_sees(tmp_path
             with Image.open(path) as image:
                 image.paste((200, 200, 200), (0, 0, 10, 20))  # what a crop of the center leaves out
                 image.save(path)
-    for fit in ("crop", "squash"):
-        data = made(tmp_path / "pets", augment=[{"crop": {"p": 0}}], fit=fit)
+    for resize_mode in ("crop", "squash"):
+        data = made(tmp_path / "pets", augment=[{"crop": {"p": 0}}], resize_mode=resize_mode)
         np.testing.assert_array_equal(data.augmented(0, epoch=0), data.image("train", 0))
 
 

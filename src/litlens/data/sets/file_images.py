@@ -12,7 +12,7 @@ import PIL
 from numpy.typing import NDArray
 
 from litlens.data.cache import digest, file_state, filled_array
-from litlens.data.preprocessing import Fit, Pixels, Preprocessing
+from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
 from litlens.data.sets.decode import BadImage, Unreadable, read_image
 from litlens.errors import UserError
@@ -62,7 +62,7 @@ def decode_files(
     names: list[str],
     size: tuple[int, int],
     channels: int,
-    fit: Fit,
+    resize_mode: ResizeMode,
     owner: Path,
 ) -> FileImages:
     """Decode files in threads, or take the cache where their names, sizes and times have not changed.
@@ -72,10 +72,10 @@ def decode_files(
     Raises:
         UserError: A file that is there could not be read; nothing is kept.
     """
-    settings = [size, channels, fit]
+    settings = [size, channels, resize_mode]
     stats = [(name, *_stat(file)) for name, file in zip(names, files, strict=True)]
     zeros, ones = (0.0,) * channels, (1.0,) * channels
-    geometry = Preprocessing(size=size, channels=channels, mean=zeros, std=ones, fit=fit).geometry
+    geometry = Preprocessing(size=size, channels=channels, mean=zeros, std=ones, resize_mode=resize_mode).geometry
 
     def fill(table: NDArray[Any]) -> None:
         def decode(index: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.module import SPLITS, ImageDataModule
-from litlens.data.preprocessing import Fit
+from litlens.data.preprocessing import ResizeMode
 from litlens.data.sets.download import extract, fetch
 from litlens.data.sets.file_images import decode_files
 from litlens.data.sets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
@@ -46,7 +46,7 @@ class FolderDataModule(ImageDataModule):
         folder: One tree of classes; with `csv`, what the files in it are relative to.
         image_size: Height and width of the images for the network; one number for both.
         channels: 1 for gray, 3 for color.
-        fit: What becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
+        resize_mode: What becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
         fractions: Sizes of train, val and test in proportion to each other.
         csv: A table with columns file and label, optionally split (train, val or test) and group (what must
             not stand in two splits).
@@ -63,7 +63,7 @@ class FolderDataModule(ImageDataModule):
         *,
         image_size: int | tuple[int, int] = 224,
         channels: Literal[1, 3] = 3,
-        fit: Fit = "crop",
+        resize_mode: ResizeMode = "crop",
         fractions: tuple[float, float, float] = (0.6, 0.3, 0.1),
         csv: str | Path | None = None,
         max_bad_files: float = 0.01,
@@ -74,7 +74,7 @@ class FolderDataModule(ImageDataModule):
         self.csv = None if csv is None else Path(csv)
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         self.in_channels = channels
-        self.fit = fit
+        self.resize_mode = resize_mode
         self.fractions = fractions
         self.max_bad_files = max_bad_files
         if min(self.image_size) < 1:
@@ -108,7 +108,7 @@ class FolderDataModule(ImageDataModule):
             names=listing.names,
             size=self.image_size,
             channels=self.in_channels,
-            fit=self.fit,
+            resize_mode=self.resize_mode,
             owner=self.csv or self.folder,
         )
         good = self._without_bad_files(listing, images.reasons)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.module import ImageDataModule
-from litlens.data.preprocessing import Fit, Pixels, Preprocessing
+from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
 from litlens.data.sets.download import fetch
 from litlens.data.sets.font_families import font_families, split_fonts
@@ -69,7 +69,7 @@ class FontsDataModule(ImageDataModule):
     """
 
     # The characters have a margin that is part of the image: nothing is cut off.
-    fit: Fit = "squash"
+    resize_mode: ResizeMode = "squash"
 
     def __init__(
         self,
@@ -259,7 +259,9 @@ def _cached_fonts(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
 
 
 def _read(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
-    preprocessing = Preprocessing(size=image_size, channels=1, mean=(0,), std=(1,), fit=FontsDataModule.fit)
+    preprocessing = Preprocessing(
+        size=image_size, channels=1, mean=(0,), std=(1,), resize_mode=FontsDataModule.resize_mode
+    )
     names, pixels, digests, left_out = list[str](), list[Pixels](), list[Any](), list[tuple[str, str, str]]()
     for name, images in source.fonts():
         if isinstance(images, FontError):
