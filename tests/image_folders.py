@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from litlens.data.sets.folder import FolderDataModule
+from litlens.data.datasets.folder import FolderDataModule
 
 
 def draw(path: Path, *, value: int = 0, size: tuple[int, int] = (8, 8)) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from litlens.data.sets.folder import FolderDataModule
+from litlens.data.datasets.folder import FolderDataModule
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "results.md").read_text()

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "DigitsDataModule": "litlens.data.sets.arrays",
-    "MNISTDataModule": "litlens.data.sets.arrays",
-    "FashionMNISTDataModule": "litlens.data.sets.arrays",
-    "FontsDataModule": "litlens.data.sets.fonts",
-    "FolderDataModule": "litlens.data.sets.folder",
-    "CatDogDataModule": "litlens.data.sets.catdog",
+    "DigitsDataModule": "litlens.data.datasets.arrays",
+    "MNISTDataModule": "litlens.data.datasets.arrays",
+    "FashionMNISTDataModule": "litlens.data.datasets.arrays",
+    "FontsDataModule": "litlens.data.datasets.fonts",
+    "FolderDataModule": "litlens.data.datasets.folder",
+    "CatDogDataModule": "litlens.data.datasets.catdog",
     "ImageDataModule": "litlens.data.module",
     "Preprocessing": "litlens.data.preprocessing",
     "ImageClassifier": "litlens.models.classifier",

@@ -6,7 +6,10 @@ from litlens.callbacks.hyperparameters import flattened
 def test_a_configuration_becomes_one_level() -> None:
     config = {
         "seed_everything": 42,
-        "data": {"class_path": "litlens.data.sets.arrays.MNISTDataModule", "init_args": {"augment": [{"shift": 0.1}]}},
+        "data": {
+            "class_path": "litlens.data.datasets.arrays.MNISTDataModule",
+            "init_args": {"augment": [{"shift": 0.1}]},
+        },
         "model": {
             "class_path": "ImageClassifier",
             "init_args": {

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from litlens.cli.inspection import inspect
 from litlens.cli.main import train
-from litlens.data.sets.arrays import DigitsDataModule
-from litlens.data.sets.folder import FolderDataModule
+from litlens.data.datasets.arrays import DigitsDataModule
+from litlens.data.datasets.folder import FolderDataModule
 
 ROOT = Path(__file__).resolve().parents[2]
 # Gray value, height and width of each image. In order of area: 4×5 (20), 4×6 (24), 5×5 (25), 6×6 (36), 8×8 (64),

@@ -305,7 +305,7 @@ def test_a_config_file_named_config_is_not_taken_for_a_run(tmp_path: Path, monke
 
 def test_missing_data_leave_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("litlens.data.sets.arrays.fetch", _refuse)
+    monkeypatch.setattr("litlens.data.datasets.arrays.fetch", _refuse)
     with pytest.raises(SystemExit):
         train(["--config", str(ROOT / "configs" / "mnist_cnn.yaml")])
     assert not list((tmp_path / "runs").glob("*/*"))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from litlens.data.augment import Augmentation
+from litlens.data.decode import BadImage
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
 from litlens.data.preprocessing import Preprocessing
-from litlens.data.sets.decode import BadImage
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 

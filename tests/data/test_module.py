@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
-from litlens.data.sets.arrays import DigitsDataModule
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 

@@ -10,8 +10,8 @@ import torch
 import torchvision.transforms.v2.functional
 from torch import nn
 
+from litlens.data.datasets.arrays import MNISTDataModule
 from litlens.data.preprocessing import Pixels, Preprocessing
-from litlens.data.sets.arrays import MNISTDataModule
 from litlens.evaluation.intervals import Interval
 from litlens.evaluation.robustness import (
     DISTORTIONS,

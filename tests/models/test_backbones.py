@@ -205,8 +205,8 @@ def test_a_missing_file_is_told_in_one_line() -> None:
 
 def test_the_real_weights_name_a_dog(shared_weights: Path, shared_data: Path) -> None:
     from litlens.constants import NORMALIZATIONS
+    from litlens.data.decode import read_image
     from litlens.data.preprocessing import Preprocessing
-    from litlens.data.sets.decode import read_image
 
     network, names = imagenet_network("squeezenet1_1", str(shared_weights / "squeezenet1_1_imagenet.pth"))
     mean, std = NORMALIZATIONS["imagenet"]

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import nn
 
 from litlens.checkpoints.reading import read_checkpoint
+from litlens.data.decode import read_image
 from litlens.data.preprocessing import Preprocessing
-from litlens.data.sets.decode import read_image
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 

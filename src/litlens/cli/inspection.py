@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from litlens.data.datasets.file_images import FileImages
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import Pixels
-from litlens.data.sets.file_images import FileImages
 
 _SHOWN = 4  # samples of each class on the sheet, each raw and augmented
 _NAMED = 10  # files or pairs that are named before the rest is only counted

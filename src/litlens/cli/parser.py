@@ -25,9 +25,9 @@ import litlens.callbacks.live.precision_recall
 import litlens.callbacks.live.prediction_grid
 import litlens.callbacks.live.wrong_samples
 import litlens.callbacks.random_state
-import litlens.data.sets.arrays
-import litlens.data.sets.catdog
-import litlens.data.sets.fonts
+import litlens.data.datasets.arrays
+import litlens.data.datasets.catdog
+import litlens.data.datasets.fonts
 import litlens.models.networks.mlp
 import litlens.models.networks.scratch
 import litlens.models.transfer  # noqa: F401

@@ -26,8 +26,8 @@ from litlens.callbacks.live.precision_recall import PrecisionRecallCurves
 from litlens.callbacks.live.prediction_grid import PredictionGrid
 from litlens.callbacks.live.wrong_samples import WrongSamples
 from litlens.callbacks.provenance import Provenance
+from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.module import ImageDataModule
-from litlens.data.sets.arrays import DigitsDataModule
 from litlens.data.split import ArrayImages, Split
 from litlens.models.backbones import TransferNetwork
 from litlens.models.classifier import ImageClassifier

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from litlens.callbacks.live import learning_curves as module
 from litlens.callbacks.live.learning_curves import LearningCurves
-from litlens.data.sets.arrays import DigitsDataModule
+from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
 

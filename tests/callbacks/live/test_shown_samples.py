@@ -13,7 +13,7 @@ from torch import Tensor
 from litlens.callbacks.live import prediction_grid as module
 from litlens.callbacks.live.prediction_grid import PredictionGrid
 from litlens.callbacks.live.shown_samples import pixels_of, samples_of
-from litlens.data.sets.arrays import DigitsDataModule
+from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from litlens.callbacks.live import wrong_samples as module
 from litlens.callbacks.live.wrong_samples import WrongSamples
-from litlens.data.sets.arrays import DigitsDataModule
+from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
 

@@ -14,7 +14,7 @@ from PIL import Image
 from litlens.checkpoints.classifier import load_classifier
 from litlens.cli.evaluation import images
 from litlens.cli.main import evaluate
-from litlens.data.sets.decode import read_image
+from litlens.data.decode import read_image
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from litlens.cli.evaluation.robustness import show_robustness
-from litlens.data.sets.arrays import DigitsDataModule
+from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.evaluation.robustness import DISTORTIONS
 from litlens.models.networks.mlp import MLP
 

@@ -12,9 +12,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 from torch import nn
 
-import litlens.data.sets.arrays
-import litlens.data.sets.catdog
-import litlens.data.sets.fonts  # noqa: F401  (class names resolve once their modules are imported)
+import litlens.data.datasets.arrays
+import litlens.data.datasets.catdog
+import litlens.data.datasets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.classifier import is_trusted, load_classifier
 from litlens.cli.evaluation.comparison import show_comparison

@@ -15,8 +15,8 @@ from rich.progress import track
 from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
 from litlens.cli.report import run_home, run_title, write_page
 from litlens.cli.run_folder import checkpoint_path
+from litlens.data.decode import BadImage, read_image
 from litlens.data.preprocessing import Pixels, Preprocessing
-from litlens.data.sets.decode import BadImage, read_image
 from litlens.errors import UserError
 from litlens.evaluation.report.cards import Card, ranking
 from litlens.evaluation.report.embedding import embedded_image

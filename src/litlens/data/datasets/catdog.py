@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from litlens.data.sets.folder import Archive, FolderDataModule
+from litlens.data.datasets.folder import Archive, FolderDataModule
 
 
 class CatDogDataModule(FolderDataModule):

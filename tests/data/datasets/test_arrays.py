@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from litlens.data.datasets.arrays import DigitsDataModule, FashionMNISTDataModule, MNISTDataModule
 from litlens.data.module import SPLITS
-from litlens.data.sets.arrays import DigitsDataModule, FashionMNISTDataModule, MNISTDataModule
 from litlens.errors import UserError
 
 

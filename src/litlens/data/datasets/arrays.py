@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from litlens.data.datasets.download import NotFetched, fetch
+from litlens.data.datasets.splits import stratified_split
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
-from litlens.data.sets.download import NotFetched, fetch
-from litlens.data.sets.splits import stratified_split
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 

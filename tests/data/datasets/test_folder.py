@@ -8,7 +8,7 @@ import pytest
 from image_folders import counts, draw, fill, made
 from PIL import Image
 
-from litlens.data.sets.folder import FolderDataModule
+from litlens.data.datasets.folder import FolderDataModule
 from litlens.errors import UserError
 
 

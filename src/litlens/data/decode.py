@@ -39,7 +39,7 @@ class BadImage(UserError):  # noqa: N818
         return f"{self.name}: {self.reason}"
 
 
-class Unreadable(BadImage):
+class UnreadableImage(BadImage):
     """A file that is there but could not be read: it says nothing of the image, and may pass."""
 
 
@@ -56,7 +56,7 @@ def read_image(source: Path | bytes, *, name: str | None = None, channels: int |
 
     Raises:
         BadImage: It is not there, or is no image, a damaged one, or one of more than
-        `Image.MAX_IMAGE_PIXELS`; `Unreadable` where the disk or the system gave an error.
+        `Image.MAX_IMAGE_PIXELS`; `UnreadableImage` where the disk or the system gave an error.
     """
     name = name or (str(source) if isinstance(source, Path) else "image")
     try:
@@ -90,7 +90,7 @@ def _content(path: Path, *, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         # A link to nowhere, or round in a circle, is as lasting as its content would be.
-        kind = BadImage if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else Unreadable
+        kind = BadImage if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else UnreadableImage
         raise kind(name, error.strerror or str(error)) from error
 
 

@@ -12,9 +12,9 @@ import PIL
 from numpy.typing import NDArray
 
 from litlens.data.cache import digest, file_state, filled_array
+from litlens.data.decode import BadImage, UnreadableImage, read_image
 from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
-from litlens.data.sets.decode import BadImage, Unreadable, read_image
 from litlens.errors import UserError
 
 # Counted up when the decoding or the table changes, so that no older cache is taken for a new one.
@@ -81,7 +81,7 @@ def decode_files(
         def decode(index: int) -> None:
             try:
                 image = read_image(files[index], name=names[index])
-            except Unreadable as error:
+            except UnreadableImage as error:
                 # Kept as a bad image, it would be left out for ever, though the next try may well read it.
                 raise UserError(f"{files[index]} cannot be read ({error.reason}): mend that, or remove it") from error
             except BadImage as error:

@@ -1,6 +1,6 @@
 """Characters of computer fonts, from Chars74K or drawn from font files: the 52 whose shapes differ.
 
-Split by family of fonts (`litlens.data.sets.font_families`): a score on random fonts is another thing."""
+Split by family of fonts (`litlens.data.datasets.font_families`): a score on random fonts is another thing."""
 
 import hashlib
 import io
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from litlens.data.cache import cached_array, digest, file_state
+from litlens.data.datasets.download import fetch
+from litlens.data.datasets.font_families import font_families, split_fonts
+from litlens.data.datasets.font_render import FontError, RenderedFonts
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
-from litlens.data.sets.download import fetch
-from litlens.data.sets.font_families import font_families, split_fonts
-from litlens.data.sets.font_render import FontError, RenderedFonts
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 

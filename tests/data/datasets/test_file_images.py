@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from image_folders import counts, draw, fill, made
 
-from litlens.data.sets import file_images
-from litlens.data.sets.folder import FolderDataModule
+from litlens.data.datasets import file_images
+from litlens.data.datasets.folder import FolderDataModule
 from litlens.errors import UserError
 
 

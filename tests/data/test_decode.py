@@ -12,7 +12,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from litlens.data.sets.decode import BadImage, Unreadable, read_image
+from litlens.data.decode import BadImage, UnreadableImage, read_image
 
 RAMP = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3
 
@@ -182,13 +182,13 @@ def test_reading_is_told_apart_from_decoding(tmp_path: Path, monkeypatch: pytest
     for name in ("cut.png", "round.png", "gone.png"):
         with pytest.raises(BadImage) as caught:
             read_image(tmp_path / name)
-        assert not isinstance(caught.value, Unreadable)
+        assert not isinstance(caught.value, UnreadableImage)
 
     def fails(path: Path) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(Path, "read_bytes", fails)
-    with pytest.raises(Unreadable, match=r"cut\.png: Input/output error$"):
+    with pytest.raises(UnreadableImage, match=r"cut\.png: Input/output error$"):
         read_image(tmp_path / "cut.png")
 
 

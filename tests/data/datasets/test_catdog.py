@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litlens.data.sets.catdog import CatDogDataModule
-from litlens.data.sets.folder import Archive, FolderDataModule
+from litlens.data.datasets.catdog import CatDogDataModule
+from litlens.data.datasets.folder import Archive, FolderDataModule
 from litlens.errors import UserError
 
 

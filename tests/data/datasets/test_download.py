@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from litlens.data.sets.download import NotFetched, extract, fetch
+from litlens.data.datasets.download import NotFetched, extract, fetch
 from litlens.errors import UserError
 
-CONTENT = b"images" * 400_000  # 3.2 MB: more than one chunk
+CONTENT = b"images" * 400_000  # 2.4 MB: more than one chunk
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ def test_one_line_says_what_was_looked_for_where_and_what_to_do(server: str, tmp
     assert "\n" not in told
     assert told.startswith(f"data.bin is not in {tmp_path} and could not be fetched")
     assert all(url in told for url in urls)
-    assert "broke after 1000 of 3200000 bytes" in told
+    assert f"broke after 1000 of {len(CONTENT)} bytes" in told
     assert "checksum differs" in told
     assert f"put the file there by hand, or run once on a machine with network and copy {tmp_path}" in told
     assert list(tmp_path.iterdir()) == []
@@ -99,7 +99,7 @@ def test_a_full_disk_while_fetching(server: str, tmp_path: Path, monkeypatch: py
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("litlens.data.sets.download.urlopen", full)
+    monkeypatch.setattr("litlens.data.datasets.download.urlopen", full)
     with pytest.raises(UserError, match="no space is left"):
         fetch(server, tmp_path / "data.bin")
 

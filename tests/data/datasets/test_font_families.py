@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from litlens.data.sets.font_families import LARGEST_HELD_OUT, font_families, split_fonts, split_sizes
+from litlens.data.datasets.font_families import LARGEST_HELD_OUT, font_families, split_fonts, split_sizes
 from litlens.errors import UserError
 
 

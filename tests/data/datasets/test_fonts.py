@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import litlens.data.sets.fonts
+import litlens.data.datasets.fonts
 from litlens.data.cache import cache_folder
-from litlens.data.sets.fonts import CHARACTERS, FontsDataModule
+from litlens.data.datasets.fonts import CHARACTERS, FontsDataModule
 from litlens.errors import UserError
 
 ALL = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -143,12 +143,12 @@ def test_a_missing_archive_is_fetched_to_its_place(
         assert path == tmp_path / "chars74k" / "EnglishFnt.tgz"
         _write(members, path)
 
-    monkeypatch.setattr(litlens.data.sets.fonts, "fetch", fetch)
+    monkeypatch.setattr(litlens.data.datasets.fonts, "fetch", fetch)
     assert len(FontsDataModule(tmp_path, image_size=(8, 8)).load()["train"]) == 520
 
 
 def test_without_archive_and_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(litlens.data.sets.fonts, "_URL", "http://127.0.0.1:9/EnglishFnt.tgz")
+    monkeypatch.setattr(litlens.data.datasets.fonts, "_URL", "http://127.0.0.1:9/EnglishFnt.tgz")
     with pytest.raises(UserError, match=r"EnglishFnt\.tgz is not in .*chars74k and could not be fetched") as caught:
         FontsDataModule(tmp_path).load()
     assert "\n" not in str(caught.value)

@@ -7,8 +7,8 @@ import pytest
 from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 from fontTools.ttLib.tables._g_l_y_f import Glyph  # type: ignore[import-untyped]
 
-from litlens.data.sets.font_render import FontError, RenderedFonts, draw_font
-from litlens.data.sets.fonts import CHARACTERS
+from litlens.data.datasets.font_render import FontError, RenderedFonts, draw_font
+from litlens.data.datasets.fonts import CHARACTERS
 from litlens.errors import UserError
 
 SHIPPED = Path(matplotlib.get_data_path()) / "fonts" / "ttf"

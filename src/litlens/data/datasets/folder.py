@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from litlens.data.datasets.download import extract, fetch
+from litlens.data.datasets.file_images import decode_files
+from litlens.data.datasets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
+from litlens.data.datasets.splits import stratified_split
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import ResizeMode
-from litlens.data.sets.download import extract, fetch
-from litlens.data.sets.file_images import decode_files
-from litlens.data.sets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
-from litlens.data.sets.splits import stratified_split
 from litlens.data.split import Split
 from litlens.errors import UserError
 
