@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,12 @@ from litlens.models.networks.scratch import LeNet5
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
-def test_weighted_losses_are_means_over_all_samples(data: Data, loss: str) -> None:
-    classifier = small(loss=loss, class_weights=[0.2, 1.0, 3.0])
-    (logged,) = trainer().test(classifier, data, verbose=False)
+def test_weighted_training_losses_are_means_over_all_samples(data: Data, loss: str) -> None:
+    classifier = small(
+        loss=loss, class_weights=[0.2, 1.0, 3.0], optimizer=lambda params: torch.optim.SGD(params, lr=0.0)
+    )
+    run = trainer()
+    run.fit(classifier, data)
     with torch.no_grad():
         logits = classifier(data.images)
     weights = torch.tensor([0.2, 1.0, 3.0])
@@ -27,13 +31,26 @@ def test_weighted_losses_are_means_over_all_samples(data: Data, loss: str) -> No
     else:
         per_sample = (logits.softmax(1) - nn.functional.one_hot(data.labels, 3)).square().mean(1)
         expected = (per_sample * weights[data.labels]).sum() / weights[data.labels].sum()
-    assert logged["loss/test"] == pytest.approx(expected.item(), rel=1e-5)
+    assert run.callback_metrics["loss/train"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"label_smoothing": 0.1}, {"class_weights": [0.2, 1.0, 3.0]}])
+def test_validation_and_test_losses_have_neither_label_smoothing_nor_class_weights(
+    data: Data, settings: dict[str, Any]
+) -> None:
+    classifier, run = small(**settings), trainer()
+    run.fit(classifier, data)
+    (logged,) = run.validate(classifier, data, verbose=False)
+    (tested,) = run.test(classifier, data, verbose=False)
+    with torch.no_grad():
+        logits = classifier(data.images)
+    expected = nn.functional.cross_entropy(logits, data.labels).item()
+    assert logged["loss/val"] == pytest.approx(expected, rel=1e-5)
+    assert tested["loss/test"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_balanced_weights_come_from_the_training_split_and_go_into_the_checkpoint(data: Data, tmp_path: Path) -> None:
     classifier = small(class_weights="balanced")
-    with pytest.raises(UserError, match="balanced"):
-        trainer().test(small(class_weights="balanced"), data, verbose=False)
     run = trainer()
     run.fit(classifier, data)
     counts = torch.bincount(data.labels)
@@ -43,6 +60,7 @@ def test_balanced_weights_come_from_the_training_split_and_go_into_the_checkpoin
     fresh = small(class_weights="balanced")
     (found,) = trainer().test(fresh, data, ckpt_path=str(tmp_path / "x.ckpt"), verbose=False)
     assert found == expected
+    torch.testing.assert_close(fresh._class_weights, 23 / (3 * counts))
 
     loader = data.train_dataloader()
     with pytest.raises(UserError, match="give a list"):
@@ -58,10 +76,11 @@ def test_balanced_weights_are_the_same_under_a_running_average_and_after_a_resum
         callbacks = [RunningAverage(decay=0.5), ModelCheckpoint(tmp_path, filename="x")]
         run = trainer(max_epochs=epochs, callbacks=callbacks, enable_checkpointing=True)
         run.fit(classifier, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+        torch.testing.assert_close(classifier._class_weights, expected)
         # After the fit the classifier is the average, which was validated last.
         with torch.no_grad():
             logits = classifier.eval()(data.images)
-        loss = nn.functional.cross_entropy(logits, data.labels, weight=expected)
+        loss = nn.functional.cross_entropy(logits, data.labels)
         assert run.callback_metrics["loss/val"].item() == pytest.approx(loss.item(), rel=1e-5)
 
     fit(1)

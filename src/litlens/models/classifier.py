@@ -28,17 +28,18 @@ class ImageClassifier(LightningModule):
     """Trains and evaluates a network on batches of images (B, C, H, W) and classes int64 (B,).
 
     Logs `loss/train`, `accuracy/train`, and the same and macro `f1` of val and test, once an epoch, and now
-    and then `loss/train_step`; losses without penalties. Trains in the trainer's precision; validation, test
-    and prediction are in float32 under every mixed one, since logits in bf16 tie.
+    and then `loss/train_step`; losses without penalties, and in validation and test without label smoothing and
+    class weights, so that they equal the report's. Trains in the trainer's precision; validation, test and
+    prediction are in float32 under every mixed one, since logits in bf16 tie.
 
     Args:
         network: gives logits (B, K); a plain `nn.Module`.
         class_names: the K classes, in the order of their labels.
         optimizer: makes an optimizer of parameters.
         lr_scheduler: makes a schedule of an optimizer; lengths left out follow from the trainer.
-        loss: see `litlens.models.losses`; the same in training, validation and test.
-        label_smoothing: from 0 to below 1, the share of the target that all classes divide among them.
-        class_weights: K numbers, or `balanced`: inversely proportional to the classes' shares in training.
+        loss: see `litlens.models.losses`.
+        label_smoothing: from 0 to below 1, the share of the target that all classes divide among them; training only.
+        class_weights: training only; K numbers, or `balanced`: inversely proportional to the training counts.
         l1: weight of Σ|w| over kernels, not biases.
         l2: weight of Σw² over kernels, not biases; with SGD half of what torch calls weight decay.
         mixup: alpha of MixUp, 0 for none; with CutMix, too, a fair coin decides for each batch.
@@ -228,7 +229,7 @@ class ImageClassifier(LightningModule):
     def _evaluate(self, batch: Any, metrics: PassMetrics) -> dict[str, Tensor]:
         images, labels = batch
         logits = self._logits_in_float32(images)
-        loss, weight = self._loss(logits, labels)
+        loss, weight = loss_and_weight(logits, labels, loss=self.loss)
         metrics.update(loss=loss, weight=weight, logits=logits, labels=labels)
         return {"loss": loss, "logits": logits, "labels": labels}
 
@@ -245,10 +246,6 @@ class ImageClassifier(LightningModule):
             self.log(f"{name}/{split}", metric.compute(), prog_bar=name != "f1", sync_dist=True, reduce_fx="max")
 
     def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
-        if self.class_weights == "balanced" and self._class_weights is None:
-            raise UserError(
-                "model.class_weights: balanced weights come from training or a checkpoint, and here is neither."
-            )
         return loss_and_weight(
             logits,
             targets,
