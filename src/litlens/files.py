@@ -1,8 +1,14 @@
-"""Writing a file in one step."""
+"""Paths as a user gives them, and writing a file in one step."""
 
 import os
 import uuid
 from pathlib import Path
+
+
+def user_path(path: str | Path | int) -> Path:
+    """The path with `~` expanded. YAML reads a folder called 2024 as a number."""
+    # Path.expanduser raises where the user after the ~ is unknown.
+    return Path(os.path.expanduser(str(path)))  # noqa: PTH111
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:

@@ -1,20 +1,33 @@
-"""From any image file to pixels. What a file is follows from its content, never from its name."""
+"""Read images of any source to uint8 pixels: files, bytes, PIL images and arrays. Content decides, not the name."""
 
 import errno
+import warnings
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from litlens.data.preprocessing import Pixels
 from litlens.errors import UserError
+from litlens.files import user_path
 
-# Formats that say by their first bytes what they are. Left out are those that are none of an image's
+ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
+# The lowest and the highest value of an image of more than 8 bits; they become 0 and 255.
+ValueRange = tuple[float, float]
+
+# Formats that are recognized by their first bytes. Left out are those that are none of an image's
 # business (PDF), that start another program (EPS: Ghostscript), or that have no such bytes (TGA).
 _FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
 )  # fmt: skip
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Pixels above which a JPEG is decoded at 1/2, 1/4 or 1/8 of its size.
+_LARGE_JPEG = 50_000_000
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -25,10 +38,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Images are decoded in threads, and warnings.catch_warnings changes the filters of the process.
+_opening = Lock()
 
 
 class BadImage(UserError):  # noqa: N818
-    """A file that is not a whole image: `name` says which, `reason` why."""
+    """A source that is not a complete image: `name` says which, `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -40,52 +55,102 @@ class BadImage(UserError):  # noqa: N818
 
 
 class UnreadableImage(BadImage):
-    """A file that is there but could not be read: it says nothing of the image, and may pass."""
+    """A file that exists but could not be read. The image itself may be intact, and the next try may succeed."""
 
 
-def read_image(source: Path | bytes, *, name: str | None = None, channels: int | None = None) -> Pixels:
-    """Read a whole image to uint8 (h, w, 3) RGB, or (h, w, 1) where it is gray.
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of an image, and the range of its values where they had more than 8 bits."""
 
-    Turned as its EXIF data say; what is transparent stands on white; 16-bit gray keeps its range; of an
-    animation, the first frame. Floating-point pixels, whose range nobody knows, are refused.
+    pixels: Pixels
+    values: ValueRange | None = None
+
+
+def read_image(
+    source: ImageSource,
+    *,
+    name: str | None = None,
+    channels: int | None = None,
+    value_range: ValueRange | None = None,
+) -> Pixels:
+    """Read a complete image to uint8 (h, w, 3) RGB, or (h, w, 1) where it is gray.
+
+    The image is turned upright by its EXIF orientation. Transparent pixels are put on white. Of an animation, the
+    first frame is read. Gray values of 16 bits are divided by 257 unless `value_range` is given; a warning tells the
+    range of an image whose values need fewer than 16 bits. A JPEG of more than 50 megapixels is read at half, a
+    quarter or an eighth of its size. HEIC files need the package pillow-heif.
 
     Args:
-        source: A file, or its bytes.
-        name: What to call it in an error; by default its path.
+        source: A path, the bytes of a file, a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
+        name: What the image is called in an error; by default its path.
         channels: Convert to 1 (gray) or 3 (RGB) channels.
+        value_range: Values of an image of more than 8 bits that become 0 and 255; others are clipped. Needed
+            for floating-point values. Images of 8 bits are read as they are.
 
     Raises:
-        BadImage: It is not there, or is no image, a damaged one, or one of more than
-        `Image.MAX_IMAGE_PIXELS`; `UnreadableImage` where the disk or the system gave an error.
+        BadImage: The source is missing, damaged, too large, or not an image; `UnreadableImage` where the disk or
+            the system reported an error.
     """
-    name = name or (str(source) if isinstance(source, Path) else "image")
+    decoded = decode_image(source, name=name, channels=channels, value_range=value_range)
+    if value_range is None and (better := narrow_range(decoded.values)):
+        warnings.warn(f"{_name(source, name)}: {better}", stacklevel=2)
+    return decoded.pixels
+
+
+def decode_image(
+    source: ImageSource,
+    *,
+    name: str | None = None,
+    channels: int | None = None,
+    value_range: ValueRange | None = None,
+) -> Decoded:
+    """Read an image as `read_image` does, without its warning, and return the range of its values, too."""
+    name = _name(source, name)
     try:
-        # Not by its path: Pillow maps some uncompressed files, and a file that shrinks later would kill the
-        # process.
-        data = source if isinstance(source, bytes) else _content(source, name=name)
-        with Image.open(BytesIO(data), formats=_known_formats()) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise BadImage(name, f"{image.width}x{image.height} pixels are more than an image should have")
-            image.load()
-            pixels = _pixels(image, name=name)
+        if isinstance(source, np.ndarray):
+            decoded = _from_array(source, name=name, value_range=value_range)
+        elif isinstance(source, Image.Image):
+            decoded = _from_pillow(source, name=name, value_range=value_range)
+        elif isinstance(source, str | Path | bytes):
+            decoded = _from_bytes(
+                source if isinstance(source, bytes) else _content(user_path(source), name=name),
+                name=name,
+                value_range=value_range,
+            )
+        else:
+            raise BadImage(name, f"{type(source).__name__} is not a path, bytes, a PIL image or a NumPy array")
     except (BadImage, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise BadImage(name, "not an image" if data else "an empty file") from error
-    # Pillow's decoders tell damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError
+    # Pillow's decoders report damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError
     # and more.
     except Exception as error:
         raise BadImage(name, " ".join(str(error).split()) or type(error).__name__) from error
+    pixels = decoded.pixels
     if channels is None or pixels.shape[2] == channels:
-        return pixels
+        return decoded
     converted = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-    return np.asarray(converted.convert("L" if channels == 1 else "RGB")).reshape(*pixels.shape[:2], channels)
+    converted = converted.convert("L" if channels == 1 else "RGB")
+    return Decoded(np.asarray(converted).reshape(*pixels.shape[:2], channels), decoded.values)
+
+
+def narrow_range(values: ValueRange | None) -> str | None:
+    """The warning for 16-bit images whose values would fit into 15 bits or fewer; None where they would not."""
+    if values is None or not 0 < values[1] < 2**15:
+        return None
+    low, high = (int(value) for value in values)
+    return (
+        f"16-bit values from {low} to {high} only become the gray levels {round(low / 257)} to {round(high / 257)} "
+        f"of 255; give value_range: [0, {2 ** high.bit_length() - 1}] to use all of them"
+    )
+
+
+def _name(source: ImageSource, name: str | None) -> str:
+    return name or (str(source) if isinstance(source, str | Path) else "image")
 
 
 def _content(path: Path, *, name: str) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        if path.exists() and not path.is_file():  # reading a pipe would wait forever
             raise BadImage(name, "not a regular file")
         return path.read_bytes()
     except OSError as error:
@@ -94,18 +159,53 @@ def _content(path: Path, *, name: str) -> bytes:
         raise kind(name, error.strerror or str(error)) from error
 
 
-def _known_formats() -> list[str]:
+def _from_bytes(data: bytes, *, name: str, value_range: ValueRange | None) -> Decoded:
+    if not data:
+        raise BadImage(name, "an empty file")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[12:64]:
+        _register_heic(name)
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        # From memory: Pillow maps some uncompressed files, and a file that shrinks later would kill the process.
+        with _opening, warnings.catch_warnings():
+            # Of images between one and two times the limit Pillow warns; they are checked below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
+    except UnidentifiedImageError as error:
+        raise BadImage(name, "not an image") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(name, f"{error}; save it with fewer pixels") from error
+    with opened as image:
+        if image.format in ("JPEG", "MPO") and image.width * image.height > _LARGE_JPEG:
+            factor = next((f for f in (2, 4) if image.width * image.height <= _LARGE_JPEG * f**2), 8)
+            image.draft(None, (image.width // factor, image.height // factor))
+        return _from_pillow(image, name=name, value_range=value_range)
 
 
-def _pixels(image: Image.Image, *, name: str) -> Pixels:
-    """RGB or gray pixels of a loaded image, turned upright."""
+def _register_heic(name: str) -> None:
+    try:
+        import pillow_heif  # an extra: LGPL, and rarely needed
+    except ImportError as error:
+        raise BadImage(name, "a HEIC file; pip install pillow-heif to read it, or save it as JPEG") from error
+    pillow_heif.register_heif_opener()
+
+
+def _from_pillow(image: Image.Image, *, name: str, value_range: ValueRange | None) -> Decoded:
+    """RGB or gray pixels of a PIL image, turned upright."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise BadImage(
+            name, f"{image.width}x{image.height} pixels are more than the limit of {limit:,}; save it with fewer"
+        )
+    image.load()
     turn = _TURNS.get(_orientation(image))
-    if image.mode.startswith("I"):
-        converted = _from_integers(image, name=name)
-    elif image.mode == "F":
-        raise BadImage(name, "floating-point pixels, whose range is not known; save it with 8 or 16 bits")
+    values = None
+    if image.mode.startswith("I") or image.mode == "F":
+        decoded = _scaled(np.asarray(image), name=name, value_range=value_range)
+        converted, values = Image.fromarray(decoded.pixels[..., 0]), decoded.values
+        if isinstance(transparent := image.info.get("transparency"), int):
+            white = Image.new("L", converted.size, "white")
+            converted = Image.composite(white, converted, Image.fromarray(np.asarray(image) == transparent))
     elif image.has_transparency_data:
         gray = image.mode in ("L", "LA", "La", "1")
         layer = image.convert("RGBA")
@@ -116,22 +216,48 @@ def _pixels(image: Image.Image, *, name: str) -> Pixels:
     if turn is not None:
         converted = converted.transpose(turn)
     pixels = np.asarray(converted)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, values)
 
 
-def _from_integers(image: Image.Image, *, name: str) -> Image.Image:
-    """16-bit gray (modes I;16 and I) to 8 bits by its range: Pillow's own conversion clips at 255."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65_535:
-        raise BadImage(name, "integer pixels beyond 16 bits; save it with 8 or 16 bits")
-    gray = np.round(values / 257).astype(np.uint8)
-    if isinstance(transparent := image.info.get("transparency"), int):
-        gray[values == transparent] = 255
-    return Image.fromarray(gray)
+def _from_array(array: NDArray[Any], *, name: str, value_range: ValueRange | None) -> Decoded:
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)) or 0 in array.shape:
+        raise BadImage(name, f"an array of shape {array.shape}; it must be (h, w), or (h, w, C) with C 1, 3 or 4")
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype == np.uint8:
+        decoded = Decoded(np.ascontiguousarray(array))
+    elif array.dtype == np.bool_:
+        decoded = Decoded(array.astype(np.uint8) * 255)
+    elif np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating):
+        decoded = _scaled(array, name=name, value_range=value_range)
+    else:
+        raise BadImage(name, f"an array of {array.dtype}; it must hold integers or floating-point numbers")
+    if decoded.pixels.shape[2] < 4:
+        return decoded
+    return Decoded(_from_pillow(Image.fromarray(decoded.pixels), name=name, value_range=None).pixels, decoded.values)
+
+
+def _scaled(values: NDArray[Any], *, name: str, value_range: ValueRange | None) -> Decoded:
+    """Integers or floating-point numbers to 8 bits: Pillow's own conversion clips at 255."""
+    if values.ndim == 2:
+        values = values[..., None]
+    seen = float(values.min()), float(values.max())
+    if not np.isfinite(seen).all():
+        raise BadImage(name, "values that are not finite; replace them and save it again")
+    if value_range is None:
+        if np.issubdtype(values.dtype, np.floating):
+            raise BadImage(
+                name,
+                f"floating-point values from {seen[0]:g} to {seen[1]:g}, whose range is not known; give value_range",
+            )
+        if seen[0] < 0 or seen[1] > 65_535:
+            raise BadImage(name, f"integers from {seen[0]:.0f} to {seen[1]:.0f}, beyond 16 bits; give value_range")
+    low, high = value_range or (0, 65_535)
+    levels = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
+    return Decoded(np.round(levels.round(9)).astype(np.uint8), seen)
 
 
 def _orientation(image: Image.Image) -> int:
-    # Damaged EXIF data make no damaged image; it is then taken as it lies.
+    # Damaged EXIF data do not make a damaged image: it is then read as it is stored.
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:

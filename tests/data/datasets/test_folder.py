@@ -99,14 +99,17 @@ def test_a_bad_file_in_val_or_test_is_an_error(tmp_path: Path, split: str) -> No
     ("counts", "told"),
     [
         ({}, "is not there"),
-        ({".": 3}, "has no folder of a class"),
+        ({".": 3}, "has no class folders"),
         ({"a": 3}, "has one class only, a"),
         ({"a": 3, "b": 0}, "the class folder .*b is empty"),
         ({"train/a": 3, "train/b": 0}, "the class folder .*b is empty"),
-        ({"train/a": 3, "val/a": 3, "val/b": 3}, "class b stands in .*val but not in .*train"),
-        ({"val/a": 3, "test/a": 3}, "has val and test but no train"),
-        ({"train/a": 3, "train/b": 3, "valid/a": 3}, "valid stands beside train"),
-        ({"a": 3, "b": 3}, "6 are too few to cut a test split from"),
+        ({"train/a": 3, "val/a": 3, "val/b": 3}, "class b has no training image"),
+        ({"val/a": 3, "test/b": 3}, "has val and test but no train"),
+        ({"train/a": 3, "train/b": 3, "holdout/a": 3}, "holdout beside train, which means a split; .* validation"),
+        ({"bus": 3, "car": 3, "Train": 3}, "bus, car beside Train, .* if Train is a class, give data.splits={}"),
+        ({"train/a": 3, "train/b": 3, "valid/a": 3, "val/a": 3}, "val and valid both mean the split val"),
+        ({"train/a": 3, "train/b": 3, "test": 3}, "test has no class folders"),
+        ({"a": 3, "b": 3}, "6 images are too few to create a test split"),
     ],
 )
 def test_mistakes_have_their_own_message(tmp_path: Path, counts: dict[str, int], told: str) -> None:
@@ -123,7 +126,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / "pets" / name).mkdir(parents=True)
         (tmp_path / "pets" / name / "note.txt").write_text("x")
-    with pytest.raises(UserError, match=r"holds no image: a/note\.txt \(not an image\), b/note\.txt"):
+    with pytest.raises(UserError, match=r"has no image: a/note\.txt \(not an image\), b/note\.txt"):
         made(tmp_path / "pets")
 
 
@@ -131,7 +134,7 @@ def test_a_class_whose_training_images_are_all_bad(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"a": 20})
     (folder / "b").mkdir()
     (folder / "b" / "x.jpg").write_text("x")
-    with pytest.raises(UserError, match="no training image of class b is left"):
+    with pytest.raises(UserError, match="class b has no training image"):
         made(folder, max_bad_files=0.5)
 
 
@@ -152,6 +155,133 @@ def test_a_crop_that_is_not_drawn_leaves_the_image_that_evaluation_sees(tmp_path
     for resize_mode in ("crop", "squash"):
         data = made(tmp_path / "pets", augment=[{"crop": {"p": 0}}], resize_mode=resize_mode)
         np.testing.assert_array_equal(data.augmented(0, epoch=0), data.image("train", 0))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("Training", "Validation", "Testing"),
+        ("TRAIN", "valid", "TEST"),
+        ("training_set", "val_set", "test_set"),
+        ("trainset", "validationset", "testset"),
+        ("Training Set", "Valid-Set", "Test Set"),
+    ],
+)
+def test_splits_under_their_usual_names(tmp_path: Path, train: str, val: str, test: str) -> None:
+    folder = fill(
+        tmp_path / "pets", {f"{top}/{name}": n for top, n in ((train, 6), (val, 3), (test, 2)) for name in "ab"}
+    )
+    data = made(folder)
+    assert data.class_names == ["a", "b"]
+    assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [2, 2]}
+    assert data.samples("test").names[0] == f"{test}/a/000.png"
+
+
+def test_splits_under_other_names(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {f"{top}/{name}": n for top, n in (("part1", 6), ("dev", 3)) for name in "ab"})
+    assert counts(made(folder, splits={"train": "part1", "test": "dev"}))["test"] == [3, 3]
+    with pytest.raises(UserError, match=r"data\.splits: there is no folder .*part2"):
+        made(folder, splits={"train": "part2"})
+    with pytest.raises(UserError, match=r"data\.splits: dev is not a split; the keys are train, val, test"):
+        made(folder, splits={"dev": "dev"})
+
+
+def test_a_class_called_train(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "traffic", {"bus": 10, "car": 10, "train": 10})
+    assert counts(made(folder, splits={}))["test"] == [1, 1, 1]
+    lines = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.glob("*/*"))]
+    (tmp_path / "traffic.csv").write_text("\n".join(["file,label", *lines]))
+    assert made(folder, csv=tmp_path / "traffic.csv").class_names == ["bus", "car", "train"]
+
+
+def test_12_bit_values_are_reported_and_read_by_value_range(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        for top, image in (("eight", pixels), ("twelve", pixels.astype(np.uint16) * 16)):
+            path = tmp_path / top / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    made(tmp_path / "eight", channels=1)
+    assert caplog.text == ""
+    for _ in range(2):  # decoded, then from the cache
+        caplog.clear()
+        made(tmp_path / "twelve", channels=1)
+        assert "16-bit values from 0 to 4080 only become the gray levels 0 to 16 of 255" in caplog.text
+        assert "give value_range: [0, 4095]" in caplog.text
+    caplog.clear()
+    data = made(tmp_path / "twelve", channels=1, value_range=(0, 4080))
+    assert caplog.text == ""
+    same = made(tmp_path / "eight", channels=1)
+    for index in range(len(data.samples("test"))):
+        np.testing.assert_array_equal(data.image("test", index), same.image("test", index))
+    row = int(data.samples("test").rows[0])
+    np.testing.assert_array_equal(data.samples("test").images.original(row), data.image("test", 0))
+    with pytest.raises(UserError, match=r"data\.value_range: \[9, 9\]"):
+        made(tmp_path / "twelve", channels=1, value_range=(9, 9))
+
+
+CLASSES = ["owl", "dog", "cat"]
+IMAGENET = {"mean": [0.5], "std": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("tree", "given", "expected"),
+    [
+        ({"test/cat": 3, "test/dog": 2, "test/owl": 1}, ["test"], {"test": [1, 2, 3], "all": [1, 2, 3]}),
+        ({"cat": 3, "dog": 2, "owl": 1}, [], {"all": [1, 2, 3]}),
+        ({"cat": 3, "dog": 2}, [], {"all": [0, 2, 3]}),
+        ({"train/dog": 4, "test/owl": 1}, ["train", "test"], {"test": [1, 0, 0], "all": [1, 4, 0]}),
+    ],
+)
+def test_class_names_serve_to_evaluate_on_any_part_of_the_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tree: dict[str, int], given: list[str], expected: dict[str, Any]
+) -> None:
+    data = made(fill(tmp_path / "other", tree), class_names=CLASSES, normalize=IMAGENET)
+    assert data.class_names == CLASSES
+    assert data.given_splits == given
+    for split, of_class in expected.items():
+        assert np.bincount(data.samples(split).labels, minlength=3).tolist() == of_class
+        assert sum(len(labels) for _, labels in data.evaluation_dataloader(split)) == sum(of_class)
+    absent = [name for name, count in zip(CLASSES, expected["all"], strict=True) if count == 0]
+    assert (", ".join(absent) in caplog.text) if absent else caplog.text == ""
+    if absent or given == ["test"]:
+        with pytest.raises(UserError, match=r"has no training image|has test but no train"):
+            data.train_dataloader()
+
+
+def test_class_names_serve_with_a_csv_of_test_rows(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {".": 3})
+    (tmp_path / "rows.csv").write_text("file,label,split\n000.png,cat,test\n001.png,owl,test\n002.png,cat,Testing\n")
+    data = made(folder, csv=tmp_path / "rows.csv", class_names=CLASSES, normalize=IMAGENET)
+    assert data.samples("test").labels.tolist() == [2, 0, 2]
+
+
+def test_class_names_give_the_order_of_the_classes(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"cat": 20, "dog": 10, "owl": 10})
+    data = made(folder, class_names=CLASSES, batch_size=8)
+    assert counts(data)["test"] == [1, 1, 2]
+    assert len(data.train_dataloader()) > 0
+
+
+def test_class_names_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"cat": 3, "dgo": 3})
+    with pytest.raises(UserError, match=r"data\.class_names: .* the class dgo, .* did you mean 'dog'"):
+        FolderDataModule(folder, class_names=CLASSES)
+    with pytest.raises(UserError, match="given twice"):
+        FolderDataModule(folder, class_names=["cat", "dgo", "cat"])
+
+
+def test_a_folder_in_the_home_folder_and_one_called_2024(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "2024", {"a": 10, "b": 10})
+    (tmp_path / "t.csv").write_text("file,label\n" + "".join(f"{c}/00{i}.png,{c}\n" for c in "ab" for i in range(10)))
+    everywhere: list[Any] = [made(folder) for folder in ("~/2024", 2024)]
+    everywhere.append(made("~/2024", csv="~/t.csv"))
+    for data in everywhere:
+        assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [1, 1]}
 
 
 def test_options_out_of_range(tmp_path: Path) -> None:

@@ -46,14 +46,14 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
     assert counts(data) == {"train": [3, 3], "val": [2, 1], "test": [1, 2]}
 
 
-def test_groups_that_stand_in_two_given_splits_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_groups_in_two_given_splits_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "pets", {".": 30})
     lines = [
         f"{i:03}.png,{'ab'[i % 2]},{('train', 'val', 'test')[i // 10]},{'same' if i in (3, 25) else i}"
         for i in range(30)
     ]
     made(folder, csv=table(folder, "\n".join(["file,label,split,group", *lines])))
-    assert "1 groups stand in two splits: same" in caplog.text
+    assert "1 groups are in two splits: same" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_groups_that_stand_in_two_given_splits_are_told(tmp_path: Path, caplog: 
         ("", "has no column file nor label"),
         ("file,label\n000.png,a\n001.png,\n", "line 3: no label"),
         (
-            "file,label,split\n000.png,a,train\n001.png,b,valid\n",
-            "line 3: split is 'valid', none of train, val, test",
+            "file,label,split\n000.png,a,train\n001.png,b,dev\n",
+            "line 3: split 'dev' is not one of train, training, val, valid, validation",
         ),
-        ("file,label\n000.png,a\n000.png,b\n", "line 3: 000.png stands there twice"),
-        ("file,label,split\n000.png,a,train\n001.png,b,val\n", "class b has no file whose split is train"),
+        ("file,label\n000.png,a\n000.png,b\n", "line 3: 000.png is listed twice"),
+        ("file,label,split\n000.png,a,train\n001.png,b,val\n", "class b has no training image"),
         ("file,label\n000.png,a\n999.png,b\n", "max_bad_files: 1 of 2 .*999.png"),
         (
             'file,label\n000.png,a\n"001.png,b\n' + 20_000 * "002.png,c\n",

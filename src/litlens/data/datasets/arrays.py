@@ -13,6 +13,7 @@ from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
+from litlens.files import user_path
 
 
 class DigitsDataModule(ImageDataModule):
@@ -51,9 +52,9 @@ class _IdxDataModule(ImageDataModule):
     # File and MD5 of its gzip archive, as torchvision.datasets.mnist lists them.
     _archives: ClassVar[dict[str, str]]
 
-    def __init__(self, root: str | Path = "data", *, validation: int = 5000, **kwargs: Any) -> None:
+    def __init__(self, root: str | Path | int = "data", *, validation: int = 5000, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.root = Path(root)
+        self.root = user_path(root)
         self.validation = validation
         self.class_names = list(self._class_names)
         self.in_channels = 1

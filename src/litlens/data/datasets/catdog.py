@@ -28,6 +28,6 @@ class CatDogDataModule(FolderDataModule):
     )
 
     def __init__(
-        self, folder: str | Path = "data/PetImages", *, image_size: int | tuple[int, int] = 100, **kwargs: Any
+        self, folder: str | Path | int = "data/PetImages", *, image_size: int | tuple[int, int] = 100, **kwargs: Any
     ) -> None:
         super().__init__(folder, image_size=image_size, **kwargs)

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,33 @@ import PIL
 from numpy.typing import NDArray
 
 from litlens.data.cache import digest, file_state, filled_array
-from litlens.data.decode import BadImage, UnreadableImage, read_image
+from litlens.data.decode import BadImage, UnreadableImage, ValueRange, decode_image
 from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
 from litlens.errors import UserError
 
 # Counted up when the decoding or the table changes, so that no older cache is taken for a new one.
-_VERSION = 1
+_VERSION = 2
 _REASON_BYTES = 160
 
 
 class FileImages:
     """Images in files: at the network's size from a mapped cache, the originals from their files."""
 
-    def __init__(self, table: "np.memmap[Any, Any]", *, files: list[Path], names: list[str], channels: int) -> None:
+    def __init__(
+        self,
+        table: "np.memmap[Any, Any]",
+        *,
+        files: list[Path],
+        names: list[str],
+        channels: int,
+        value_range: ValueRange | None,
+    ) -> None:
         self._table = table
         self._files = files
         self._names = names
         self._channels = channels
+        self._value_range = value_range
 
     def batch(self, rows: NDArray[np.int64]) -> Pixels:
         """Images at the network's size: uint8 (B, H, W, C)."""
@@ -37,7 +47,9 @@ class FileImages:
 
     def original(self, row: int) -> Pixels:
         """One image decoded from its file: uint8 (h, w, C)."""
-        return read_image(self._files[row], name=self._names[row], channels=self._channels)
+        return decode_image(
+            self._files[row], name=self._names[row], channels=self._channels, value_range=self._value_range
+        ).pixels
 
     def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Heights and widths of the originals: (B, 2)."""
@@ -47,6 +59,12 @@ class FileImages:
     def reasons(self) -> list[str]:
         """Why each file is no whole image; nothing where it is one. Rows of bad files are black."""
         return [reason.decode() for reason in self._table["reason"].tolist()]
+
+    @property
+    def values(self) -> ValueRange | None:
+        """The lowest and the highest value over all files of more than 8 bits; None where there are no such files."""
+        ranges = self._table["values"][self._table["values"][:, 1] > 0]
+        return (float(ranges[:, 0].min()), float(ranges[:, 1].max())) if len(ranges) else None
 
     def __getstate__(self) -> dict[str, Any]:
         # A mapped array would be pickled with all its pixels; a worker maps the file itself.
@@ -64,6 +82,7 @@ def decode_files(
     channels: int,
     resize_mode: ResizeMode,
     owner: Path,
+    value_range: ValueRange | None = None,
 ) -> FileImages:
     """Decode files in threads, or take the cache where their names, sizes and times have not changed.
 
@@ -72,7 +91,7 @@ def decode_files(
     Raises:
         UserError: A file that is there could not be read; nothing is kept.
     """
-    settings = [size, channels, resize_mode]
+    settings = [size, channels, resize_mode, value_range]
     stats = [(name, *_stat(file)) for name, file in zip(names, files, strict=True)]
     zeros, ones = (0.0,) * channels, (1.0,) * channels
     geometry = Preprocessing(size=size, channels=channels, mean=zeros, std=ones, resize_mode=resize_mode).geometry
@@ -80,30 +99,32 @@ def decode_files(
     def fill(table: NDArray[Any]) -> None:
         def decode(index: int) -> None:
             try:
-                image = read_image(files[index], name=names[index])
+                decoded = decode_image(files[index], name=names[index], value_range=value_range)
             except UnreadableImage as error:
                 # Kept as a bad image, it would be left out for ever, though the next try may well read it.
-                raise UserError(f"{files[index]} cannot be read ({error.reason}): mend that, or remove it") from error
+                raise UserError(f"{files[index]} cannot be read ({error.reason}): repair or remove it") from error
             except BadImage as error:
                 table["reason"][index] = _clipped(error.reason)
             else:
-                table["size"][index] = image.shape[:2]
-                table["pixels"][index] = geometry(image)
+                table["size"][index] = decoded.pixels.shape[:2]
+                table["pixels"][index] = geometry(decoded.pixels)
+                table["values"][index] = decoded.values or (0, 0)
 
         _for_each(decode, count=len(files), description=f"Decoding {owner.name}")
 
     table = filled_array(
-        digest([_VERSION, PIL.__version__, stats]),
+        digest([_VERSION, PIL.__version__, find_spec("pillow_heif") is not None, stats]),
         fill,
         shape=(len(files),),
         dtype=[
             ("pixels", np.uint8, (*size, channels)),
             ("size", np.int32, (2,)),
+            ("values", np.float64, (2,)),
             ("reason", f"S{_REASON_BYTES}"),
         ],
         owner=f"files-{digest([os.path.realpath(owner), settings])}",
     )
-    return FileImages(table, files=files, names=names, channels=channels)
+    return FileImages(table, files=files, names=names, channels=channels, value_range=value_range)
 
 
 def _for_each(work: Callable[[int], None], *, count: int, description: str) -> None:

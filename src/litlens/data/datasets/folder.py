@@ -1,4 +1,4 @@
-"""A folder of images, one subfolder a class, as a data module: new data of that kind need no code."""
+"""The data module of images in folders, one a class, or listed in a CSV: new data of that kind need no code."""
 
 import logging
 import os
@@ -15,10 +15,13 @@ from litlens.data.datasets.download import extract, fetch
 from litlens.data.datasets.file_images import decode_files
 from litlens.data.datasets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
 from litlens.data.datasets.splits import stratified_split
+from litlens.data.decode import narrow_range
+from litlens.data.loader import TrainingLoader
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import ResizeMode
 from litlens.data.split import Split
-from litlens.errors import UserError
+from litlens.errors import UserError, listed, nearest
+from litlens.files import user_path
 
 _log = logging.getLogger(__name__)
 
@@ -35,22 +38,29 @@ class Archive:
 class FolderDataModule(ImageDataModule):
     """Images in `folder/CLASS/*` or `folder/{train,val,test}/CLASS/*`, or listed in a CSV.
 
-    Files are decoded once, to the network's size, and kept in a cache that is dropped when they change. What
-    a file is follows from its content. One that is no whole image is left out of training and named; in val
+    Files are decoded once, to the network's size, and kept in a cache that is dropped when they change. The format of
+    a file follows from its content. A file that is not a complete image is left out of training and named; in val
     and test it is an error.
 
-    Splits that are missing are cut stratified and seeded: all three from one by `fractions`; val from train
+    Missing splits are created, stratified and seeded: all three from one by `fractions`; val from train
     by its share of the two (one third); test from train by its share of all (one tenth).
 
     Args:
-        folder: One tree of classes; with `csv`, what the files in it are relative to.
+        folder: One tree of classes; with `csv`, what the files in it are relative to. Folders called train, training,
+            val, valid, validation, test or testing, also followed by set or _set and in any case, are splits.
         image_size: Height and width of the images for the network; one number for both.
         channels: 1 for gray, 3 for color.
         resize_mode: What becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
         fractions: Sizes of train, val and test in proportion to each other.
-        csv: A table with columns file and label, optionally split (train, val or test) and group (what must
-            not stand in two splits).
+        csv: A table with columns file and label, optionally split (train, val or test) and group (which must
+            not be divided between splits).
         max_bad_files: The share of the training files that may be left out before the run is refused.
+        splits: The folder of each split where it has another name, as in `{train: part1, test: part2}`; with `{}`,
+            every folder is a class, one called `train`, too.
+        class_names: The classes in the order of the network's outputs; by default those of the data, sorted. With it,
+            data to evaluate on need not have a training split, nor images of every class.
+        value_range: The values of 16-bit or floating-point images that become 0 and 255, such as `[0, 4095]` for
+            12 bits; by default 0 and 65,535. Other images are read as they are.
         **kwargs: As for `ImageDataModule`.
     """
 
@@ -59,24 +69,31 @@ class FolderDataModule(ImageDataModule):
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Path | int,
         *,
         image_size: int | tuple[int, int] = 224,
         channels: Literal[1, 3] = 3,
         resize_mode: ResizeMode = "crop",
         fractions: tuple[float, float, float] = (0.6, 0.3, 0.1),
-        csv: str | Path | None = None,
+        csv: str | Path | int | None = None,
         max_bad_files: float = 0.01,
+        splits: dict[str, str] | None = None,
+        class_names: list[str] | None = None,
+        value_range: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.folder = Path(folder)
-        self.csv = None if csv is None else Path(csv)
+        self.folder = user_path(folder)
+        self.csv = None if csv is None else user_path(csv)
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         self.in_channels = channels
         self.resize_mode = resize_mode
         self.fractions = fractions
         self.max_bad_files = max_bad_files
+        self.splits = splits
+        self.value_range = value_range
+        if value_range is not None and value_range[0] >= value_range[1]:
+            raise UserError(f"data.value_range: {list(value_range)} must be the lowest value, then the highest")
         if min(self.image_size) < 1:
             raise UserError(f"data.image_size: {image_size} is less than 1")
         if len(fractions) != 3 or min(fractions) <= 0:
@@ -84,7 +101,17 @@ class FolderDataModule(ImageDataModule):
         if self.archive is not None and self.csv is None and not self.folder.exists():
             self.class_names = list(self.archive.class_names)
         else:
-            self.class_names = csv_classes(self.csv) if self.csv else class_folders(self.folder)
+            self.class_names = self._found_classes()
+        self._any_classes = class_names is not None
+        if class_names is not None:
+            if len(set(class_names)) < len(class_names):
+                raise UserError(f"data.class_names: {listed(class_names)}: a class is given twice; remove one")
+            if unknown := [name for name in self.class_names if name not in class_names]:
+                raise UserError(
+                    f"data.class_names: {self.csv or self.folder} has the class {unknown[0]}, which is not among "
+                    f"{listed(class_names)}{nearest(unknown[0], class_names)}"
+                )
+            self.class_names = list(class_names)
         if len(self.class_names) < 2:
             raise UserError(f"data.folder: {self.csv or self.folder} has one class only, {self.class_names[0]}")
         self._listing: Listing | None = None
@@ -99,7 +126,7 @@ class FolderDataModule(ImageDataModule):
         return self.folder
 
     def load(self) -> dict[str, Split]:
-        """Decode what the cache lacks, leave out what cannot be decoded, cut the splits that are missing."""
+        """Decode the files that the cache lacks, leave out bad ones, and create missing splits."""
         if self.archive is not None and self.csv is None and not self.folder.exists():
             _fetch(self.archive, self.folder)
         listing = self._listed()
@@ -110,17 +137,20 @@ class FolderDataModule(ImageDataModule):
             channels=self.in_channels,
             resize_mode=self.resize_mode,
             owner=self.csv or self.folder,
+            value_range=self.value_range,
         )
+        if self.value_range is None and (better := narrow_range(images.values)):
+            _log.warning("data.value_range: %s: %s", self.csv or self.folder, better)
         good = self._without_bad_files(listing, images.reasons)
         rows = self._cut(listing, good)
-        for label, name in enumerate(self.class_names):
-            if label not in listing.labels[rows["train"]]:
-                raise UserError(f"data.folder: {self.folder}: no training image of class {name} is left")
-        for split, members in rows.items():
-            if len(members) == 0:
-                raise UserError(f"data.folder: {self.folder}: {len(good)} are too few to cut a {split} split from")
+        if self._any_classes:
+            present = np.unique(listing.labels[good])
+            if absent := [name for label, name in enumerate(self.class_names) if label not in present]:
+                _log.warning("%s has no image of %d classes: %s", self.csv or self.folder, len(absent), listed(absent))
+        else:
+            self._check_training({split: listing.labels[members] for split, members in rows.items()})
         if listing.groups is not None:
-            self._tell_of_torn_groups(listing.groups, rows)
+            self._report_divided_groups(listing.groups, rows)
         return {
             split: Split(
                 images,
@@ -132,38 +162,79 @@ class FolderDataModule(ImageDataModule):
             for split, members in rows.items()
         }
 
+    def samples(self, split: str) -> Split:
+        """The labels, names and groups of `train`, `val`, `test`, or of `all` three together; after `setup`."""
+        if split != "all":
+            return super().samples(split)
+        parts = [super(FolderDataModule, self).samples(name) for name in SPLITS]
+        return Split(
+            parts[0].images,
+            rows=np.concatenate([part.rows for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            names=[name for part in parts for name in part.names],
+            groups=None if parts[0].groups is None else [group for part in parts for group in part.groups or ()],
+        )
+
+    @property
+    def given_splits(self) -> list[str]:
+        """The splits that the folder or the CSV gives; empty where all of them are created."""
+        given = self._listed().splits or []
+        return [split for split in SPLITS if split in given]
+
+    def train_dataloader(self) -> TrainingLoader:
+        """As in `ImageDataModule`, after a check that there are training images of every class."""
+        self._check_training({split: self.samples(split).labels for split in SPLITS})
+        return super().train_dataloader()
+
+    def _check_training(self, labels: dict[str, NDArray[np.int64]]) -> None:
+        place = self.csv or self.folder
+        if "train" not in self.given_splits and self.given_splits:
+            raise UserError(
+                f"data.folder: {place} has {' and '.join(self.given_splits)} but no train: add it; "
+                "to evaluate on these splits, give data.class_names"
+            )
+        for label, name in enumerate(self.class_names):
+            if label not in labels["train"]:
+                raise UserError(f"data.folder: {place}: class {name} has no training image; add some or remove it")
+        for split, members in labels.items():
+            if len(members) == 0:
+                total = sum(map(len, labels.values()))
+                raise UserError(f"data.folder: {place}: {total} images are too few to create a {split} split; add some")
+
+    def _found_classes(self) -> list[str]:
+        return csv_classes(self.csv) if self.csv else class_folders(self.folder, self.splits)
+
     def _listed(self) -> Listing:
         if self._listing is None:
             if self.csv:
                 self._listing = list_csv(self.csv, folder=self.folder, class_names=self.class_names)
             else:
-                found = class_folders(self.folder)
-                if found != self.class_names:
+                found = self._found_classes()
+                if not (set(found) <= set(self.class_names) if self._any_classes else found == self.class_names):
                     raise UserError(
-                        f"data.folder: {self.folder} has the classes {', '.join(found)}, "
-                        f"not {', '.join(self.class_names)}"
+                        f"data.folder: {self.folder} has the classes {listed(found)}, not {listed(self.class_names)}"
                     )
-                self._listing = list_folder(self.folder, class_names=self.class_names)
+                self._listing = list_folder(self.folder, class_names=self.class_names, splits=self.splits)
         return self._listing
 
     def _without_bad_files(self, listing: Listing, reasons: list[str]) -> NDArray[np.int64]:
-        """The rows of the good files; tells of the others, or refuses."""
+        """The rows of the good files; reports the others, or refuses."""
         bad = [row for row, reason in enumerate(reasons) if reason]
         lines = {row: f"{listing.names[row]} ({reasons[row]})" for row in bad}
         if len(bad) == len(reasons):
-            raise UserError(f"data.folder: {self.folder} holds no image: {_some(list(lines.values()))}")
+            raise UserError(f"data.folder: {self.folder} has no image: {listed(lines.values())}")
         of_split = listing.splits or ["train"] * len(reasons)
         held_out = [lines[row] for row in bad if of_split[row] != "train"]
         if held_out:
             raise UserError(
-                f"data.folder: {self.folder}: not a whole image in val or test: {_some(held_out)}; "
-                "mend or remove it, so that the score says of what it is one"
+                f"data.folder: {self.folder}: not a complete image in val or test: {listed(held_out)}; "
+                "fix or remove it: files of val and test are never skipped"
             )
         training = sum(split == "train" for split in of_split)
         if len(bad) > self.max_bad_files * training:
             raise UserError(
-                f"data.max_bad_files: {len(bad)} of {training} files in train are no whole image, over "
-                f"{self.max_bad_files:.2%}: {_some(list(lines.values()))}; remove them, or raise it"
+                f"data.max_bad_files: {len(bad)} of {training} files in train are not complete images, over "
+                f"{self.max_bad_files:.2%}: {listed(lines.values())}; remove them, or raise it"
             )
         self.left_out = list(lines.values())
         if bad:
@@ -172,7 +243,7 @@ class FolderDataModule(ImageDataModule):
         return np.setdiff1d(np.arange(len(reasons)), bad).astype(np.int64)
 
     def _cut(self, listing: Listing, good: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """The rows of each split: those that are given, and those that are missing cut from train."""
+        """The rows of each split: the given ones, and the missing ones taken from train."""
         of_split = np.array(listing.splits or ["train"] * len(listing.files))
         rows = {split: good[of_split[good] == split] for split in SPLITS}
         missing = [split for split in SPLITS if split not in of_split]
@@ -190,12 +261,12 @@ class FolderDataModule(ImageDataModule):
         parts = stratified_split(listing.labels[pool], shares, seed=self.seed, groups=groups)
         return rows | {split: pool[part] for split, part in zip(["train", *missing], parts, strict=True)}
 
-    def _tell_of_torn_groups(self, groups: list[str], rows: dict[str, NDArray[np.int64]]) -> None:
-        """Given splits are taken as they are, but a group that stands in two of them flatters the score."""
+    def _report_divided_groups(self, groups: list[str], rows: dict[str, NDArray[np.int64]]) -> None:
+        """Given splits are used as they are, but a group that is in two of them makes the score too high."""
         homes = [{groups[row] for row in members} for members in rows.values()]
-        torn = sorted(set().union(*(a & b for a, b in combinations(homes, 2))))
-        if torn:
-            _log.warning("%s: %d groups stand in two splits: %s", self.csv, len(torn), _some(torn))
+        divided = sorted(set().union(*(a & b for a, b in combinations(homes, 2))))
+        if divided:
+            _log.warning("%s: %d groups are in two splits: %s", self.csv, len(divided), listed(divided))
 
 
 def _fetch(archive: Archive, folder: Path) -> None:
@@ -210,8 +281,3 @@ def _fetch(archive: Archive, folder: Path) -> None:
         (unpacked / archive.folder).replace(folder)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
-
-
-def _some(lines: list[str], *, most: int = 5) -> str:
-    more = f" and {len(lines) - most} more" if len(lines) > most else ""
-    return ", ".join(lines[:most]) + more

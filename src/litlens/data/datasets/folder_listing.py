@@ -1,8 +1,9 @@
-"""Which files a folder or a CSV lists, of which class and in which split; none of them is opened."""
+"""List the files of a folder or a CSV with their classes and splits, without opening them."""
 
 import csv
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -11,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.module import SPLITS
-from litlens.errors import UserError
+from litlens.errors import UserError, listed, nearest
+
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+_NAMES_UNDERSTOOD = (
+    ", ".join(name for names in _SPLIT_NAMES.values() for name in names)
+    + " (also followed by set or _set, in any case)"
+)
 
 
 @dataclass(frozen=True)
@@ -28,59 +39,63 @@ class Listing:
     groups: list[str] | None
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The class names of `folder/CLASS` or `folder/{train,val,test}/CLASS`, sorted.
+def class_folders(folder: Path, splits: Mapping[str, str] | None = None) -> list[str]:
+    """The class names of `folder/CLASS` or `folder/SPLIT/CLASS`, sorted; bytes that are not UTF-8 are replaced.
+
+    Args:
+        folder: The tree.
+        splits: The folder of each split; by default the folders that have the usual names of splits; none if empty.
 
     Raises:
-        UserError: There is no such folder, or it is laid out otherwise.
+        UserError: There is no such folder, or its layout is not one of the two.
     """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "is not there"
         raise UserError(f"data.folder: {folder} {what} (looked for it from {Path.cwd()})")
-    tops = _split_folders(folder) or {"": folder}
-    names = sorted({path.name for top in tops.values() for path in _subfolders(top)})
-    if not names:
-        raise UserError(
-            f"data.folder: {folder} has no folder of a class; "
-            "lay the images out as folder/CLASS/* or folder/{train,val,test}/CLASS/*, or give data.csv"
-        )
-    return names
+    tops = _split_folders(folder, splits) or {"": folder}
+    names = set[str]()
+    for top in tops.values():
+        found = [_readable(path.name) for path in _subfolders(top)]
+        if not found:
+            raise UserError(
+                f"data.folder: {top} has no class folders; "
+                "use the layout folder/CLASS/* or folder/{train,val,test}/CLASS/*, or give data.csv"
+            )
+        if len(set(found)) < len(found):
+            raise UserError(f"data.folder: {top} has two folders that are both read as {_twice(found)}; rename one")
+        names.update(found)
+    return sorted(names)
 
 
-def list_folder(folder: Path, *, class_names: list[str]) -> Listing:
-    """List `folder/CLASS/**` or `folder/{train,val,test}/CLASS/**`, sorted; hidden files are left out.
+def list_folder(folder: Path, *, class_names: list[str], splits: Mapping[str, str] | None = None) -> Listing:
+    """List `folder/CLASS/**` or `folder/SPLIT/CLASS/**`, sorted; hidden files are left out.
 
     Raises:
-        UserError: A class folder is empty, or a class is missing from train.
+        UserError: A class folder is empty.
     """
     files: list[Path] = []
     labels: list[int] = []
-    splits: list[str] = []
-    tops = _split_folders(folder)
+    of_split: list[str] = []
+    tops = _split_folders(folder, splits)
     for split, top in (tops or {"": folder}).items():
         for path in _subfolders(top):
             found = sorted(_files_below(path), key=lambda file: file.relative_to(folder).as_posix())
             if not found:
                 raise UserError(f"data.folder: the class folder {path} is empty; fill it or remove it")
             files += found
-            labels += [class_names.index(path.name)] * len(found)
-            splits += [split] * len(found)
-    if tops:
-        for name in class_names:
-            if not (folder / "train" / name).is_dir():
-                where = next(split for split, top in tops.items() if (top / name).is_dir())
-                raise UserError(f"data.folder: class {name} stands in {folder / where} but not in {folder / 'train'}")
+            labels += [class_names.index(_readable(path.name))] * len(found)
+            of_split += [split] * len(found)
     return Listing(
         files=files,
-        names=[file.relative_to(folder).as_posix() for file in files],
+        names=[_readable(file.relative_to(folder).as_posix(), errors="backslashreplace") for file in files],
         labels=np.array(labels, dtype=np.int64),
-        splits=splits if tops else None,
+        splits=of_split if tops else None,
         groups=None,
     )
 
 
 def csv_classes(table: Path) -> list[str]:
-    """The labels that stand in a CSV, sorted."""
+    """The labels of a CSV, sorted."""
     return sorted({row["label"] for _, row in _rows(table)})
 
 
@@ -88,7 +103,7 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
     """List a CSV with columns file and label, and optionally split and group; files are relative to `folder`.
 
     Raises:
-        UserError: A column, a label or a split is missing or unknown, or a file stands there twice.
+        UserError: A column, a label or a split is missing or unknown, or a file is listed twice.
     """
     rows = list(_rows(table))
     columns = set(rows[0][1])
@@ -96,40 +111,67 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
     seen: set[str] = set()
     for line, row in rows:
         if row["file"] in seen:
-            raise UserError(f"data.csv: {table} line {line}: {row['file']} stands there twice")
+            raise UserError(f"data.csv: {table} line {line}: {row['file']} is listed twice")
         seen.add(row["file"])
-        if "split" in columns and row["split"] not in SPLITS:
+        if row["label"] not in class_names:
             raise UserError(
-                f"data.csv: {table} line {line}: split is {row['split']!r}, none of {', '.join(SPLITS)}; "
-                "leave the column out to have the splits cut"
+                f"data.csv: {table} line {line}: label {row['label']!r} is not in data.class_names"
+                + nearest(row["label"], class_names)
             )
-    splits = [row["split"] for _, row in rows] if "split" in columns else None
-    if splits is not None:
-        training = {row["label"] for _, row in rows if row["split"] == "train"}
-        if missing := [name for name in class_names if name not in training]:
-            raise UserError(f"data.csv: {table}: class {missing[0]} has no file whose split is train")
+        if "split" in columns and split_named(row["split"]) is None:
+            raise UserError(
+                f"data.csv: {table} line {line}: split {row['split']!r} is not one of {_NAMES_UNDERSTOOD}; "
+                "leave the column out to create the splits"
+            )
     return Listing(
         files=[folder / name for name in names],
         names=names,
         labels=np.array([class_names.index(row["label"]) for _, row in rows], dtype=np.int64),
-        splits=splits,
+        splits=[split_named(row["split"]) or "" for _, row in rows] if "split" in columns else None,
         groups=[row["group"] for _, row in rows] if "group" in columns else None,
     )
 
 
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """The folders of the splits, none where `folder` holds the classes themselves."""
-    tops = {split: folder / split for split in SPLITS if (folder / split).is_dir()}
-    if not tops:
-        return {}
-    if "train" not in tops:
-        raise UserError(f"data.folder: {folder} has {' and '.join(tops)} but no train")
-    if strangers := [path.name for path in _subfolders(folder) if path.name not in tops]:
+def split_named(name: str) -> str | None:
+    """The split that a name means (`Training`, `valid`, `test_set`, …): train, val or test; None for other names."""
+    word = re.sub(r"[ _-]?set$", "", name.lower())
+    return next((split for split, names in _SPLIT_NAMES.items() if word in names), None)
+
+
+def _split_folders(folder: Path, splits: Mapping[str, str] | None) -> dict[str, Path]:
+    """The folder of each split; empty where `folder` holds the classes themselves."""
+    if splits is not None:
+        if unknown := [split for split in splits if split not in SPLITS]:
+            raise UserError(f"data.splits: {unknown[0]} is not a split; the keys are {', '.join(SPLITS)}")
+        tops = {split: folder / splits[split] for split in SPLITS if split in splits}
+        if missing := [top for top in tops.values() if not top.is_dir()]:
+            raise UserError(f"data.splits: there is no folder {missing[0]}; give each split the name of its folder")
+        return tops
+    named = [(split, path) for path in _subfolders(folder) if (split := split_named(path.name)) is not None]
+    tops = {split: path for name in SPLITS for split, path in named if split == name}
+    if len(tops) < len(named):
+        split = _twice([split for split, _ in named])
+        both = " and ".join(path.name for of, path in named if of == split)
         raise UserError(
-            f"data.folder: {folder / strangers[0]} stands beside {', '.join(tops)}; "
-            f"splits are called {', '.join(SPLITS)}: rename it, or move it elsewhere"
+            f"data.folder: {folder}: {both} both mean the split {split}; rename one, or give data.splits={{{split}: …}}"
+        )
+    if tops and (others := [path.name for path in _subfolders(folder) if path not in tops.values()]):
+        taken = ", ".join(path.name for path in tops.values())
+        raise UserError(
+            f"data.folder: {folder}: {listed(map(_readable, others))} beside {taken}, which means a split; "
+            f"names of splits are {_NAMES_UNDERSTOOD}: rename or move the others, or, if {taken} is a class, "
+            "give data.splits={}"
         )
     return tops
+
+
+def _readable(name: str, errors: str = "replace") -> str:
+    """A file name as text that can be printed and encoded: Python reads bytes that are not UTF-8 as surrogates."""
+    return os.fsencode(name).decode("utf-8", errors)
+
+
+def _twice(names: list[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -160,7 +202,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         yield from _checked_rows(reader, table=table)
     except csv.Error as error:
-        # The reader counts a row's lines when the row has come to its end, which this one does not.
+        # The reader counts the lines of a row at its end, which it has not reached here.
         line = reader.line_num + 1
         raise UserError(
             f"data.csv: {table}: the row that begins in line {line} cannot be read ({error}); "

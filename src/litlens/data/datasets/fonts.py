@@ -28,6 +28,7 @@ from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
+from litlens.files import user_path
 
 # Capital O is left out for the digit and the small letter, small letters for capitals of the same shape.
 CHARACTERS = "0123456789ABCDEFGHIJKLMNPQRSTUVWXYZabdefghijmnoqrtuy"
@@ -73,19 +74,19 @@ class FontsDataModule(ImageDataModule):
 
     def __init__(
         self,
-        root: str | Path = "data",
+        root: str | Path | int = "data",
         *,
         source: Literal["chars74k", "render"] = "chars74k",
-        folder: str | Path | None = None,
+        folder: str | Path | int | None = None,
         image_size: tuple[int, int] = (90, 90),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if source not in ("chars74k", "render"):
             raise UserError(f"data.source: '{source}' is not chars74k or render")
-        self.root = Path(root)
+        self.root = user_path(root)
         self.source = source
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else user_path(folder)
         self.class_names = list(CHARACTERS)
         self.in_channels = 1
         self.image_size = (int(image_size[0]), int(image_size[1]))
