@@ -1,9 +1,10 @@
-"""Fixtures: real data and weights where they are at hand, and caches that leave the user's alone."""
+"""Fixtures: real data and weights where they are at hand, small stand-ins, and a cache of the tests' own."""
 
 import os
 from pathlib import Path
 
 import pytest
+from stand_ins import write_stand_ins
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -23,6 +24,12 @@ def shared_data() -> Path:
 def shared_weights() -> Path:
     """The folder of real ImageNet weights: LITLENS_TEST_WEIGHTS, or ../shared/weights beside the checkout."""
     return _at_hand("LITLENS_TEST_WEIGHTS", _SHARED / "weights")
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small random `data` and `weights`, and a `torch` cache in place of downloads."""
+    return write_stand_ins(tmp_path_factory.mktemp("stand_ins"))
 
 
 def _at_hand(variable: str, default: Path) -> Path:
