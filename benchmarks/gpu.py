@@ -62,18 +62,22 @@ class Stopwatch(Callback):
         self._start = self._trained = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start an epoch's watch, which ends the one before."""
         self._start = _now()
         if self.epochs:
             self.epochs[-1]["whole"] = self._start - self.epochs[-1].pop("start")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Stop the training part's watch at the last batch."""
         if trainer.is_last_batch:
             self._trained = _now()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the training part."""
         self.epochs.append({"training": self._trained - self._start, "start": self._start})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the last epoch's watch, and write."""
         self.epochs[-1]["whole"] = _now() - self.epochs[-1].pop("start")
         self.file.write_text(json.dumps(self.epochs), encoding="utf-8")
 
@@ -85,6 +89,7 @@ class KillAt(Callback):
         self.step = step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """End the process, the first time that this step is reached."""
         mark = Path("killed")  # the resumed run has this callback, too
         if trainer.global_step == self.step and not mark.exists():
             mark.touch()
@@ -287,8 +292,15 @@ def evaluate(options: argparse.Namespace) -> list[Row]:
             output = Path(folder) / f"scored-{device}"
             start = time.perf_counter()
             command(
-                ["--ckpt_path", str(run), "--accelerator", device, "--output", str(output)]
-                + ([f"--data.root={options.data}"])
+                [
+                    "--ckpt_path",
+                    str(run),
+                    "--accelerator",
+                    device,
+                    "--output",
+                    str(output),
+                    f"--data.root={options.data}",
+                ]
             )
             seconds[device] = time.perf_counter() - start
             with next(output.glob("predictions*.csv")).open(encoding="utf-8", newline="") as file:
@@ -333,10 +345,13 @@ def main() -> None:
         parser.error("no GPU is visible to torch; --quick runs on a CPU")
     options.data, output = options.data.resolve(), options.output.resolve()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore",
-        message=r".*(does not have many workers|treespec, LeafSpec|smaller than the logging|no `val_dataloader`|no worker|cpuset|max number of worker)",
-    )
+    for message in (
+        "does not have many workers",
+        "treespec, LeafSpec",
+        "smaller than the logging",
+        "no `val_dataloader`",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}")
     known = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"rows": {}}
     failed = []
     for name in options.rows:
@@ -651,7 +666,9 @@ def _table(rows: list[Row]) -> str:
     lines = [["", *shown], *([row["what"], *(str(row.get(name, "")) for name in shown)] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(shown) + 1)]
     return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:]))])
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
         for line in lines
     )
 
