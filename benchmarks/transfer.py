@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from litlens import FolderDataModule, TransferClassifier, TransferNetwork  # noqa: E402
 from litlens.checkpoints.provenance import hardware, versions  # noqa: E402
-from litlens.models.backbones import FixedPart  # noqa: E402
+from litlens.models.backbones import FrozenLayers  # noqa: E402
 
 JSON = ROOT / "docs" / "transfer.json"
 HEAD = {"strategy": "frozen"}
@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace) -> None:
     peak = _PeakMemory()
     start = time.perf_counter()
     if name == "pass":
-        part = FixedPart(network, len(network.layer_names))
+        part = FrozenLayers(network, len(network.layer_names))
         for split in ("train", "val"):
             members = data.samples(split)
             for first in range(0, len(members), 16):

@@ -13,8 +13,8 @@ import pytest
 
 from litlens.data.augment import Augmentation
 from litlens.data.movements import moving_matrix
-from litlens.data.order import augmentation_rng
 from litlens.data.preprocessing import Preprocessing, ResizeMode
+from litlens.data.sampling import augmentation_rng
 from litlens.errors import UserError
 
 STEPS: list[str | dict[str, Any]] = [
@@ -248,7 +248,7 @@ def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.Monkey
     [
         ("rotate", "no augmentation is called 'rotate'; nearest is rotation"),
         ("gaussnoise", "nearest is GaussNoise"),
-        ("Compose", "no augmentation is called 'Compose'"),
+        ("Compose", "Compose does not take {}"),
         ({"shift": {"fil": "border"}}, "shift has no option 'fil'; it has limit, fill, p"),
         ({"shift": {"fill": "white"}}, "'white' is none of constant, border, reflect, wrap"),
         ({"shift": 2}, "2 is not a number from 0 to 1"),
@@ -296,3 +296,46 @@ def test_five_movements_cost_less_than_a_third_of_albumentations_five(side: int)
         theirs.append(time.perf_counter() - between)
     # Measured 0.15: one warp instead of five. Taken by turns, as a machine's speed changes, and the best of many.
     assert min(ours) < 0.3 * min(theirs)
+
+
+def test_one_of_a_container_chooses_one_of_its_steps() -> None:
+    """Of a flip to the right and one downwards, each alone, three to one."""
+    steps = [{"OneOf": {"transforms": [{"horizontal_flip": 0.75}, {"vertical_flip": 0.25}], "p": 1.0}}]
+    augmentation, pixels = Augmentation(steps, image_size=(12, 10)), image(12, 10)
+    results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(400)]
+    mirrored = sum(np.array_equal(result, pixels[:, ::-1]) for result in results)
+    upended = sum(np.array_equal(result, pixels[::-1]) for result in results)
+    assert mirrored + upended == 400
+    assert 260 < mirrored < 340
+
+
+def test_movements_in_a_container_are_alternatives() -> None:
+    """Not one warp of both, as neighbors in the list are."""
+    steps = [{"OneOf": {"transforms": [{"scale": 1.0}, {"rotation": 90}], "p": 1.0}}]
+    augmentation, pixels = Augmentation(steps, image_size=(12, 12)), image(12, 12)
+    results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(200)]
+    assert 70 < sum(np.array_equal(result, pixels) for result in results) < 130  # a scale of 1 changes nothing
+
+
+def test_a_crop_in_a_container_takes_the_original() -> None:
+    steps = [{"OneOf": {"transforms": ["crop", {"crop": {"range": [0.9, 1.0]}}], "p": 1.0}}]
+    augmentation = Augmentation(steps, image_size=(12, 10))
+    assert augmentation.crops
+    assert augmentation(image(40, 30), augmentation_rng(seed=0, epoch=0, index=0)).shape == (12, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ({"horizontal_flip": {"alternate": True, "p": 0.5}}, "horizontal_flip.alternate: it does not go with p"),
+        ({"horizontal_flip": {"alternate": 1}}, "1 is neither true nor false"),
+        ({"OneOf": {"transforms": [{"horizontal_flip": {"alternate": True}}]}}, "does not go inside OneOf"),
+        ({"OneOf": {"transforms": "crop"}}, "is not a list of augmentations"),
+        ({"OneOf": {"transforms": ["rotatoin"]}}, "no augmentation is called 'rotatoin'"),
+    ],
+)
+def test_mistakes_of_alternation_and_containers_are_one_line(step: Any, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Augmentation([step], image_size=(28, 28))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,8 +1,11 @@
 """Features are computed once, are those of the right images and weights, and make the same training."""
 
+import multiprocessing
+import os
+import sys
+import time
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,14 +14,13 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor
 
-from litlens.data import order
+from litlens.data import features
 from litlens.data.augment import Augmentation
 from litlens.data.features import FeatureDataset
 from litlens.data.loader import SplitDataset
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Preprocessing
 from litlens.data.split import ArrayImages, Split
-from litlens.errors import UserError
 from litlens.models.backbones import TransferNetwork
 from litlens.models.transfer import TransferClassifier
 
@@ -26,9 +28,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 4, 6, 3), dtype=np.uint8
 
 
 class Columns:
-    """A fixed part whose features are the means of an image's columns, times a weight; it counts its images."""
-
-    source = "columns"
+    """Frozen layers whose features are the means of an image's columns, times a weight; they count their images."""
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight, self.images = weight, 0
@@ -45,25 +45,21 @@ class Columns:
 
 
 def dataset(
-    part: Columns | None,
+    frozen: Columns | None,
     *,
     rows: Any = range(20),
     views: int = 1,
     mean: float = 0.5,
     memory: float = 1.0,
-    about: Any = "data",
-    dry: bool = False,
-    steps: Any = None,
+    augment: Any = None,
+    seed: int = 5,
 ) -> FeatureDataset:
     rows = np.array(rows)
     split = Split(ArrayImages(PIXELS), rows, rows % 3, [str(row) for row in rows])
     prepared = Preprocessing(size=(4, 6), channels=3, mean=(mean,) * 3, std=(0.5,) * 3)
-    augmentation = Augmentation(steps or [{"horizontal_flip": {"p": 1.0}}], image_size=(4, 6)) if views > 1 else None
-    images = SplitDataset(split, preprocessing=prepared, augmentation=augmentation, seed=5)
-    source: Any = SimpleNamespace(cached_augmentations=views, feature_memory=memory, fixed_part=lambda epoch: part)
-    trainer: Any = SimpleNamespace(current_epoch=0, fast_dev_run=dry)
-    about = [about, prepared.to_dict()]
-    return FeatureDataset(images, source, trainer=trainer, name="train", about=about, owner="here", size=20)
+    augmentation = Augmentation(augment, image_size=(4, 6)) if augment else None
+    images = SplitDataset(split, preprocessing=prepared, augmentation=augmentation, seed=seed)
+    return FeatureDataset(images, lambda epoch: frozen, views=views, memory=memory * 2**30)
 
 
 def fetch(found: FeatureDataset, indices: Any = range(5), epoch: int = 0) -> np.ndarray[Any, Any]:
@@ -89,84 +85,132 @@ def test_features_are_those_of_the_images_asked_for(memory: float) -> None:
 
 
 def test_every_image_is_computed_once_over_epochs_and_runs() -> None:
-    part = Columns()
-    found = dataset(part)
+    frozen = Columns()
+    found = dataset(frozen)
     for epoch in range(3):
         fetch(found, epoch=epoch)
-    assert part.images == 20 + 1  # one more tells the shape
+    assert frozen.images == 20
     again = Columns()
     np.testing.assert_array_equal(fetch(dataset(again)), fetch(found))
-    assert again.images == 1
+    assert again.images == 0
 
 
-def test_another_cut_into_splits_computes_what_is_missing_alone() -> None:
+def test_another_split_of_the_same_images_computes_what_is_missing() -> None:
     fetch(dataset(Columns(), rows=range(12)))
-    part = Columns()
-    np.testing.assert_allclose(fetch(dataset(part, rows=range(10, 18))), expected(range(10, 15)), atol=1e-6)
-    assert part.images == 6 + 1
+    frozen = Columns()
+    np.testing.assert_allclose(fetch(dataset(frozen, rows=range(10, 18))), expected(range(10, 15)), atol=1e-6)
+    assert frozen.images == 6
+
+
+@pytest.mark.parametrize(("weight", "mean"), [(2.0, 0.5), (1.0, 0.25)])
+def test_other_weights_or_constants_are_another_cache(weight: float, mean: float) -> None:
+    fetch(dataset(Columns()))
+    frozen = Columns(weight)
+    np.testing.assert_allclose(
+        fetch(dataset(frozen, mean=mean)), expected(range(5), mean=mean, weight=weight), atol=1e-6
+    )
+    assert frozen.images == 20
+
+
+def test_a_cache_that_no_run_used_for_a_week_is_removed(tmp_path: Path) -> None:
+    fetch(dataset(Columns(1.0)))
+    (old,) = tmp_path.glob("features-*")
+    fetch(dataset(Columns(2.0)))
+    assert old.exists()
+    os.utime(old, (time.time() - 8 * 86_400,) * 2)
+    fetch(dataset(Columns(3.0)))
+    assert not old.exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "weight", "mean"), [({}, 2.0, 0.5), ({"mean": 0.25}, 1.0, 0.25), ({"about": "other"}, 1.0, 0.5)]
+    "augment", [[{"horizontal_flip": {"alternate": True}}], ["rotation", "horizontal_flip"], [{"horizontal_flip": 1.0}]]
 )
-def test_a_changed_key_is_a_new_cache(options: Any, weight: float, mean: float, tmp_path: Path) -> None:
-    fetch(dataset(Columns()))
-    part = Columns(weight)
-    np.testing.assert_allclose(fetch(dataset(part, **options)), expected(range(5), mean=mean, weight=weight), atol=1e-6)
-    assert part.images == 20 + 1
-    assert len(list(tmp_path.glob("*.npy"))) == 1  # the old one is gone: nobody will ask for it again
-
-
-def test_what_a_power_cut_left_half_written_is_computed_again(tmp_path: Path) -> None:
-    fetch(dataset(Columns()))
-    file = next(tmp_path.glob("*.npy"))
-    table = np.load(file, mmap_mode="r+")
-    table["features"][3, 1] += 1
-    table["check"][8] = 0
-    table.flush()
-    part = Columns()
-    np.testing.assert_allclose(fetch(dataset(part)), expected(range(5)), atol=1e-6)
-    assert part.images == 2 + 1
-
-
-def test_one_view_is_drawn_for_each_image_and_epoch() -> None:
-    part = Columns()
-    found = dataset(part, views=2)
-    plain, mirrored = expected(range(20)), expected(range(20))[:, ::-1]
-    drawn = []
-    for epoch in range(40):
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_the_features_of_an_epoch_are_those_of_the_live_path(augment: Any, views: int) -> None:
+    frozen = Columns()
+    found = dataset(frozen, views=views, augment=augment)
+    live = found.images
+    for epoch in range(2 * views):
         values = fetch(found, range(20), epoch=epoch)
-        is_plain = np.isclose(values, plain, atol=1e-5).all(1)
-        assert (is_plain != np.isclose(values, mirrored, atol=1e-5).all(1)).all()
-        drawn.append(is_plain)
-        np.testing.assert_array_equal(fetch(dataset(Columns(), views=2), range(20), epoch=epoch), values)
-    assert part.images == 40 + 2
-    assert len({tuple(row) for row in drawn}) == 40
-    assert 0.4 < np.mean(drawn) < 0.6
+        pixels = live.pixels(np.arange(20), epoch=epoch % views)
+        np.testing.assert_allclose(values, ((pixels / 255 - 0.5) / 0.5).mean((1, 3)), atol=1e-5)
+    assert frozen.images <= views * 20
 
 
-def test_other_steps_are_other_views_and_leave_the_plain_one() -> None:
-    fetch(dataset(Columns(), views=2))
-    part = Columns()
-    fetch(dataset(part, views=3, steps=["vertical_flip"]))
-    assert part.images == 40 + 3
+def test_two_alternating_views_are_the_image_and_its_mirror_image_for_every_seed() -> None:
+    frozen = Columns()
+    options: dict[str, Any] = {"views": 2, "augment": [{"horizontal_flip": {"alternate": True}}]}
+    first, other = (dataset(frozen, seed=seed, **options) for seed in (5, 6))
+    plain, mirrored = expected(range(20)), expected(range(20))[:, ::-1]
+    order = []
+    for found in (first, other):
+        is_plain = [np.isclose(fetch(found, range(20), epoch=epoch), plain, atol=1e-5).all(1) for epoch in range(2)]
+        is_mirrored = np.isclose(fetch(found, range(20), epoch=0), mirrored, atol=1e-5).all(1)
+        assert (is_plain[0] != is_plain[1]).all()
+        assert (is_plain[0] != is_mirrored).all()
+        order.append(is_plain[0])
+    assert not np.array_equal(*order)
+    assert frozen.images == 40  # the other seed found them all
 
 
-def test_a_view_is_the_same_for_every_seed_and_differs_from_the_next() -> None:
-    draws = [order.view_rng(view=view, row=row).random() for view in (1, 2) for row in (0, 1)]
-    assert len(set(draws)) == 4
-    assert draws[0] == order.view_rng(view=1, row=0).random()
-    assert set(order.drawn_views(seed=0, epoch=3, indices=np.arange(99), views=3)) == {0, 1, 2}
+class Killed(BaseException):
+    """What ends a process."""
 
 
-def test_a_dry_run_computes_the_batch_alone() -> None:
-    part = Columns()
-    np.testing.assert_allclose(fetch(dataset(part, dry=True)), expected(range(5)), atol=1e-6)
-    assert part.images == 5 + 1
+def test_what_a_killed_run_computed_is_found_and_the_rest_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_BATCH", 4)
+    monkeypatch.setattr(features, "_CHUNK", 1)
+
+    class Dying(Columns):
+        def __call__(self, images: Tensor) -> Tensor:
+            if self.images == 12:
+                raise Killed
+            return super().__call__(images)
+
+    with pytest.raises(Killed):
+        fetch(dataset(Dying()))
+    frozen = Columns()
+    np.testing.assert_allclose(fetch(dataset(frozen)), expected(range(5)), atol=1e-6)
+    assert frozen.images == 20 - 12
 
 
-def test_without_a_fixed_part_images_come() -> None:
-    assert fetch(dataset(None)).shape == (5, 3, 4, 6)
+def test_a_damaged_chunk_is_computed_again(tmp_path: Path) -> None:
+    fetch(dataset(Columns()))
+    (chunk,) = tmp_path.glob("features-*/*.npy")
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    frozen = Columns()
+    np.testing.assert_allclose(fetch(dataset(frozen)), expected(range(5)), atol=1e-6)
+    assert frozen.images == 20
+
+
+def _compute(folder: str, started: Any, counts: Any) -> None:
+    os.environ["LITLENS_CACHE"] = folder
+
+    class Slow(Columns):
+        def __call__(self, images: Tensor) -> Tensor:
+            time.sleep(0.2)
+            return super().__call__(images)
+
+    frozen = Slow()
+    started.wait()
+    fetch(dataset(frozen))
+    counts.put(frozen.images)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks of this kind")
+def test_one_process_computes_and_the_others_wait(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    started, counts = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=_compute, args=(str(tmp_path), started, counts)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    assert sorted(counts.get(timeout=60) for _ in processes) == [0, 20]
+    for process in processes:
+        process.join()
+
+
+def test_without_frozen_layers_images_come() -> None:
+    assert fetch(dataset(None)).shape == (5, 4, 6, 3)
 
 
 class Noise(ImageDataModule):
@@ -186,13 +230,14 @@ class Noise(ImageDataModule):
         return {name: Split(images, part, part % 2, [str(row) for row in part]) for name, part in rows.items()}
 
 
-def trained(data: ImageDataModule, **options: Any) -> tuple[TransferClassifier, Trainer]:
+def trained(data: ImageDataModule, *, dry: bool = False, **options: Any) -> tuple[TransferClassifier, Trainer]:
     seed_everything(1, verbose=False)
     network = TransferNetwork(image_size=(32, 32), backbone="squeezenet1_1", head=[8], dropout=0.2)
     model = TransferClassifier(network, ["a", "b"], optimizer=partial(torch.optim.SGD, lr=0.1), **options)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=3,
+        fast_dev_run=dry,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -216,41 +261,24 @@ def test_cached_and_uncached_training_reach_the_same_weights(options: dict[str, 
     )
 
 
-@pytest.mark.parametrize(
-    ("views", "augment", "told"),
-    [
-        (1, ["horizontal_flip"], "cached_augmentations: of augmented images at least 2"),
-        (3, None, "cached_augmentations: 3 views of an image that nothing augments are all the same"),
-        (3, [], "cached_augmentations: 3 views of an image that nothing augments are all the same"),
-    ],
-)
-def test_views_and_augmentation_go_together(views: int, augment: Any, told: str) -> None:
-    with pytest.raises(UserError, match=told) as caught:
-        trained(Noise(augment=augment), strategy="frozen", cached_augmentations=views)
-    assert "\n" not in str(caught.value)
+def test_the_cache_may_be_switched_off_and_nothing_but_time_changes() -> None:
+    """Three epochs of three views of anything that augments."""
+    augment = ["rotation", {"horizontal_flip": {"alternate": True}}]
+    options: dict[str, Any] = {"strategy": "frozen", "cached_augmentations": 3}
+    cached, _ = trained(Noise(augment=augment), **options)
+    plain, _ = trained(Noise(augment=augment), **options, cache_features=False)
+    for name, value in plain.network.state_dict().items():
+        torch.testing.assert_close(cached.network.state_dict()[name], value, atol=1e-5, rtol=1e-4)
 
 
-def test_other_pixels_without_files_are_other_features(tmp_path: Path) -> None:
-    trained(Noise())
-    before = {file.name for file in tmp_path.glob("features-*")}
-    trained(Noise(shift=3))
-    after = {file.name for file in tmp_path.glob("features-*")}
-    assert len(before) == len(after) == 1
-    assert before != after
+def test_a_dry_run_computes_no_cache(tmp_path: Path) -> None:
+    trained(Noise(), strategy="frozen", dry=True)
+    assert not list(tmp_path.glob("features-*"))
 
 
-def test_two_ways_to_prepare_the_images_keep_their_features_side_by_side(tmp_path: Path) -> None:
-    kept = []
-    for resize_mode, mean in (("crop", 0.5), ("squash", 0.5), ("crop", 0.25), ("crop", 0.5)):
-        data = Noise(mean=mean)
-        data.resize_mode = resize_mode  # type: ignore[assignment]
-        trained(data)
-        kept.append({file.name for file in tmp_path.glob("features-*")})
-    assert [len(files) for files in kept] == [1, 2, 3, 3]
-    assert kept[0] < kept[1] < kept[2] == kept[3]
-
-
-def test_a_mean_that_follows_from_the_pixels_keeps_no_old_features(tmp_path: Path) -> None:
-    for shift in (0, 3):
-        trained(Noise(shift, normalize="auto"))
-    assert len(list(tmp_path.glob("features-*"))) == 1
+def test_the_cache_of_a_fit_ends_with_the_next_setup() -> None:
+    data = Noise()
+    trained(data, strategy="frozen")
+    assert isinstance(data.train_dataloader().dataset, FeatureDataset)
+    data.setup("fit")
+    assert isinstance(data.train_dataloader().dataset, SplitDataset)

@@ -1,14 +1,21 @@
 """What every data module promises, on the digits."""
 
+import dataclasses
 import hashlib
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 
+from litlens.constants import NORMALIZATIONS
+from litlens.data import sampling
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
@@ -77,9 +84,118 @@ def test_a_wrong_option_is_one_line(options: dict[str, object], message: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_a_batch_larger_than_the_split_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"batch_size: 2000 on 1 device.* more than the 1078"):
-        ready(batch_size=2000).train_dataloader()
+@pytest.mark.parametrize(
+    ("batch_size", "sizes", "line"),
+    [
+        (
+            2000,
+            [6],
+            "data.batch_size: 2000 is more than there are for 6 training images: a batch has 6, an epoch has 1 step; "
+            "a batch_size of 1 gives 6",
+        ),
+        (
+            2,
+            [2, 2, 2],
+            "data.batch_size: 2 for 6 training images: an epoch has 3 steps; a batch_size of 1 gives 6",
+        ),
+        (1, [1] * 6, None),
+    ],
+)
+def test_a_batch_is_at_most_the_split_and_few_steps_are_reported_once(
+    batch_size: int, sizes: list[int], line: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Gray([10, 30] * 6, batch_size=batch_size)
+    data.setup()
+    for _ in range(2):
+        assert [len(labels) for _, labels in data.train_dataloader()] == sizes
+    assert [record.getMessage() for record in caplog.records] == ([] if line is None else [line])
+
+
+def test_a_setup_that_failed_fails_again_with_the_same_message() -> None:
+    data = Gray([10, 30] * 6, normalize="imagenet")
+    messages = []
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            data.setup()
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert "3 values for images of 1 channels" in messages[0]
+    with pytest.raises(RuntimeError, match="after setup"):
+        data.samples("train")
+
+
+def test_a_plain_loop_over_epochs_gets_successive_epochs() -> None:
+    """Both ways to write it: one loader for all epochs, or one for each."""
+    anew, once = Gray([10, 30] * 6, batch_size=2), Gray([10, 30] * 6, batch_size=2)
+    anew.setup()
+    once.setup()
+    loader = once.train_dataloader()
+    epochs = [[labels.tolist() for _, labels in anew.train_dataloader()] for _ in range(4)]
+    assert epochs == [[labels.tolist() for _, labels in loader] for _ in range(4)]
+    expected = [sampling.training_indices(seed=0, epoch=epoch, size=6, batch_size=2) % 2 for epoch in range(4)]
+    assert epochs == [indices.tolist() for indices in expected]
+
+
+class Mean(LightningModule):
+    """Gives the mean of each image, and counts nothing."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        means: Tensor = batch[0].mean((1, 2, 3))
+        return means
+
+
+@pytest.mark.parametrize("given", ["datamodule", "loader"])
+def test_predict_takes_the_loaders(given: str) -> None:
+    data = Gray([0, 255] * 6, batch_size=2, normalize={"mean": [0.0], "std": [1.0]})
+    data.setup()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    if given == "datamodule":
+        predicted = trainer.predict(Mean(), datamodule=data)
+    else:
+        predicted = trainer.predict(Mean(), data.test_dataloader())
+    # Rows 9, 10 and 11 of black and white images by turns.
+    assert [batch.tolist() for batch in predicted or []] == [[1.0, 0.0], [1.0]]
+
+
+def test_a_device_is_given_bytes_which_the_data_module_normalizes_there() -> None:
+    data = Gray([10, 30] * 6)
+    data.setup()
+    images, labels = data._dataset("train", augmented=False).fetch((0, np.arange(3)))
+    on_device = data.on_after_batch_transfer((images, labels), 0)
+    assert torch.equal(on_device[0], data.preprocessing.normalize(images))
+    assert data.on_after_batch_transfer(on_device, 0) is on_device
+    assert data.on_after_batch_transfer((on_device[0], labels), 0)[0] is on_device[0]
+
+
+def test_auto_means_imagenet_for_color(tmp_path: Path) -> None:
+    class Colored(Gray):
+        def __init__(self, **options: Any) -> None:
+            super().__init__([10, 30] * 6, **options)
+            self.in_channels = 3
+
+        def load(self) -> dict[str, Split]:
+            gray = super().load()
+            images = ArrayImages(gray["train"].images.batch(np.arange(12)).repeat(3, axis=3))
+            return {name: dataclasses.replace(split, images=images) for name, split in gray.items()}
+
+    data = Colored()
+    data.setup()
+    assert (data.preprocessing.mean, data.preprocessing.std) == NORMALIZATIONS["imagenet"]
+
+
+def test_a_mapped_array_is_pickled_as_the_place_of_its_file(tmp_path: Path) -> None:
+    """A spawned worker is given the images by pickle: half a gigabyte for each, if they went along."""
+    path = tmp_path / "images.npy"
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 20, 20, 1), dtype=np.uint8)
+    np.save(path, pixels)
+    mapped = ArrayImages(np.load(path, mmap_mode="r"))
+    pickled = pickle.dumps(mapped)
+    assert len(pickled) < 1000
+    rows = np.array([3, 499])
+    assert np.array_equal(pickle.loads(pickled).batch(rows), pixels[rows])
+    # A part of a map, or an array in memory, goes as it is.
+    for images in (ArrayImages(mapped.pixels[2:]), ArrayImages(pixels[2:])):
+        assert np.array_equal(pickle.loads(pickle.dumps(images)).batch(rows - 2), pixels[rows])
 
 
 class Files(Gray):

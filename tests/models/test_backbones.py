@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.models.backbones import Features, FixedPart, TransferNetwork
+from litlens.models.backbones import Features, FrozenLayers, TransferNetwork
 from litlens.models.pretrained import imagenet_network
 
 
@@ -83,7 +83,7 @@ def test_what_is_below_a_cut_and_what_is_above_make_the_whole(backbone: str) -> 
     network = TransferNetwork(image_size=(64, 64), backbone=backbone, head=[8]).eval()
     whole = network(images())
     for cut in (1, len(network.layer_names) // 2, len(network.layer_names)):
-        kept = FixedPart(network, cut)(images())
+        kept = FrozenLayers(network, cut)(images())
         torch.testing.assert_close(network(Features(kept, cut)), whole)
 
 

@@ -18,10 +18,8 @@ from litlens.cli.results import print_results, run_results, test_results, write_
 from litlens.cli.resume import keep_metrics, last_checkpoint
 from litlens.cli.run_folder import checkpoint_path, removed_if_unused, write_config
 from litlens.data.duplicates import shared_between_splits
-from litlens.data.features import check_views
 from litlens.errors import UserError
 from litlens.models.pretrained import check_normalization
-from litlens.models.transfer import TransferClassifier
 
 
 def run(args: list[str], *, console: Console) -> None:
@@ -46,8 +44,6 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         if trainer.local_rank == 0:
             data.prepare_data()
             check_normalization(classifier.network, data.preprocessing)
-            if isinstance(classifier, TransferClassifier) and classifier.fixed_part(0) is not None:
-                check_views(classifier.cached_augmentations, augmented=bool(data.augment))
         if classifier.init_from is not None and command.resumed is None:
             source = checkpoint_path(Path(classifier.init_from))
             fresh = initialize_from(classifier.network, classifier.class_names, source)

@@ -62,7 +62,7 @@ def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | No
 
     def write(path: Path) -> None:
         array = build()
-        with _disk_errors(), path.open("wb") as file:
+        with disk_errors(), path.open("wb") as file:
             np.save(file, array, allow_pickle=False)
             _to_disk(file.fileno())
 
@@ -80,13 +80,13 @@ def filled_array(
     """As `cached_array`, for what need not fit into memory: `fill` is given an array of zeros on the disk."""
 
     def write(path: Path) -> None:
-        with _disk_errors():
+        with disk_errors():
             array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
             _reserve(path)
         fill(array)
         array.flush()
         del array
-        with _disk_errors(), path.open("rb+") as file:
+        with disk_errors(), path.open("rb+") as file:
             _to_disk(file.fileno())
 
     return _cached(key, owner=owner, write=write)
@@ -95,28 +95,28 @@ def filled_array(
 def _cached(key: str, *, owner: str | None, write: Callable[[Path], None]) -> "np.memmap[Any, Any]":
     name = key if owner is None else f"{owner}.{key}"
     path = cache_folder() / f"{name}.npy"
-    array = _mapped(path)
+    array = mapped_array(path)
     if array is not None:
         return array
-    with _disk_errors():
+    with disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
     # Each process writes a file of its own and renames it: two at once do the work twice and both get it
     # whole.
     unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         write(unfinished)
-        with _disk_errors():
+        with disk_errors():
             unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     _clear(path.parent, owner=owner, keep=path)
-    array = _mapped(path)
+    array = mapped_array(path)
     if array is None:
         raise RuntimeError(f"the cache {path} cannot be read though it was just written")
     return array
 
 
-def _mapped(path: Path) -> "np.memmap[Any, Any] | None":
+def mapped_array(path: Path) -> "np.memmap[Any, Any] | None":
     """The array in a whole file, or None where there is no file or a damaged one."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -157,7 +157,7 @@ def _to_disk(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
     """Turn what the user can mend (a full disk, a folder that cannot be written) into one line."""
     try:
         yield

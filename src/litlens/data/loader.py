@@ -1,8 +1,9 @@
-"""From a split to batches, in the order that `order.py` says and at any point of it.
+"""From a split to batches, in the order that `sampling` gives and from any point of it.
 
-Batches are fetched whole: one index array, one slice of a uint8 array, one normalization.
+Batches are fetched whole: one index array, one slice of a uint8 array. They are normalized last, in this process.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -10,47 +11,48 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from litlens.data import order
+from litlens.data import sampling
 from litlens.data.augment import Augmentation
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.data.split import Split
 from litlens.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
-# What a sampler asks a dataset for. The epoch travels with the indices, so that workers hold no state to go stale.
-_Request = tuple[int, order.Indices]
+# What a dataset is asked for: an epoch and the indices of a batch. The epoch travels with the indices, so that workers
+# hold no state to go stale.
+Request = tuple[int, sampling.Indices]
 
 
-class BatchDataset(Dataset[Batch], ABC):
+class BatchDataset(Dataset[Any], ABC):
     """A split that is fetched by the batch; its order and augmentation follow from `seed`."""
 
     seed: int
+    preprocessing: Preprocessing
 
     @abstractmethod
-    def __len__(self) -> int:
-        """How many samples there are."""
+    def __len__(self) -> int: ...
 
     @abstractmethod
-    def fetch(self, request: _Request) -> Batch:
-        """The samples of an epoch that are asked for, as a batch."""
+    def fetch(self, request: Request) -> tuple[Any, Tensor]:
+        """Images uint8 (B, H, W, C), or what stands for them, and labels int64 (B,)."""
 
-    def __getitems__(self, request: _Request) -> Batch | UserError:
-        """PyTorch's hook for fetching a batch at once; in a worker, a user's mistake takes the batch's place."""
+    def __getitem__(self, request: Request) -> tuple[Any, Tensor] | UserError:
         try:
             return self.fetch(request)
         except UserError as error:
             # Raised in a worker, it would come out of PyTorch with the worker's traceback for a message, or as a
-            # RuntimeError: as a value it comes out as it is, and the loaders raise it.
+            # RuntimeError. The loader raises the value.
             if get_worker_info() is None:
                 raise
             return error
 
 
 class SplitDataset(BatchDataset):
-    """One split as a dataset that is fetched by the batch: normalized images and labels, augmented where asked."""
+    """One split as a dataset that is fetched by the batch, augmented where asked."""
 
     def __init__(
         self, split: Split, *, preprocessing: Preprocessing, augmentation: Augmentation | None = None, seed: int = 0
@@ -63,74 +65,129 @@ class SplitDataset(BatchDataset):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One sample as evaluation sees it: float32 (C, H, W) and an int64 scalar."""
-        images, labels = self._fetch(np.array([index]), epoch=None)
-        return images[0], labels[0]
-
-    def fetch(self, request: _Request) -> Batch:
-        """The samples of an epoch that are asked for, as a batch."""
+    def fetch(self, request: Request) -> Batch:  # noqa: D102  (the base's)
         epoch, indices = request
-        return self._fetch(indices, epoch=epoch)
+        return torch.from_numpy(self.pixels(indices, epoch=epoch)), torch.from_numpy(self.split.labels[indices])
 
-    def pixels(self, indices: order.Indices, *, epoch: int | None) -> Pixels:
-        """Images at the network's size, uint8 (B, H, W, C), as augmented in `epoch`; None means not at all."""
-        if self.augmentation is None or epoch is None:
+    def pixels(self, indices: sampling.Indices, *, epoch: int) -> Pixels:
+        """Images at the network's size, uint8 (B, H, W, C), augmented for `epoch` where there is an augmentation."""
+        if self.augmentation is None:
             return self.split.images.batch(self.split.rows[indices])
-        rngs = [order.augmentation_rng(seed=self.seed, epoch=epoch, index=int(index)) for index in indices]
-        return np.stack([self.augmented(int(index), rng) for index, rng in zip(indices, rngs, strict=True)])
+        return np.stack([self._augmented(self.augmentation, int(index), epoch) for index in indices])
 
-    def augmented(self, index: int, rng: np.random.Generator) -> Pixels:
-        """What augmentation makes of a sample and a random generator: uint8 (H, W, C)."""
-        assert self.augmentation is not None
+    def _augmented(self, augmentation: Augmentation, index: int, epoch: int) -> Pixels:
         images, row = self.split.images, int(self.split.rows[index])
-        # A crop takes the place of the geometry, so it needs the image as it was.
-        image = images.original(row) if self.augmentation.crops else images.batch(np.array([row]))[0]
-        return self.augmentation(image, rng)
-
-    def _fetch(self, indices: order.Indices, *, epoch: int | None) -> Batch:
-        images = self.preprocessing.normalize(self.pixels(indices, epoch=epoch))
-        return images, torch.from_numpy(self.split.labels[indices])
+        # A crop takes the place of the resize, so it needs the image as it was.
+        image = images.original(row) if augmentation.crops else images.batch(np.array([row]))[0]
+        rng = sampling.augmentation_rng(seed=self.seed, epoch=epoch, index=index)
+        flipped = augmentation.alternates and (sampling.flips_first(seed=self.seed, index=index) + epoch) % 2 == 1
+        return augmentation(image, rng, flipped=flipped)
 
 
-class TrainingLoader(DataLoader[Batch]):
-    """Batches of one epoch after the other; its place in an epoch is saved and restored by Lightning.
+class _Loader(ABC):
+    """Batches `(images, labels)`: float32 (B, C, H, W), normalized, and int64 (B,); features pass as they are.
 
-    Lightning resumes a plain loader at the start of the epoch (its `CombinedLoader` saves only loaders that have a
-    `state_dict`). This one starts at the batch that comes next, without fetching those before it.
+    Not a `DataLoader` itself: Lightning would replace its sampler by one that repeats samples in a distributed run
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/21859) and rebuild it for `trainer.predict`.
+
+    Args:
+        dataset: The split.
+        batch_size: Samples in a batch, on each device.
+        num_workers: Processes that fetch batches.
+        trainer: Gives epoch, rank and world size.
+        normalized: False hands images on as uint8 (B, H, W, C).
     """
 
     def __init__(
-        self, dataset: BatchDataset, *, batch_size: int, num_workers: int = 0, trainer: Trainer | None = None
+        self,
+        dataset: BatchDataset,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        trainer: Trainer | None = None,
+        normalized: bool = True,
     ) -> None:
-        self._batches = _TrainingBatches(dataset, batch_size=batch_size, trainer=trainer)
-        self._position = {"epoch": 0, "batches": 0}
-        self._resume_at: dict[str, int] | None = None
-        super().__init__(
+        self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
+        self._normalized = normalized
+        self._requests: list[Request] = []
+        self._fetching: DataLoader[Any] = DataLoader(
             dataset,
-            batch_sampler=self._batches,
-            num_workers=num_workers,
+            batch_size=None,
+            sampler=self._requests,
             collate_fn=_as_fetched,
+            num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             # PyTorch draws a seed for every iterator; from a generator of its own, no dropout notices it.
             generator=torch.Generator(),
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def _batches(self, requests: list[Request]) -> Iterator[Batch]:
+        self._requests[:] = requests
+        for batch in self._fetching:
+            if isinstance(batch, UserError):
+                raise batch
+            images, labels = batch
+            if self._normalized and isinstance(images, Tensor) and images.dtype == torch.uint8:
+                images = self.dataset.preprocessing.normalize(images)
+            yield images, labels
+
+    def _place(self) -> dict[str, int]:
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer is not None else {}
+
+
+class TrainingLoader(_Loader):
+    """Batches of one epoch after the other; its place in an epoch is saved and restored by Lightning.
+
+    Lightning resumes a plain loader at the start of the epoch (its `CombinedLoader` saves only loaders that have a
+    `state_dict`). This one starts at the batch that comes next, without fetching those before it.
+
+    Args:
+        dataset: The split.
+        epochs: Counts the epochs where no trainer runs.
+        **options: As for every loader.
+    """
+
+    def __init__(self, dataset: BatchDataset, *, epochs: Iterator[int] | None = None, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self._epochs = itertools.count() if epochs is None else epochs
+        self._position = {"epoch": 0, "batches": 0}
+        self._resume_at: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        world_size = self._place().get("world_size", 1)
+        return sampling.training_batches(size=len(self.dataset), batch_size=self.batch_size, world_size=world_size)
+
+    def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing runs before the first batch is asked for: Lightning makes its iterator while a
         # resumed trainer still names the epoch before (https://github.com/Lightning-AI/pytorch-lightning/issues/21938).
-        epoch = self._batches.next_epoch()
+        trainer = self.trainer if is_running(self.trainer) else None
+        epoch = next(self._epochs) if trainer is None else trainer.current_epoch
         resume_at, self._resume_at = self._resume_at, None
         start = resume_at["batches"] if resume_at and resume_at["epoch"] == epoch else 0
-        self._batches.begin(epoch=epoch, start=start)
+        # To overfit, Lightning takes the same few batches again and again: the first ones of the first epoch.
+        overfits = trainer is not None and trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector
+        indices = sampling.training_indices(
+            seed=self.dataset.seed,
+            epoch=0 if overfits else epoch,
+            size=len(self.dataset),
+            batch_size=self.batch_size,
+            **self._place(),
+        )
         self._position = {"epoch": epoch, "batches": start}
-        for batch in map(_told, super().__iter__()):
+        for batch in self._batches([(epoch, chosen) for chosen in indices[start:]]):
             self._position["batches"] += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch under way and how many of its batches were handed out."""
+        """The current epoch and how many of its batches were handed out."""
         return dict(self._position)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -138,90 +195,26 @@ class TrainingLoader(DataLoader[Batch]):
         self._resume_at = dict(state)
 
 
-class EvaluationLoader(DataLoader[Batch]):
+class EvaluationLoader(_Loader):
     """A split once, in its own order, shared out between ranks without repeating a sample."""
-
-    def __init__(
-        self, dataset: BatchDataset, *, batch_size: int, num_workers: int = 0, trainer: Trainer | None = None
-    ) -> None:
-        super().__init__(
-            dataset,
-            batch_sampler=_EvaluationBatches(dataset, batch_size=batch_size, trainer=trainer),
-            num_workers=num_workers,
-            collate_fn=_as_fetched,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            # PyTorch draws a seed for every iterator; from a generator of its own, no dropout notices it.
-            generator=torch.Generator(),
-        )
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return map(_told, super().__iter__())
-
-
-class _TrainingBatches(Sampler[Any]):
-    def __init__(self, dataset: BatchDataset, *, batch_size: int, trainer: Trainer | None) -> None:
-        self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
-        self._epoch, self._start, self._counted = 0, 0, -1
-
-    def next_epoch(self) -> int:
-        """The epoch that an iterator made now belongs to: the trainer's, or counted where there is no trainer."""
-        if self.trainer is None:
-            self._counted += 1
-            return self._counted
-        # To overfit, Lightning takes the same few batches again and again: the first ones of the first epoch.
-        overfitting = self.trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector
-        return 0 if overfitting else self.trainer.current_epoch
-
-    def begin(self, *, epoch: int, start: int) -> None:
-        self._epoch, self._start = epoch, start
-
-    def __len__(self) -> int:
-        _, world_size = _place(self.trainer)
-        return order.training_batches(size=len(self.dataset), batch_size=self.batch_size, world_size=world_size)
-
-    def __iter__(self) -> Iterator[_Request]:
-        rank, world_size = _place(self.trainer)
-        indices = order.training_indices(
-            seed=self.dataset.seed,
-            epoch=self._epoch,
-            size=len(self.dataset),
-            batch_size=self.batch_size,
-            rank=rank,
-            world_size=world_size,
-        )
-        for batch in indices.reshape(-1, self.batch_size)[self._start :]:
-            yield self._epoch, batch
-
-
-class _EvaluationBatches(Sampler[Any]):
-    def __init__(self, dataset: BatchDataset, *, batch_size: int, trainer: Trainer | None) -> None:
-        self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
-
-    def _indices(self) -> order.Indices:
-        rank, world_size = _place(self.trainer)
-        return order.evaluation_indices(size=len(self.dataset), rank=rank, world_size=world_size)
 
     def __len__(self) -> int:
         return -(-len(self._indices()) // self.batch_size)
 
-    def __iter__(self) -> Iterator[_Request]:
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.trainer.current_epoch if self.trainer is not None and is_running(self.trainer) else 0
         indices = self._indices()
-        for start in range(0, len(indices), self.batch_size):
-            yield 0, indices[start : start + self.batch_size]
+        starts = range(0, len(indices), self.batch_size)
+        yield from self._batches([(epoch, indices[start : start + self.batch_size]) for start in starts])
+
+    def _indices(self) -> sampling.Indices:
+        return sampling.evaluation_indices(size=len(self.dataset), **self._place())
 
 
-def _place(trainer: Trainer | None) -> tuple[int, int]:
-    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+def is_running(trainer: Trainer | None) -> bool:
+    """Whether the trainer is at work: afterwards, its epoch stands still."""
+    return trainer is not None and trainer.state.status == TrainerStatus.RUNNING
 
 
 def _as_fetched(batch: Any) -> Any:
-    """The batch as it is: the dataset made it whole."""
-    return batch
-
-
-def _told(batch: Batch | UserError) -> Batch:
-    """The batch, or raise the mistake that a worker met in its place."""
-    if isinstance(batch, UserError):
-        raise batch
     return batch

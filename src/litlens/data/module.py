@@ -1,43 +1,51 @@
 """The base of every data module: from the splits that a subclass loads to loaders, statistics and provenance."""
 
 import hashlib
+import itertools
+import logging
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 
 from litlens.constants import NORMALIZATIONS
 from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array, digest, file_state
-from litlens.data.features import FeatureDataset, check_views, feature_source, pixels_digest
-from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
+from litlens.data.features import FeatureDataset, FrozenAt
+from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader, is_running
 from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
+from litlens.data.sampling import images_in_batch
 from litlens.data.split import Split
 from litlens.errors import UserError
 
 SPLITS = ("train", "val", "test")
+_FEWEST_STEPS = 5  # an epoch of fewer steps is rarely meant
+_log = logging.getLogger(__name__)
 
 
 class ImageDataModule(LightningDataModule, ABC):
     """Images with one label each, in three splits, as batches for any LightningModule or a plain `for` loop.
 
     A loader yields `(images, labels)`: float32 (B, C, H, W), normalized, and int64 (B,). The order and the
-    augmentation follow from the seed and the epoch alone (`litlens.data.order`).
+    augmentation follow from the seed and the epoch alone (`litlens.data.sampling`).
 
     A subclass sets `class_names`, `in_channels` and `image_size` on construction, without reading the data, and
     gives `load` and, where it has files, `source_files`.
 
     Args:
-        batch_size: Samples in a batch, on each device. Training leaves out the tail of an epoch that fills no batch.
+        batch_size: Samples in a batch, on each device; at most the split. Training leaves out the tail of an epoch
+            that fills no batch.
         num_workers: Processes that fetch batches; 0 fetches in the training process, best for images in memory.
         seed: Every split, order and augmentation follows from it. The command sets it to `seed_everything`.
-        normalize: `auto` (a known set's constants, else mean and deviation of the training split), a set's name
-            (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), or `{mean: […], std: […]}` of pixels
-            in [0, 1].
+        normalize: A preset (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), `{mean: […], std: […]}` of
+            pixels in [0, 1], or `auto`: the constants of the pretrained weights where the command finds some, else of
+            the known set, else those of ImageNet for color and those of the training split for gray.
         augment: Augmentations of the training split, in order: one name, or a list of names, each alone or with its
             options (`litlens.data.augment`).
     """
@@ -77,9 +85,12 @@ class ImageDataModule(LightningDataModule, ABC):
         # Names of the files that `load` left out, each with the reason.
         self.left_out: list[str] = []
         self._splits: dict[str, Split] = {}
-        self._pixels: dict[str, str] = {}
         self._preprocessing: Preprocessing | None = None
         self._augmentation: Augmentation | None = None
+        self._epochs = itertools.count()
+        self._frozen_at: FrozenAt | None = None
+        self._views, self._feature_memory = 1, 0.0
+        self._reported: set[str] = set()
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
@@ -116,13 +127,19 @@ class ImageDataModule(LightningDataModule, ABC):
         self._load_once()
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the splits, the same for every stage; a second call does nothing."""
+        """Load the splits, the same for every stage; a second call reads nothing."""
         self._load_once()
-        trainer = self.trainer
-        # Lightning would replace our batches by a sampler that repeats samples
-        # (https://github.com/Lightning-AI/pytorch-lightning/issues/21859 shows what its averages make of that).
-        if trainer and trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
-            raise UserError("Trainer(use_distributed_sampler=False) is needed: litlens shares samples out exactly")
+        self._frozen_at = None  # of an earlier fit
+
+    def cache_features(self, frozen_at: FrozenAt, *, views: int, memory: float) -> None:
+        """Compute what frozen layers make of training and validation images once, until the next `setup`.
+
+        Args:
+            frozen_at: The frozen layers in an epoch, or None where the classifier wants images.
+            views: How many augmentations of a training image are kept: epoch e shows number e mod `views`.
+            memory: GiB of features held in memory for each split; above that they stay in mapped files.
+        """
+        self._frozen_at, self._views, self._feature_memory = frozen_at, views, memory
 
     def samples(self, split: str) -> Split:
         """The labels, names and groups of `train`, `val` or `test`; after `setup`."""
@@ -145,33 +162,35 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> TrainingLoader:
         """Full batches in a new order each epoch, augmented; the loader can resume within an epoch."""
-        dataset = self._or_features("train", self._dataset("train", augmented=True))
-        # Features lie in memory, and the network that makes them is in this process.
-        workers = 0 if isinstance(dataset, FeatureDataset) else self.num_workers
-        loader = TrainingLoader(dataset, batch_size=self.batch_size, num_workers=workers, trainer=self.trainer)
-        if len(loader) == 0:
-            devices = self.trainer.world_size if self.trainer else 1
-            raise UserError(
-                f"data.batch_size: {self.batch_size} on {devices} device(s) is more than the {len(dataset)} "
-                f"training images; give at most {len(dataset) // devices}"
-            )
-        return loader
+        dataset = self._dataset("train", augmented=True)
+        self._report_few_steps(len(dataset))
+        return TrainingLoader(
+            self._or_features("train", dataset), epochs=self._epochs, **self._loader_options(features=True)
+        )
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split, each sample once, in its own order."""
         dataset = self._or_features("val", self._dataset("val", augmented=False))
-        if isinstance(dataset, FeatureDataset):
-            return EvaluationLoader(dataset, batch_size=self.batch_size, trainer=self.trainer)
-        return self.evaluation_dataloader("val")
+        return EvaluationLoader(dataset, **self._loader_options(features=True))
 
     def test_dataloader(self) -> EvaluationLoader:
         """The test split, each sample once, in its own order."""
-        return self.evaluation_dataloader("test")
+        return EvaluationLoader(self._dataset("test", augmented=False), **self._loader_options())
+
+    def predict_dataloader(self) -> EvaluationLoader:
+        """The test split for `trainer.predict`, with labels; `predict_step` takes the images alone."""
+        return self.test_dataloader()
 
     def evaluation_dataloader(self, split: str) -> EvaluationLoader:
         """Any split as evaluation sees it: not augmented, each sample once over all ranks, in its own order."""
-        dataset = self._dataset(split, augmented=False)
-        return EvaluationLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, trainer=self.trainer)
+        options = {**self._loader_options(), "normalized": True}
+        return EvaluationLoader(self._dataset(split, augmented=False), **options)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalize on the device what a loader handed on as uint8."""
+        if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].dtype == torch.uint8:
+            return self.preprocessing.normalize(batch[0]), *batch[1:]
+        return batch
 
     def fingerprint(self) -> dict[str, str | int]:
         """What the data are: number and bytes of the files, and two digests that tell whether they have changed.
@@ -197,63 +216,81 @@ class ImageDataModule(LightningDataModule, ABC):
             self.samples(split), preprocessing=self.preprocessing, augmentation=augmentation, seed=self.seed
         )
 
+    def _loader_options(self, *, features: bool = False) -> dict[str, Any]:
+        trainer = self.trainer
+        on_device = trainer is not None and is_running(trainer) and trainer.strategy.root_device.type != "cpu"
+        # The network that computes features is in this process.
+        workers = 0 if features and self._caches else self.num_workers
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": workers,
+            "trainer": trainer,
+            "normalized": not on_device,
+        }
+
+    @property
+    def _caches(self) -> bool:
+        dry = self.trainer is not None and self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        return self._frozen_at is not None and self._frozen_at(0) is not None and not dry
+
     def _or_features(self, split: str, images: SplitDataset) -> SplitDataset | FeatureDataset:
-        """The images, or where a classifier is fitted of which a part is fixed, what that makes of them."""
-        source = feature_source(self.trainer)
-        if source is None or self.trainer is None:
+        if self._frozen_at is None or not self._caches:
             return images
-        check_views(source.cached_augmentations, augmented=bool(self.augment))
-        sharing = self._sharing(images.split)
-        folder = self.source_folder()
-        # What is set, not the mean and deviation that follow from it: they change with the files and the seed.
-        prepared = [self.image_size, self.in_channels, self.resize_mode, self.normalize]
-        owner = [type(self).__name__, folder and str(folder.resolve()), sharing[0], prepared]
-        size = self._number_of_images(images.split)
-        # The pixels at the network's size tell of every option that has made them, the files of the originals.
-        about = [self._digest_of_pixels(images.split), self.fingerprint()["content"], self.preprocessing.to_dict()]
-        return FeatureDataset(images, source, trainer=self.trainer, name=split, about=about, owner=owner, size=size)
+        memory = self._feature_memory * 2**30
+        return FeatureDataset(images, self._frozen_at, views=self._views, memory=memory, name=split)
 
-    def _sharing(self, split: Split) -> list[str]:
-        """The splits that are cut from the same images."""
-        return [name for name in SPLITS if self._splits[name].images is split.images]
-
-    def _number_of_images(self, split: Split) -> int:
-        return max(int(self._splits[name].rows.max()) for name in self._sharing(split)) + 1
-
-    def _digest_of_pixels(self, split: Split) -> str:
-        first = self._sharing(split)[0]
-        if first not in self._pixels:
-            self._pixels[first] = pixels_digest(split.images, size=self._number_of_images(split))
-        return self._pixels[first]
+    def _report_few_steps(self, size: int) -> None:
+        """Refuse a split without an image for every device, and report an epoch of few steps, once."""
+        devices = self.trainer.world_size if self.trainer else 1
+        in_batch = images_in_batch(size=size, batch_size=self.batch_size, world_size=devices)
+        if in_batch == 0:
+            raise UserError(f"trainer.devices: {devices} are more than the {size} training images: use at most {size}")
+        steps, better = size // (in_batch * devices), size // (_FEWEST_STEPS * devices)
+        if steps >= _FEWEST_STEPS:
+            return
+        what = f"{size} training images" + (f" on {devices} devices" if devices > 1 else "")
+        if in_batch < self.batch_size:
+            line = f"data.batch_size: {self.batch_size} is more than there are for {what}: a batch has {in_batch}, "
+        else:
+            line = f"data.batch_size: {self.batch_size} for {what}: "
+        line += f"an epoch has {steps} step{'s' * (steps > 1)}"
+        if better:
+            line += f"; a batch_size of {better} gives {size // (better * devices)}"
+        if line not in self._reported and (self.trainer is None or self.trainer.is_global_zero):
+            self._reported.add(line)
+            _log.warning(line)
 
     def _load_once(self) -> None:
         if self._splits:
             return
-        self._splits = self.load()
-        mean, std = self._statistics()
+        splits = self.load()
+        mean, std = self._statistics(splits["train"])
         if len(mean) == len(std) == 1:
             mean, std = mean * self.in_channels, std * self.in_channels
-        self._preprocessing = Preprocessing(
+        preprocessing = Preprocessing(
             size=self.image_size, channels=self.in_channels, mean=mean, std=std, resize_mode=self.resize_mode
         )
         if self.augment:
             self._augmentation = Augmentation(self.augment, image_size=self.image_size, resize_mode=self.resize_mode)
+        # Last, so that a setup that failed fails again.
+        self._preprocessing, self._splits = preprocessing, splits
 
-    def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if isinstance(self.normalize, dict):
-            unknown = set(self.normalize) ^ {"mean", "std"}
-            if unknown:
+            if set(self.normalize) != {"mean", "std"}:
                 raise UserError(f"data.normalize: needs mean and std and nothing else, not {sorted(self.normalize)}")
             return tuple(self.normalize["mean"]), tuple(self.normalize["std"])
-        known = self.preset if self.normalize == "auto" else self.normalize
-        if known is not None:
+        known = self.normalize
+        if known == "auto":
+            known = self.preset or ("imagenet" if self.in_channels == 3 else "auto")
+        if known != "auto":
             return NORMALIZATIONS[known]
-        train = self._splits["train"]
-        rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
-        # Data without files all have one fingerprint; only their pixels tell them apart.
-        pixels = None if self.source_files() else self._digest_of_pixels(train)
-        key = digest([self.fingerprint(), pixels, rows, self.image_size, self.in_channels, self.resize_mode])
-        mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
+        if self.source_files():
+            rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
+            key = digest([self.fingerprint(), rows, self.image_size, self.in_channels, self.resize_mode])
+            mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
+        else:
+            mean, std = _mean_and_std(train)
         return tuple(float(value) for value in mean), tuple(float(value) for value in std)
 
 

@@ -1,8 +1,9 @@
 """What a data set is made of: images that are fetched by row, and splits that say which rows are whose."""
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ class Images(Protocol):
         """Images at the network's size: uint8 (B, H, W, C)."""
 
     def original(self, row: int) -> Pixels:
-        """One image before the geometry: uint8 (h, w, C)."""
+        """One image before the resize: uint8 (h, w, C)."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class ArrayImages:
 
     pixels: Pixels
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A mapped array is pickled as the place of its file: a spawned worker would get a copy of all of it."""
+        pixels = self.pixels
+        if isinstance(pixels, np.memmap) and isinstance(pixels.base, mmap.mmap) and pixels.flags.c_contiguous:
+            return _mapped, (str(pixels.filename), pixels.offset, pixels.shape)
+        return ArrayImages, (pixels,)
+
     def batch(self, rows: NDArray[np.int64]) -> Pixels:
         """Images at the network's size: uint8 (B, H, W, C)."""
         return np.asarray(self.pixels[rows])
@@ -33,6 +41,10 @@ class ArrayImages:
     def original(self, row: int) -> Pixels:
         """One image as it lies in the array: uint8 (H, W, C)."""
         return np.asarray(self.pixels[row])
+
+
+def _mapped(path: str, offset: int, shape: tuple[int, ...]) -> ArrayImages:
+    return ArrayImages(np.memmap(path, dtype=np.uint8, mode="r", offset=offset, shape=shape))
 
 
 @dataclass(frozen=True)

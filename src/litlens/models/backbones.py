@@ -178,11 +178,12 @@ class _Average(nn.Module):
         return values.mean((2, 3)) if values.ndim == 4 else values.flatten(1)
 
 
-class FixedPart:
+@dataclass(frozen=True)
+class FrozenLayers:
     """The layers of a network below number `cut`, as a function of images whose results can be kept."""
 
-    def __init__(self, network: TransferNetwork, cut: int) -> None:
-        self.network, self.cut = network, cut
+    network: TransferNetwork
+    cut: int
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features float32 on the CPU of images (B, C, H, W), in evaluation mode; modes stay as they were."""
@@ -202,19 +203,14 @@ class FixedPart:
         """Kept values as the network takes them in place of images."""
         return Features(values, self.cut)
 
-    @property
-    def source(self) -> str:
-        """What stays the same when only the values of the weights change."""
-        arguments = self.network.arguments
-        about = {key: arguments[key] for key in ("backbone", "pool", "in_channels", "image_size")}
-        return json.dumps([about, self.network.weights_source, self.cut], sort_keys=True)
-
     def key(self) -> str:
         """A digest of everything that the features of an image depend on: layers and the values in them."""
-        digest = hashlib.blake2b(self.source.encode(), digest_size=16)
-        names = self.network.layer_names[: self.cut] if self.network.can_be_cut else self.network._stages
+        network = self.network
+        about = {key: network.arguments[key] for key in ("backbone", "pool", "in_channels", "image_size")}
+        digest = hashlib.blake2b(json.dumps([about, self.cut], sort_keys=True).encode(), digest_size=16)
+        names = network.layer_names[: self.cut] if network.can_be_cut else network._stages
         for name in names:
-            for key, value in self.network.get_submodule(name).state_dict().items():
+            for key, value in network.get_submodule(name).state_dict().items():
                 digest.update(f"{name}.{key} {tuple(value.shape)} {value.dtype}".encode())
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()

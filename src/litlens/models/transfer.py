@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 from lightning.pytorch import Callback
 
 from litlens.errors import UserError
-from litlens.models.backbones import FixedPart, TransferNetwork
+from litlens.models.backbones import FrozenLayers, TransferNetwork
 from litlens.models.classifier import ImageClassifier
 from litlens.models.freezing import Freezing
 from litlens.models.pretrained import check_normalization
@@ -34,8 +34,8 @@ class TransferClassifier(ImageClassifier):
         lr_depth_decay: The learning rate of each layer of the base, as a share of the one above it.
         cache_features: Whether what the fixed layers make of each image is computed once and kept, in training
             and validation; by default for `frozen` alone.
-        cached_augmentations: How many views of each training image are kept, one of which is drawn in each epoch: the
-            image as it is, and the others augmented by `data.augment`, the same ones for every seed.
+        cached_augmentations: How many augmentations of each training image are kept: with K, epoch e shows those of
+            epoch e mod K.
         feature_memory: GiB of features that are held in memory for each split; above that they stay in
             a mapped file.
         **kwargs: As for `ImageClassifier`.
@@ -119,17 +119,20 @@ class TransferClassifier(ImageClassifier):
             return len(self.network.layer_names)
         return self._lowest
 
-    def fixed_part(self, epoch: int) -> FixedPart | None:
-        """What a data module may compute once in place of images in this epoch; None: images are wanted."""
+    def frozen_layers(self, epoch: int) -> FrozenLayers | None:
+        """The layers whose output a data module may compute once in this epoch; None: images are wanted."""
         cut = self.first_trained(epoch)
-        return FixedPart(self.network, cut) if self._keeps_features and cut > 0 else None
+        return FrozenLayers(self.network, cut) if self._keeps_features and cut > 0 else None
 
     def setup(self, stage: str) -> None:
-        """Lightning's hook: refuse data that are normalized otherwise than the weights want, where they say how."""
-        datamodule = getattr(self.trainer, "datamodule", None)
+        """Refuse data that are not normalized as the weights want, and hand the frozen layers to the data module."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
         preprocessing = getattr(datamodule, "preprocessing", None)
         if stage == "fit" and hasattr(preprocessing, "mean") and hasattr(preprocessing, "std"):
             check_normalization(self.network, preprocessing)
+        # Lightning sets the data module up first, which ends the cache of an earlier fit.
+        if stage == "fit" and self._keeps_features and hasattr(datamodule, "cache_features"):
+            datamodule.cache_features(self.frozen_layers, views=self.cached_augmentations, memory=self.feature_memory)
 
     def configure_callbacks(self) -> list[Callback]:
         """Lightning's hook: what keeps fixed layers fixed, where there are any at any time."""

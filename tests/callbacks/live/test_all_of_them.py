@@ -183,7 +183,7 @@ def test_features_in_place_of_images_change_nothing(tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = TransferNetwork(2, 3, (32, 32), backbone="shufflenet_v2_x0_5")
     classifier = TransferClassifier(network, data.class_names, strategy="frozen")
-    assert classifier.fixed_part(0) is not None
+    assert classifier.frozen_layers(0) is not None
     run(tmp_path, live(), data=data, classifier=classifier)
     tags = events(tmp_path).Tags()
     assert set(tags["images"]) >= MAPS | IMAGES - {"wrong_samples/val"}

@@ -9,25 +9,32 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 # What a random generator is for. Two purposes never share one, so that switching one off shifts no other.
-_SHUFFLING, _AUGMENTATION, _DRAWING, _VIEW = 0, 1, 2, 3
+_SHUFFLING, _AUGMENTATION, _ALTERNATION = 0, 1, 2
 
 
 def training_indices(
     *, seed: int, epoch: int, size: int, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> Indices:
-    """The samples that a rank trains on in an epoch, in order, as a multiple of `batch_size`.
+    """The samples that a rank trains on in an epoch, in order, as batches: (batches, images in a batch).
 
     Rank r takes positions r, r + W, r + 2W, … of one permutation that all ranks share. The tail is cut so that every
     rank has the same number of full batches; as the permutation is a new one each epoch, no sample is cut for good.
     """
+    in_batch = images_in_batch(size=size, batch_size=batch_size, world_size=world_size)
     batches = training_batches(size=size, batch_size=batch_size, world_size=world_size)
-    permutation = _rng(seed, _SHUFFLING, epoch).permutation(size)
-    return permutation[: batches * batch_size * world_size][rank::world_size].astype(np.int64, copy=False)
+    permutation = _rng(seed, _SHUFFLING, epoch).permutation(size).astype(np.int64, copy=False)
+    return permutation[: batches * in_batch * world_size][rank::world_size].reshape(batches, in_batch)
 
 
 def training_batches(*, size: int, batch_size: int, world_size: int = 1) -> int:
-    """Number of full batches that every rank gets from `size` samples in an epoch; 0 where there is not even one."""
-    return size // (batch_size * world_size)
+    """Number of full batches that every rank gets in an epoch; 0 where there are fewer samples than ranks."""
+    in_batch = images_in_batch(size=size, batch_size=batch_size, world_size=world_size)
+    return size // (in_batch * world_size) if in_batch else 0
+
+
+def images_in_batch(*, size: int, batch_size: int, world_size: int = 1) -> int:
+    """`batch_size`, or where a rank's share of the split is smaller, the share."""
+    return min(batch_size, size // world_size)
 
 
 def evaluation_indices(*, size: int, rank: int = 0, world_size: int = 1) -> Indices:
@@ -43,14 +50,9 @@ def augmentation_rng(*, seed: int, epoch: int, index: int) -> np.random.Generato
     return _rng(seed, _AUGMENTATION, epoch, index)
 
 
-def drawn_views(*, seed: int, epoch: int, indices: Indices, views: int) -> Indices:
-    """Which of a number of kept views each of the samples shows in an epoch."""
-    return np.array([_rng(seed, _DRAWING, epoch, int(index)).integers(views) for index in indices], np.int64)
-
-
-def view_rng(*, view: int, row: int) -> np.random.Generator:
-    """The random generator that augments a kept view of image `row` of the data set, the same for every seed."""
-    return _rng(0, _VIEW, view, row)
+def flips_first(*, seed: int, index: int) -> bool:
+    """Whether a sample that is flipped in every second epoch is flipped in epoch 0."""
+    return bool(_rng(seed, _ALTERNATION, 0, index).integers(2))
 
 
 def _rng(seed: int, purpose: int, epoch: int, index: int = 0) -> np.random.Generator:
