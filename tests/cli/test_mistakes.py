@@ -43,7 +43,8 @@ def mistake(tmp_path: Path, text: str, *options: str) -> str:
         ("model:\n", "trainer: {max_epochs: x}\nmodel:\n", ["FILE, line 2", "trainer.max_epochs", "expected int"]),
         ("model:\n", "early_stopping: {patienc: 3}\nmodel:\n", ["FILE, line 2", "did you mean 'patience'"]),
         ("LeNet5", "collections.Counter", ["FILE, line 5", "collections.Counter"]),
-        ("{class_path: LeNet5}", "{class_path: [", ["FILE"]),
+        ("{class_path: LeNet5}", "{class_path: [", ["FILE, line 6: not YAML"]),
+        ("data: {class_path: DigitsDataModule}", "data: {a: b: c}", ["FILE, line 1: not YAML: expected ','"]),
     ],
 )
 def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:

@@ -73,6 +73,19 @@ def test_a_run_that_stopped_early_trains_no_further(tmp_path: Path, monkeypatch:
     assert (run / "predictions-test.csv").read_bytes() == tested
 
 
+def test_a_run_that_stopped_in_its_first_epoch_trains_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which Lightning's `stopped_epoch`, 0, says nothing."""
+    monkeypatch.chdir(tmp_path)
+    stopping = ["--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/val"]
+    train([*CONFIG, *QUIET, *stopping, "--early_stopping.stopping_threshold=9"])
+    run = only_run(tmp_path)
+    assert steps(run) == 33
+    train(["--resume", str(run), *QUIET])
+    assert steps(run) == 33
+
+
 def test_a_longer_run_is_longer_when_it_goes_on_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train([*CONFIG, *QUIET, "--trainer.max_epochs=1", "--model.lr_scheduler=null"])

@@ -1,6 +1,7 @@
 """What stands on the command line: changing it is a decision, not an accident."""
 
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,12 @@ def test_the_callbacks_that_are_on_by_default() -> None:
     command = TrainingCommand([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", "--inspect"])
     chosen = command.parser.get_default("trainer.callbacks")
     assert [callback["class_path"].rpartition(".")[2] for callback in chosen] == [
-        *("RandomState", "FiniteLoss", "LearningRate", "LearningCurves", "ConfusionMatrix", "PerClassMetrics"),
+        *("LearningRate", "LearningCurves", "ConfusionMatrix", "PerClassMetrics"),
         *("PrecisionRecallCurves", "WrongSamples", "PredictionGrid", "GradCam", "FeatureMaps", "ModelGraph"),
         "HyperParameters",
     ]
+
+
+def test_the_version_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    train(["--version"])
+    assert f"torch {version('torch')}" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import evaluate, train
+from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 from litlens.models.classifier import ImageClassifier
 
@@ -210,13 +212,13 @@ def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeyp
                 *("--trainer.max_epochs=1", "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau"),
                 "--model.lr_scheduler.monitor=loss/vla",
             ],
-            "monitor: loss/vla is never logged; there are accuracy/train, accuracy/val",
+            "monitor: loss/vla is never logged; did you mean 'loss/val'?",
         ),
         (["--config={model: {init_args: {class_names: [a, b]}}}"], "command line: model.class_names"),
         (["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"], "validation comes every 2 epoch(s)"),
         (
             ["--data.batch_size=1", "--model.network=litlens.MLP", "--model.network.batch_norm=true"],
-            "data.batch_size: 1: batch norm needs",
+            "data.batch_size: 1: batch norm (layers.1) needs",
         ),
     ],
 )
@@ -246,6 +248,19 @@ def test_what_no_run_can_be_made_of_is_one_line(
         (["--model.init_from=runs/typo"], "there is no run folder or checkpoint at runs/typo"),
         (["--data.num_workers=-1"], "data.num_workers: -1"),
         (["--trainer.accelerator=tpu"], "torch_xla"),
+        (["--model_checkpoint.every_n_train_steps=10"], "model_checkpoint.every_n_train_steps: 10 would save weights"),
+        (
+            ["--model_checkpoint.save_on_train_epoch_end=true", "--trainer.val_check_interval=0.3"],
+            "model_checkpoint.save_on_train_epoch_end: True would save weights",
+        ),
+        # Of 1,078 images for training in batches of 32, 33 batches; 12 each of validation and test.
+        (["--trainer.val_check_interval=1000"], "trainer.val_check_interval: 1000 is more than the 33 batches"),
+        (["--trainer.limit_test_batches=0.01"], "trainer.limit_test_batches: 0.01 of the 12 batches of test"),
+        (["--trainer.limit_val_batches=0.08"], "give at least 0.084"),
+        (["--trainer.limit_train_batches=0.01"], "trainer.limit_train_batches: 0.01 of the 33 batches of train"),
+        (["--trainer.overfit_batches=0.01"], "trainer.overfit_batches: 0.01 of the 33 batches of train"),
+        (["--model.optimizer=SGD", "--model.optimizer.lr=-1"], "model.optimizer: Invalid learning rate: -1"),
+        (["--model.lr_scheduler=CosineLR", "--trainer.max_epochs=-1", "--trainer.max_steps=9"], "CosineLR: give T_max"),
     ],
 )
 def test_what_cannot_work_is_one_line_and_leaves_no_run_folder(
@@ -277,6 +292,61 @@ def test_ctrl_c_in_the_test_is_told_as_well(
     assert "stopped" in capsys.readouterr().err
 
 
+def test_a_list_of_callbacks_replaces_only_what_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The random state travels in the checkpoint, and a loss that is not finite ends the run before its test."""
+    monkeypatch.chdir(tmp_path)
+    chosen = "--config={trainer: {callbacks: [{class_path: litlens.callbacks.learning_rate.LearningRate}]}}"
+    diverging = ["--model.optimizer=SGD", "--model.optimizer.lr=1e20", "--model.lr_scheduler=null"]
+    line = refused(["--config", CONFIG, chosen, *diverging], capsys)
+    assert "the training loss became nan" in line
+    twice = chosen.replace("[{", "[{class_path: litlens.callbacks.random_state.RandomState}, {")
+    folder = run(tmp_path, twice, epochs=1)
+    assert "RandomState" in read_checkpoint(folder / "checkpoints" / "last.ckpt")["callbacks"]
+    assert (folder / "results.json").is_file()
+
+
+def test_the_home_of_the_user_in_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine[lr].yaml").write_text(Path(CONFIG).read_text())
+    train(["--config=~/mine[lr].yaml", *QUIET, "--trainer.max_epochs=1"])
+    (folder,) = (tmp_path / "runs" / "mine[lr]").iterdir()
+    said = capsys.readouterr().out
+    assert f"runs/mine[lr]/{folder.name}" in said
+    evaluate([f"--ckpt_path=~/{folder.relative_to(tmp_path)}", "--output", "~/o[/x]", "--accelerator=cpu"])
+    assert (tmp_path / "o[/x]" / "results.json").is_file()
+    assert "o[/x]/report.html" in capsys.readouterr().out
+
+
+def test_after_a_run_of_several_processes_the_next_has_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's launcher, as in `_call_children_scripts`, leaves LOCAL_RANK in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def launched(self: ImageClassifier) -> None:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageClassifier, "on_train_start", launched)
+        run(tmp_path, epochs=1)
+    assert "LOCAL_RANK" not in os.environ
+    run(tmp_path, epochs=1)
+    assert len(list((tmp_path / "runs" / "digits_cnn").iterdir())) == 2
+
+
+def test_a_mistake_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="limit_test_batches"):
+        train(["--config", CONFIG, "--trainer.limit_test_batches=0", "--verbose"])
+
+
 def test_a_trial_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train(["--config", CONFIG, *QUIET, "--trainer.fast_dev_run=true"])
@@ -292,7 +362,7 @@ def test_a_run_whose_schedule_is_over_is_not_made_longer(
     capsys.readouterr()
     line = refused(["--resume", str(folder), "--trainer.max_epochs=2"], capsys)
     assert "its length cannot change" in line
-    assert f"--model.init_from {folder}" in line
+    assert f"--model.init_from {folder / 'checkpoints' / 'last.ckpt'}" in line
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
 
@@ -312,6 +382,4 @@ def test_missing_data_leave_no_run_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def _refuse(*args: Any, **kwargs: Any) -> None:
-    from litlens.errors import UserError
-
     raise UserError("no network")

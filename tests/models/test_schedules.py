@@ -185,7 +185,7 @@ def test_a_cosine_that_followed_from_the_trainer_keeps_its_length_on_resume(kind
     whole = rates(kind, callbacks=[Saves()])
     assert resumed(kind, 3) == pytest.approx(whole[8:])
     for epochs in (2, 6):
-        with pytest.raises(ValueError, match=f"{kind.__name__}: T_max is 3 in the checkpoint, and {epochs} here"):
+        with pytest.raises(UserError, match=f"T_max is 3 in the checkpoint, and {epochs} here"):
             resumed(kind, epochs)
     # One that was given stays what the user said.
     assert resumed(partial(kind, T_max=3), 4)[:4] == pytest.approx(whole[8:])

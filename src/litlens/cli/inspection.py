@@ -29,12 +29,12 @@ def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
     if len(sizes := _original_sizes(data)):
         console.print(f"files     {_range(sizes)}")
     console.print(f"mean      {_numbers(prepared.mean)}\nstd       {_numbers(prepared.std)}")
-    console.print(_counts(data))
+    console.print(_counts(data), soft_wrap=False)
     _list("left out", data.left_out, console=console)
     _list("in two splits", [f"{first} = {second}" for first, second in shared_between_splits(data)], console=console)
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sample_sheet(data)).save(folder / "inspect.png")
-    console.print(f"samples   {folder / 'inspect.png'}: a row a class, raw and beside it augmented", soft_wrap=True)
+    console.print(f"samples   {folder / 'inspect.png'}: a row a class, raw and beside it augmented")
 
 
 def sample_sheet(data: ImageDataModule, *, shown: int = _SHOWN) -> Pixels:
@@ -68,7 +68,7 @@ def _counts(data: ImageDataModule) -> Table:
 def _list(title: str, lines: list[str], *, console: Console) -> None:
     console.print(f"{title}: {len(lines):,}")
     for line in lines[:_NAMED]:
-        console.print(f"  {_printable(line)}", markup=False)
+        console.print(f"  {_printable(line)}")
     if len(lines) > _NAMED:
         console.print(f"  and {len(lines) - _NAMED:,} more")
 

@@ -8,8 +8,15 @@ import os
 import sys
 import warnings
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+from litlens.cli.run_folder import is_first_process
 from litlens.errors import mistake_behind
+
+# Lightning leaves these in the environment when it has started processes, and takes the next run in this process for
+# one of them (lightning/pytorch/strategies/launchers/subprocess_script.py).
+_LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 _TRAIN_HELP = """\
 Train, test and measure a classifier of images.
@@ -24,6 +31,7 @@ Train, test and measure a classifier of images.
   --data.help NAME        the options of a data module, such as MNISTDataModule
   --model.help NAME       the options of a classifier, such as ImageClassifier
   --trainer.help          the options of Lightning's Trainer
+  --version, --verbose    versions; full tracebacks of mistakes
 
 A run keeps everything in runs/NAME/VERSION/: report.html, config.yaml,
 checkpoints/, metrics.csv, predictions-test.csv, results.json, and what
@@ -48,12 +56,13 @@ Score checkpoints on the test split, as training did; write report.html.
   --data.any VALUE        another value for the data module, such as --data.root
   --accelerator NAME      cpu, gpu, … (auto)
   --devices N             how many (1)
+  --version, --verbose    versions; full tracebacks of mistakes
 """
 
 
 def train(args: list[str] | None = None) -> None:
     """`python train.py …`: the exit status is 0, or 1 after a user's mistake, or 130 after Ctrl-C."""
-    _run("litlens.cli.training", _TRAIN_HELP, sys.argv[1:] if args is None else args)
+    _run("litlens.cli.train", _TRAIN_HELP, sys.argv[1:] if args is None else args)
 
 
 def evaluate(args: list[str] | None = None) -> None:
@@ -65,10 +74,17 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
     if not args or "--help" in args or "-h" in args:
         sys.stdout.write(help_text)
         return
+    if "--version" in args:
+        sys.stdout.write(f"{_version()}\n")
+        return
 
     from rich.console import Console
 
-    console = Console(quiet="LOCAL_RANK" in os.environ, highlight=False)
+    # No markup: names in square brackets are names.
+    console = Console(quiet=not is_first_process(), highlight=False, markup=False, soft_wrap=True)
+    verbose = "--verbose" in args
+    args = [_expanded(arg) for arg in args if arg != "--verbose"]
+    environment = {name: os.environ.get(name) for name in _LEFT_BEHIND}
     try:
         command = import_module(module)
         _quiet()
@@ -85,10 +101,29 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
         sys.exit(130)
     except Exception as error:
         mistake = mistake_behind(error)
-        if mistake is None:
+        if mistake is None or verbose:
             raise
         sys.stderr.write(f"error: {mistake}\n")
         sys.exit(1)
+    finally:
+        for name, value in environment.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _expanded(arg: str) -> str:
+    """An argument with `~` for the user's home, which a shell leaves in `--config=~/experiment.yaml`."""
+    option, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
+    return option + equals + (str(Path(value).expanduser()) if value.startswith("~") else value)
+
+
+def _version() -> str:
+    found = []
+    for package in ("litlens", "lightning", "torch", "torchvision"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} (not installed)")
+    return ", ".join(found)
 
 
 def _quiet() -> None:

@@ -35,10 +35,34 @@ _CLASS_HOMES = (
 
 def parse(parser: ArgumentParser, args: list[str]) -> Namespace:
     """Parse, and raise UserError with one line where that fails."""
+    for file in config_files(args):
+        check_config(file)
     try:
         return parser.parse_args(args)
     except ArgumentError as error:
         raise UserError(one_line(str(error), parser=parser, args=args)) from error
+
+
+def check_config(file: Path) -> None:
+    """Raise UserError where a config cannot be read, with the file's name, which jsonargparse does not know."""
+    try:
+        with file.open(encoding="utf-8") as stream:
+            content = yaml.safe_load(stream)
+    except FileNotFoundError:
+        by_name = {Path(name).name: name for name in _configs()}
+        close = difflib.get_close_matches(file.name, by_name, n=1)
+        raise UserError(
+            f"--config: there is no file {file}{nearest(by_name[close[0]] if close else str(file), _configs())}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {file} cannot be read: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: a config is a mapping such as `data: {{class_path: DigitsDataModule}}`")
 
 
 @contextmanager
@@ -102,10 +126,6 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
     if match := re.search(r"Expected key (\S+) to be in data", message):
         name = match[1].rpartition(".")[2]
         return f"{key}: the network takes no '{name}', which follows from the data: add it to its __init__"
-    if match := re.search(r"File does not exist: '([^']+)'", message):
-        return f"--config: there is no file {_short(match[1])}{_nearest_config(match[1])}"
-    if match := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
-        return f"{_unreadable(args)}not YAML: {' '.join(match[1].split())}"
     return f"{_where_value(message, args)}{key}: {_type_mistake(message)}"
 
 
@@ -143,15 +163,6 @@ def _yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         return None
-
-
-def _unreadable(args: list[str]) -> str:
-    for file in config_files(args):
-        try:
-            yaml.safe_load(file.read_text(errors="replace"))
-        except (OSError, yaml.YAMLError):
-            return f"{file}: "
-    return ""
 
 
 def _where(word: str, args: list[str]) -> str:
@@ -194,16 +205,3 @@ def _classes() -> list[str]:
 
 def _configs() -> list[str]:
     return [str(path) for path in sorted(Path("configs").rglob("*.yaml"))]
-
-
-def _nearest_config(path: str) -> str:
-    by_name = {Path(name).name: name for name in _configs()}
-    close = difflib.get_close_matches(Path(path).name, by_name, n=1)
-    return nearest(by_name[close[0]] if close else path, by_name.values())
-
-
-def _short(path: str) -> str:
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return path

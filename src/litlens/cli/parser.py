@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 # Class names in a config resolve once their modules are imported.
-import litlens.callbacks.finite_loss
 import litlens.callbacks.hyperparameters
 import litlens.callbacks.learning_rate
 import litlens.callbacks.live.confusion_matrix
@@ -24,7 +24,6 @@ import litlens.callbacks.live.per_class_metrics
 import litlens.callbacks.live.precision_recall
 import litlens.callbacks.live.prediction_grid
 import litlens.callbacks.live.wrong_samples
-import litlens.callbacks.random_state
 import litlens.data.datasets.arrays
 import litlens.data.datasets.catdog
 import litlens.data.datasets.fonts
@@ -32,14 +31,16 @@ import litlens.models.networks.mlp
 import litlens.models.networks.scratch
 import litlens.models.transfer  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
+from litlens.callbacks.finite_loss import FiniteLoss
 from litlens.callbacks.provenance import Provenance
+from litlens.callbacks.random_state import RandomState
+from litlens.cli.checks import check_checkpointing
 from litlens.cli.links import LINKS, linked_values, refuse_others
 from litlens.cli.mistakes import SHORTCUTS, config_files, mistakes_of_values, parse
 from litlens.cli.precision import available_precision
 from litlens.cli.resume import LastCheckpoint, Resumption, resumed_args
-from litlens.cli.run_folder import new_run_folder, removed_if_unused
+from litlens.cli.run_folder import new_run_folder, removed_if_refused
 from litlens.data.module import ImageDataModule
-from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
@@ -65,8 +66,6 @@ _TRAINER = {
 _CALLBACKS = [
     {"class_path": f"litlens.callbacks.{name}"}
     for name in (
-        "random_state.RandomState",
-        "finite_loss.FiniteLoss",
         "learning_rate.LearningRate",
         "live.learning_curves.LearningCurves",
         "live.confusion_matrix.ConfusionMatrix",
@@ -139,6 +138,7 @@ class TrainingCommand(LightningCLI):
         self._experiment: dict[str, Any] = yaml.safe_load(
             self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
         )
+        check_checkpointing(self._experiment["model_checkpoint"]["init_args"], self._experiment["trainer"])
         self.run_folder = self.resumed or new_run_folder(self.run_name)
         checkpoint = self.config.model_checkpoint.init_args
         if checkpoint.dirpath is None:
@@ -147,7 +147,9 @@ class TrainingCommand(LightningCLI):
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             if hasattr(logger, "class_path"):  # else a truth value
                 _point_into(logger, self.run_folder)
-        self.config.trainer.default_root_dir = str(self.run_folder)
+        options.default_root_dir = str(self.run_folder)
+        if options.enable_progress_bar is None:  # in a file, a bar is one line of 30 kB
+            options.enable_progress_bar = sys.stdout.isatty()
 
     def instantiate_classes(self) -> None:
         """Build data module, classifier and trainer; with `--inspect` the data module alone."""
@@ -156,7 +158,7 @@ class TrainingCommand(LightningCLI):
                 self.config.pop(key)
             self.datamodule = self.parser.instantiate(self.config).data
             return
-        with removed_if_unused(self.run_folder), mistakes_of_values():
+        with removed_if_refused(self.run_folder, kept=lambda: self.resumed is not None), mistakes_of_values():
             super().instantiate_classes()
             refuse_others(self.datamodule, args=self.args)
 
@@ -165,24 +167,23 @@ class TrainingCommand(LightningCLI):
         built = self.config_init
         self.checkpoint: ModelCheckpoint = built.model_checkpoint
         self.early_stopping: EarlyStopping | None = built.early_stopping
-        if self.checkpoint.save_top_k != 1:
-            raise UserError(
-                f"model_checkpoint.save_top_k: {self.checkpoint.save_top_k}: a run keeps its best checkpoint, "
-                "which is tested, and its last: leave it at 1"
-            )
-        if self.checkpoint.save_weights_only:
-            raise UserError(
-                "model_checkpoint.save_weights_only: true leaves out how to rebuild the classifier: leave it at false"
-            )
-        callbacks: list[Callback] = [self.checkpoint, LastCheckpoint(self.run_folder), self.collect]
         config = self.resolved_config()
-        callbacks.append(Provenance(config))
+        # What correctness needs: `trainer.callbacks` replaces what is drawn, and nothing else.
+        callbacks: list[Callback] = [RandomState(), FiniteLoss(), self.collect, Provenance(config)]
+        callbacks += [self.checkpoint, LastCheckpoint(self.run_folder)]
         if self.early_stopping is not None:
             callbacks.append(self.early_stopping)
         if self.resumed is not None:
             callbacks.append(Resumption(config, folder=self.run_folder))
         # In place of Lightning's summary the command prints `layer_table`.
         settings = {**built.trainer.as_dict(), **kwargs, "enable_model_summary": False}
+        chosen = settings["callbacks"] or []
+        needed = tuple(map(type, callbacks[:4]))
+        settings["callbacks"] = [
+            callback
+            for callback in (chosen if isinstance(chosen, list) else [chosen])
+            if not isinstance(callback, needed)  # named in a config as well
+        ]
         return self._instantiate_trainer(settings, callbacks)
 
     @property
@@ -202,6 +203,9 @@ class TrainingCommand(LightningCLI):
         config = copy.deepcopy(self._experiment)
         for target, value in linked_values(self.datamodule).items():
             _set(config, target.split("."), value)
+        if not all(map(_is_text, self.datamodule.class_names)):
+            # YAML has no way to write them; they follow from the data when the config is read.
+            del config["model"]["init_args"]["class_names"]
         # These belong to the call, not to the experiment.
         return {key: value for key, value in config.items() if key not in ("config", "inspect", "resume")}
 
@@ -228,3 +232,11 @@ def _set(config: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
         config = config[key]
     config[keys[-1]] = value
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from litlens.checkpoints.provenance import versions
 from litlens.evaluation.intervals import noise_difference, wilson_interval
@@ -64,7 +65,7 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row(
         "test accuracy",
-        f"[bold]{results['accuracy_test']:.4f}[/bold]",
+        Text(f"{results['accuracy_test']:.4f}", style="bold"),
         f"95 % interval {low:.4f} to {high:.4f}, {results['n_test']:,} images",
     )
     table.add_row("test loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
@@ -75,4 +76,4 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
         word = "none" if shared == 0 else f"{shared:,}"
         table.add_row("in two splits", word, "images whose pixels are equal" if shared else "")
     table.add_row("noise", f"±{results['noise']:.4f}", "a smaller difference between two models says nothing")
-    console.print(table)
+    console.print(table, soft_wrap=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 
 from litlens.checkpoints.reading import read_checkpoint
@@ -110,7 +111,11 @@ class Resumption(Callback):
         """
         if trainer.is_global_zero:
             write_config(self.folder, self.config)
-        if any(stopping.stopped_epoch for stopping in trainer.early_stopping_callbacks):
+        # Not by `stopped_epoch`, which is 0 for a stop in epoch 0 and for none.
+        if any(
+            stopping.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+            for stopping in trainer.early_stopping_callbacks
+        ):
             trainer.should_stop = True
 
 

@@ -1,8 +1,10 @@
-"""Where a run is kept: `runs/NAME/VERSION/`, made once, shared by every process of the run."""
+"""Where a run is kept: `runs/NAME/VERSION/`, made and written by the first process alone."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,26 @@ import yaml
 from litlens.errors import UserError
 from litlens.files import write_atomically
 
-# Lightning starts the other ranks of a machine with this process's environment, so that they find the folder here.
-_VARIABLE = "LITLENS_RUN_FOLDER"
-
 BEST = Path("checkpoints", "best.ckpt")  # in a run folder
 
 
+def is_first_process() -> bool:
+    """Whether this is global rank 0, which alone prints and writes; known before Lightning is imported.
+
+    torchrun sets RANK; SLURM's srun sets SLURM_PROCID, which processes that Lightning starts (LOCAL_RANK) inherit.
+    """
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
+
+
 def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
-    """Make `runs/NAME/VERSION`, VERSION a time stamp; two runs that start in the same second get two folders."""
-    if "LOCAL_RANK" in os.environ and _VARIABLE in os.environ:
-        return Path(os.environ[_VARIABLE])
+    """Make `runs/NAME/VERSION`, VERSION a time stamp; two runs that start in the same second get two folders.
+
+    Every process but the first writes nothing and is given a path that does not exist.
+    """
+    if not is_first_process():
+        return runs / name / "unused"
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for attempt in range(1000):
         folder = runs / name / (stamp if attempt == 0 else f"{stamp}_{attempt}")
@@ -31,29 +43,45 @@ def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
             continue
         except OSError as error:
             raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
-        os.environ[_VARIABLE] = str(folder)
         return folder
     raise UserError(f"cannot make a new folder in {runs / name}: a thousand runs have started this second")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what jsonargparse would read as a number: to YAML 1.1 `1e3` is a string, to jsonargparse it is 1000.0."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9][0-9_]*)?\.?[0-9_]*(?:[eE][-+]?[0-9]+)?(?::[0-5]?[0-9])*\.?[0-9_]*$"),
+    list("-+0123456789."),
+)
+
+
+def config_text(config: dict[str, Any]) -> str:
+    """A configuration as YAML that jsonargparse reads as it was: in ASCII, since a file's name need not be UTF-8."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
+
+
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write config.yaml, in one step."""
-    write_atomically(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_atomically(folder / "config.yaml", config_text(config))
 
 
 @contextmanager
-def removed_if_unused(folder: Path) -> Iterator[None]:
-    """Remove the folder again where the run fails before it has kept anything in it."""
+def removed_if_refused(folder: Path, *, kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Remove a new run folder where an error comes before anything in it is worth keeping, which `kept` says."""
     try:
         yield
-    except BaseException:
-        with suppress(OSError):  # something is in it
-            folder.rmdir()
+    except Exception:
+        if not kept() and is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def checkpoint_path(run: Path) -> Path:
     """The checkpoint that `RUN_DIR` means: a run folder's best one, or the file itself."""
+    run = run.expanduser()
     if run.is_dir():
         best = run / BEST
         if best.is_file():

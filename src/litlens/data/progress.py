@@ -9,5 +9,5 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], *, description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items, under a bar on standard error once two seconds have passed."""
-    yield from tqdm(items, desc=description, total=total, delay=2, leave=False, unit="")
+    """Yield the items, under a bar on standard error once two seconds have passed; none where that is no terminal."""
+    yield from tqdm(items, desc=description, total=total, delay=2, leave=False, unit="", disable=None)

@@ -42,7 +42,7 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
     Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)
     come from the trainer if they are missing, the rates that OneCycleLR and CyclicLR set, whatever the groups
     have, are multiplied by each group's `lr_scale`, and they leave momentum alone where the optimizer has none.
-    Raises ValueError where a run is resumed and would be longer or shorter than its schedule so far.
+    Raises UserError where a run is resumed and would be longer or shorter than its schedule so far.
     """
     kind, given = _parts(make)
     follows: dict[str, Any] = {}
@@ -91,7 +91,11 @@ def _refuse_another_length(kind: type, follows: dict[str, Any], trainer: Trainer
     for state in trainer._checkpoint_connector._loaded_checkpoint.get("lr_schedulers", []):
         for name, length in follows.items():
             if state.get(name, length) != length:
-                raise ValueError(f"{kind.__name__}: {name} is {state[name]} in the checkpoint, and {length} here")
+                raise UserError(
+                    f"--resume: {kind.__name__} ends with the run's last epoch, so its length cannot change "
+                    f"({name} is {state[name]} in the checkpoint, and {length} here): start a run from its weights: "
+                    f"--model.init_from {trainer.ckpt_path}"
+                )
 
 
 def _parts(make: Callable[..., Any]) -> tuple[type, dict[str, Any]]:

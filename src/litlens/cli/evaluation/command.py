@@ -22,7 +22,7 @@ from litlens.cli.evaluation.images import label_images
 from litlens.cli.mistakes import mistakes_of_values, parse
 from litlens.cli.report import run_home, run_title, write_report
 from litlens.cli.results import RESULTS_FILE, print_results, test_results, validation_results, write_results
-from litlens.cli.run_folder import BEST, checkpoint_path
+from litlens.cli.run_folder import BEST, checkpoint_path, config_text
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
@@ -114,7 +114,7 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
     predictions = collect.predictions
     assert predictions is not None  # gathered by the test
     results = {**validation_results(about), **test_results(predictions, metrics)}
-    console.print(f"checkpoint     {path}, epoch {about['epoch']}", soft_wrap=True)
+    console.print(f"checkpoint     {path}, epoch {about['epoch']}")
     print_results(results, console=console)
     folder = output
     if folder is None:
@@ -133,7 +133,7 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
         before = json.loads(stored.read_text()) if stored.is_file() else {}
         write_results(folder, predictions, {**before, **results})
         page = write_report(folder, path, predictions=predictions, data=data)
-        console.print(f"report         {page}", soft_wrap=True, markup=False)
+        console.print(f"report         {page}")
     loaded.classifier.to(trainer.strategy.root_device)  # from where Lightning took it when the test was over
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
@@ -151,7 +151,7 @@ def _parsed(args: list[str], *, config: dict[str, Any], path: Path) -> tuple[Any
     parser.add_argument("--accelerator", type=str, default="auto")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
-    options = parse(parser, ["--config", yaml.safe_dump({"data": stored}), *args])
+    options = parse(parser, ["--config", config_text({"data": stored}), *args])
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
     changed = [
         f"data.{key}"

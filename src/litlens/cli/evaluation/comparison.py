@@ -20,14 +20,14 @@ def show_comparison(runs: Mapping[str, Predictions], data: ImageDataModule, *, f
     first, *others = runs
     comparisons = {name: compare(runs[first], runs[name]) for name in others}
     for name, result in comparisons.items():
-        console.print(f"\n{name} against {first}", soft_wrap=True, markup=False)
+        console.print(f"\n{name} against {first}")
         table = Table(show_header=False, box=None, pad_edge=False)
         for what, value in (("accuracy", result.accuracy), ("macro F1", result.f1)):
             interval = f"95 % interval {100 * value.low:+.2f} to {100 * value.high:+.2f}, paired bootstrap"
             table.add_row(what, f"{100 * value.value:+.2f} points", interval)
         only = f"{len(result.only_second):,} images only it gets right, {len(result.only_first):,} only the first"
         table.add_row("McNemar's test", f"p = {result.p_value:.3g}", only)
-        console.print(table)
+        console.print(table, soft_wrap=False)
     page = render_comparison(runs, comparisons, image=lambda index: data.image("test", index))
     path = write_page(folder / COMPARISON_FILE, page)
-    console.print(f"comparison     {path}", soft_wrap=True, markup=False)
+    console.print(f"comparison     {path}")

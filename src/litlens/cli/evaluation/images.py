@@ -72,10 +72,10 @@ def label_images(run: Path, images: Path, *, output: Path | None, console: Conso
         console.print(f"{len(found.unreadable):,} files are no images:")
         for name, reason in found.unreadable[:_LISTED]:
             readable = name.encode(errors="replace").decode()
-            console.print(f"  {readable}: {reason}", markup=False, soft_wrap=True)
+            console.print(f"  {readable}: {reason}")
         if len(found.unreadable) > _LISTED:
             console.print(f"  and {len(found.unreadable) - _LISTED:,} more: see the page")
-    console.print(f"table  {folder / 'predictions.csv'}\npage   {path}", soft_wrap=True, markup=False)
+    console.print(f"table  {folder / 'predictions.csv'}\npage   {path}")
 
 
 def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files: list[Path]) -> None:

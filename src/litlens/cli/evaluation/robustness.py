@@ -60,8 +60,8 @@ def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, 
     Image.fromarray(pixels(robustness_figure(results))).save(folder / ROBUSTNESS_IMAGE)
     counts = " or ".join(f"{count:,}" for count in sorted({entry["images"] for entry in figures.values()}))
     console.print(f"robustness     accuracy in % on {counts} test images, distorted by …")
-    console.print(_table(results))
-    console.print(f"robustness     {folder / ROBUSTNESS_IMAGE}, {ROBUSTNESS_FILE}", soft_wrap=True)
+    console.print(_table(results), soft_wrap=False)
+    console.print(f"robustness     {folder / ROBUSTNESS_IMAGE}, {ROBUSTNESS_FILE}")
 
 
 def _table(results: Mapping[str, list[DistortedAccuracy]]) -> Table:

@@ -1,0 +1,95 @@
+"""What is checked before anything is trained or written: settings of the trainer that this run cannot serve."""
+
+import math
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from torch import nn
+
+from litlens.data.module import SPLITS, ImageDataModule
+from litlens.errors import UserError
+from litlens.models.classifier import ImageClassifier
+from litlens.models.optimization import build_optimizer
+
+
+def check_checkpointing(options: dict[str, Any], trainer: dict[str, Any]) -> None:
+    """Raise UserError where the best checkpoint would not be complete, or not hold the weights that were validated.
+
+    `options` are the arguments of `model_checkpoint`, `trainer` those of the trainer.
+    """
+    if options.get("save_top_k", 1) != 1:
+        raise UserError(
+            f"model_checkpoint.save_top_k: {options['save_top_k']}: a run keeps its best checkpoint, which is tested, "
+            "and its last: remove it"
+        )
+    if options.get("save_weights_only"):
+        raise UserError("model_checkpoint.save_weights_only: true leaves out how to rebuild the classifier: remove it")
+    # Lightning pairs weights that are saved between two validations with the metrics of the earlier one
+    # (https://github.com/Lightning-AI/pytorch-lightning/issues/20919).
+    unvalidated = [key for key in ("every_n_train_steps", "train_time_interval") if options.get(key)]
+    every_epoch = trainer["val_check_interval"] in (None, 1.0) and trainer["check_val_every_n_epoch"] == 1
+    if options.get("save_on_train_epoch_end") and not every_epoch:
+        unvalidated.append("save_on_train_epoch_end")
+    if unvalidated:
+        raise UserError(
+            f"model_checkpoint.{unvalidated[0]}: {options[unvalidated[0]]} would save weights that were not validated: "
+            "remove it; a checkpoint is saved after every validation, as often as trainer.val_check_interval says"
+        )
+
+
+def check_monitors(trainer: Trainer, monitors: dict[str, ModelCheckpoint | EarlyStopping | None]) -> None:
+    """Raise UserError where nothing is validated and a callback watches validation; the keys are the option groups."""
+    for group, callback in monitors.items():
+        monitor = callback and callback.monitor
+        if trainer.limit_val_batches == 0 and monitor and monitor.endswith("/val"):
+            remedy = f"{group}: null" if group == "early_stopping" else f"{group}.monitor"
+            raise UserError(
+                f"trainer.limit_val_batches: 0: nothing is validated, and {group} watches {monitor}: set {remedy}"
+            )
+
+
+def check_batches(trainer: Trainer, data: ImageDataModule) -> None:
+    """Raise UserError where a limit of the trainer leaves no batch of a split, or an epoch no validation.
+
+    Lightning says so when it makes the loader, which of the test is after the training. `data` is set up.
+    """
+    if trainer.limit_test_batches == 0:
+        raise UserError("trainer.limit_test_batches: 0: a run ends with its test: remove it, or give a share")
+    batches = {split: _number_of_batches(data, split, devices=trainer.world_size) for split in SPLITS}
+    for split, number in batches.items():
+        limit = getattr(trainer, f"limit_{split}_batches")
+        if isinstance(limit, float) and limit > 0 and number and int(number * limit) == 0:
+            overfit = getattr(trainer, "overfit_batches", 0) > 0 and split != "test"
+            key = "overfit_batches" if overfit else f"limit_{split}_batches"
+            raise UserError(
+                f"trainer.{key}: {limit} of the {number} batches of {split} is less than one batch: give at least "
+                f"{math.ceil(1000 / number) / 1000:g}, or a number of batches such as 1"
+            )
+    interval, train = trainer.val_check_interval, _limited(batches["train"], trainer.limit_train_batches)
+    whole_run = trainer.check_val_every_n_epoch is None
+    if type(interval) is int and interval > train and not whole_run and trainer.limit_val_batches != 0:
+        raise UserError(
+            f"trainer.val_check_interval: {interval} is more than the {train} batches of an epoch: give at most "
+            f"{train}, or set trainer.check_val_every_n_epoch: null, which counts over epochs"
+        )
+
+
+def check_model(classifier: ImageClassifier, data: ImageDataModule) -> None:
+    """Raise UserError where the optimizer refuses its options, or a batch of one image has no statistics."""
+    build_optimizer(classifier.optimizer, classifier.network)
+    flat = next((name for name, part in classifier.network.named_modules() if isinstance(part, nn.BatchNorm1d)), None)
+    if data.batch_size == 1 and flat is not None:
+        raise UserError(f"data.batch_size: 1: batch norm ({flat}) needs at least two images: give 2 or more")
+
+
+def _number_of_batches(data: ImageDataModule, split: str, *, devices: int) -> int:
+    images = len(data.samples(split).labels)
+    if split == "train":  # equal batches on every device; of a small split, one
+        share = images // devices
+        return share // min(data.batch_size, share) if share else 0
+    return math.ceil(math.ceil(images / devices) / data.batch_size)
+
+
+def _limited(number: int, limit: float | int) -> int:
+    return min(number, limit) if isinstance(limit, int) else int(number * limit)
