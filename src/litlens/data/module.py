@@ -57,6 +57,8 @@ class ImageDataModule(LightningDataModule, ABC):
     resize_mode: ResizeMode = "crop"
     # The known set (`NORMALIZATIONS`) whose constants `normalize: auto` means here, where there is one.
     preset: str | None = None
+    # Which values of images of more than 8 bits are black and white (`litlens.data.decode.read_image`).
+    value_range: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -268,7 +270,12 @@ class ImageDataModule(LightningDataModule, ABC):
         if len(mean) == len(std) == 1:
             mean, std = mean * self.in_channels, std * self.in_channels
         preprocessing = Preprocessing(
-            size=self.image_size, channels=self.in_channels, mean=mean, std=std, resize_mode=self.resize_mode
+            size=self.image_size,
+            channels=self.in_channels,
+            mean=mean,
+            std=std,
+            resize_mode=self.resize_mode,
+            value_range=self.value_range,
         )
         if self.augment:
             self._augmentation = Augmentation(self.augment, image_size=self.image_size, resize_mode=self.resize_mode)
@@ -287,7 +294,8 @@ class ImageDataModule(LightningDataModule, ABC):
             return NORMALIZATIONS[known]
         if self.source_files():
             rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
-            key = digest([self.fingerprint(), rows, self.image_size, self.in_channels, self.resize_mode])
+            prepared = [self.image_size, self.in_channels, self.resize_mode, self.value_range]
+            key = digest([self.fingerprint(), rows, *prepared])
             mean, std = cached_array(f"statistics-{key}", lambda: _mean_and_std(train))
         else:
             mean, std = _mean_and_std(train)

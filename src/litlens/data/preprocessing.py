@@ -26,6 +26,7 @@ class Preprocessing:
     """How images are prepared: `size` is (H, W), `channels` 1 (gray) or 3 (RGB), mean and std of pixels in [0, 1].
 
     `resize_mode` says what becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
+    `value_range` is what `read_image` needs to read images of more than 8 bits as in training.
     """
 
     size: tuple[int, int]
@@ -33,6 +34,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize_mode: ResizeMode = "crop"
+    value_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):

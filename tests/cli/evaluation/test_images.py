@@ -122,9 +122,9 @@ def test_the_page_shows_the_first_500_in_less_than_5_mb(
     alive: weakref.WeakSet[_Watched] = weakref.WeakSet()
     most = 0
 
-    def watched(file: Path, *, name: str) -> Any:
+    def watched(file: Path, **options: Any) -> Any:
         nonlocal most
-        image = read_image(file, name=name).view(_Watched)
+        image = read_image(file, **options).view(_Watched)
         alive.add(image)
         most = max(most, len(alive))
         return image

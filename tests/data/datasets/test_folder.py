@@ -9,6 +9,7 @@ from image_folders import counts, draw, fill, made
 from PIL import Image
 
 from litlens.data.datasets.folder import FolderDataModule
+from litlens.data.preprocessing import Preprocessing
 from litlens.errors import UserError
 
 
@@ -213,6 +214,7 @@ def test_12_bit_values_are_reported_and_read_by_value_range(tmp_path: Path, capl
     caplog.clear()
     data = made(tmp_path / "twelve", channels=1, value_range=(0, 4080))
     assert caplog.text == ""
+    assert Preprocessing.from_dict(data.preprocessing.to_dict()).value_range == (0, 4080)
     same = made(tmp_path / "eight", channels=1)
     for index in range(len(data.samples("test"))):
         np.testing.assert_array_equal(data.image("test", index), same.image("test", index))

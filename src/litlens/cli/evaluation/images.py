@@ -85,7 +85,7 @@ def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files
     for file in files:
         name = file.relative_to(images).as_posix()
         try:
-            prepared[name] = preprocessing.geometry(read_image(file, name=name))
+            prepared[name] = preprocessing.geometry(read_image(file, name=name, value_range=preprocessing.value_range))
         except BadImage as error:
             found.unreadable.append((name, error.reason))
     if not prepared:
@@ -107,7 +107,9 @@ def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files
             found.no_map = str(error)
     for name, best, heat in list(zip(prepared, rankings, maps, strict=True))[:room]:
         # Read again: a batch of whole photos would take gigabytes.
-        small, over = _shown(read_image(images / name, name=name), heat, preprocessing)
+        small, over = _shown(
+            read_image(images / name, name=name, value_range=preprocessing.value_range), heat, preprocessing
+        )
         found.cards.append(Card(name=name, image=small, overlay=over, ranking=best))
 
 
