@@ -42,6 +42,7 @@ from litlens.cli.resume import LastCheckpoint, Resumption, resumed_args
 from litlens.cli.run_folder import new_run_folder, removed_if_refused
 from litlens.data.module import ImageDataModule
 from litlens.models.classifier import ImageClassifier
+from litlens.models.pretrained import wanted_normalization
 
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
 _MODEL_CHECKPOINT = {
@@ -164,6 +165,10 @@ class TrainingCommand(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the callbacks of the two groups among its own."""
+        # Before the data are read: `auto` means the constants of the pretrained weights.
+        wanted = wanted_normalization(self.model.network, channels=self.datamodule.in_channels)
+        if wanted is not None and self.datamodule.normalize == "auto":
+            self.datamodule.normalize = self._experiment["data"]["init_args"]["normalize"] = wanted
         built = self.config_init
         self.checkpoint: ModelCheckpoint = built.model_checkpoint
         self.early_stopping: EarlyStopping | None = built.early_stopping

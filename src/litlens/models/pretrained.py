@@ -99,17 +99,23 @@ def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[
     return normalization
 
 
-def check_normalization(network: nn.Module, preprocessing: Any) -> None:
-    """Raise UserError where the network's weights want other pixels than those of this `mean` and `std`.
+def wanted_normalization(network: nn.Module, *, channels: int) -> dict[str, list[float]] | None:
+    """Mean and std that the network's weights want of images of 1 or 3 channels; None where they want none.
 
     One value stands for every channel. For gray images those of three channels are averaged: one constant
     serves all three copies.
     """
     wanted: Any = getattr(network, "weights_normalization", None)
+    return wanted and {key: list(_for_channels(wanted[key], channels)) for key in ("mean", "std")}
+
+
+def check_normalization(network: nn.Module, preprocessing: Any) -> None:
+    """Raise UserError where the network's weights want other pixels than those of this `mean` and `std`."""
+    channels = len(preprocessing.mean)
+    wanted = wanted_normalization(network, channels=channels)
     if wanted is None:
         return
-    channels = len(preprocessing.mean)
-    mean, std = (_for_channels(wanted[key], channels) for key in ("mean", "std"))
+    mean, std = tuple(wanted["mean"]), tuple(wanted["std"])
     given = (*preprocessing.mean, *preprocessing.std)
     if all(math.isclose(a, b, abs_tol=5e-4) for a, b in zip((*mean, *std), given, strict=True)):
         return
