@@ -59,9 +59,9 @@ def test_mistakes_are_told_in_one_line(
 ) -> None:
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(1440, 2))
     before = fingerprint(inplace_net)
-    with pytest.raises(UserError, match=r"layer head\.3 gives no map"):
+    with pytest.raises(UserError, match=r"output of head\.3 is not a map"):
         feature_maps(inplace_net, images, layers=["head.3"])
-    with pytest.raises(UserError, match="nearest: features"):
+    with pytest.raises(UserError, match="did you mean 'features'"):
         feature_maps(inplace_net, images, layers=["feature"])
     with pytest.raises(NoMapError):
         feature_maps(mlp, images)

@@ -1,22 +1,23 @@
 """Class activation maps: where in the image the evidence for a class lies."""
 
-import difflib
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from litlens.errors import UserError
+from litlens.errors import UserError, nearest
+from litlens.explain.layouts import ForwardRecord, Layout
 from litlens.explain.map_layers import find_layer, last_map_layers
 from litlens.explain.preserve_state import at_home, plain, preserve_state
 
-# Our names and the classes of the grad-cam package: those that weigh the maps of one layer.
+# Methods that weight the maps of one layer, each with its class in the grad-cam package; None: computed here.
 METHODS = {
-    "gradcam": "GradCAM",
+    "gradcam": None,
     "gradcam++": "GradCAMPlusPlus",
     "gradcam_elementwise": "GradCAMElementWise",
     "hirescam": "HiResCAM",
@@ -27,20 +28,21 @@ METHODS = {
     "segeigencam": "SegEigenCAM",
     "kpcacam": "KPCA_CAM",
     "fem": "FEM",
-    "shapleycam": "ShapleyCAM",
-    "scorecam": "ScoreCAM",
-    "ablationcam": "AblationCAM",
+    "shapleycam": None,
+    "scorecam": None,
+    "ablationcam": None,
     "randomcam": "RandomCAM",
 }
 
+_CHUNK = 32  # images in one forward of the methods that need a forward for every channel
+
 
 class CamResult(NamedTuple):
-    """What `cam` finds, on the images' device.
+    """Class activation maps, on the images' device.
 
-    `maps` float32 (B, H, W) in [0, 1], each stretched to its own maximum; `maxima` float32 (B,), that maximum
-    before stretching (0: the layer has nothing for this class, and the map is all zeros); `predicted` and
-    `target` int64 (B,), the class that the network names and the class that was asked for; `layer`, the name
-    of the layer looked at.
+    `maps` float32 (B, H, W) in [0, 1], each scaled to its own maximum; `maxima` float32 (B,), that maximum
+    before scaling (0: nothing in the layer supports this class, and the map is all zeros); `predicted` and
+    `target` int64 (B,), the predicted class and the explained class; `layer`, the name of the layer.
     """
 
     maps: Tensor
@@ -57,94 +59,184 @@ def cam(
     layer: str | int = "auto",
     method: str = "gradcam",
 ) -> CamResult:
-    """Show where images (B, C, H, W), normalized as the network expects, speak for a class.
+    """Compute class activation maps of images (B, C, H, W), normalized as the network expects.
 
-    `target` is one class for all or one each; by default the predicted one. `layer` is a name, a number (see
-    `find_layer`) or `auto`: the last layer on the way to the classes whose map is larger than 1×1 and not one
-    value repeated. `method` is a key of `METHODS`; all but `gradcam` run the grad-cam package.
+    `target` is one class for all images or one for each; by default the predicted class. `layer` is a name, an
+    index (see `find_layer`) or `auto`: the last layer that the logits depend on and whose map is larger than 1×1
+    and not constant. Maps with channels last (Swin) and sequences of patch tokens (ViT) are read as such; see
+    `Layout`. `method` is a key of `METHODS`.
 
-    The network stays as it was: gradients, modes, hooks, random states and memory, so it can be called at any
-    time in training, on any rank alone. Computed in the weights' own precision with autocast off.
+    The network stays as it was: gradients, modes, hooks, random states and memory. So `cam` can be called at any
+    time in training, on a single rank, too. Computed in the precision of the weights, with autocast off.
 
-    Raises NoMapError for a network without a map (an MLP), UserError for unknown names and classes.
+    Raises NoMapError for a network without maps (an MLP), UserError for unknown names and classes, for a layer
+    whose channel axis cannot be determined, and for a layer whose patch tokens do not reach the logits.
 
     Source: Selvaraju et al., "Grad-CAM: visual explanations from deep networks via gradient-based
     localization", ICCV 2017; values equal those of https://github.com/jacobgil/pytorch-grad-cam on a CPU.
     """
     if method not in METHODS:
-        nearest = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
-        raise UserError(f"no CAM method {method!r}; nearest: {nearest}; there are {', '.join(METHODS)}")
+        raise UserError(f"CAM: no method {method!r}{nearest(method, METHODS)}")
     network = plain(network)
     with preserve_state(network):
         own = at_home(images, network)
-        for wanted in last_map_layers(network, own) if layer == "auto" else [layer]:
+        for attempt, wanted in enumerate(last_map_layers(network, own) if layer == "auto" else [layer]):
             name, module = find_layer(network, wanted)
-            # Copies, since a network may write into its input.
             try:
-                if method == "gradcam":
-                    found = _gradcam(network, module, own.clone(), target)
-                    break
-                if layer == "auto":  # the package would show a layer beside the way, or fail in its own words
-                    _gradcam(network, module, own[:1].clone(), None)
-                found = _package_cam(network, module, own.clone(), target, method=method, name=name)
+                if attempt:  # one image shows whether the logits depend on a layer
+                    _look(network, module, own[:1], None)
+                look = _look(network, module, own, target, second_order=method == "shapleycam")
                 break
-            except _BesideError:
+            except _UnusedLayerError:
                 if layer != "auto":
                     raise
-    maps, maxima, predicted, classes = found
-    maps, maxima, predicted, classes = (values.to(images.device) for values in (maps, maxima, predicted, classes))
+        raw = _raw_maps(method, look, network, module, own).relu()
+    maps, maxima = _scaled(raw, images.shape[2:]), raw.amax((1, 2))
+    maps, maxima, predicted, classes = (
+        value.to(images.device) for value in (maps, maxima, look.predicted, look.classes)
+    )
     return CamResult(maps, maxima, predicted, classes, name)
 
 
-_Found = tuple[Tensor, Tensor, Tensor, Tensor]
+class _UnusedLayerError(UserError):
+    """The logits do not depend on the layer's map."""
 
 
-class _BesideError(UserError):
-    """The layer's map is not on the way to the classes."""
+class _Look(NamedTuple):
+    """What a forward and a backward tell of one layer: maps and gradients, float32 (B, C, h, w), on the CPU."""
+
+    activations: Tensor
+    gradient: Tensor
+    layout: Layout
+    logits: Tensor
+    predicted: Tensor
+    classes: Tensor
 
 
-def _gradcam(network: nn.Module, layer: nn.Module, images: Tensor, target: Any) -> _Found:
-    """Grad-CAM the short way: one forward whose graph begins at the layer, one backward that ends there."""
+def _look(network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, second_order: bool = False) -> _Look:
+    """Run one forward whose graph begins at the layer, and one backward that ends there.
+
+    `second_order` corrects the gradient as ShapleyCAM does, by half the Hessian times the activations.
+    """
+    record = ForwardRecord(images.shape[2:])
     caught: list[Tensor] = []
+    layouts: list[Layout] = []
 
-    def cut(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
+    def cut(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
         if caught:  # of a layer that runs twice, the package takes the first map
             return None
-        # No parameter wants gradients, so nothing has a graph yet. A network may run its frozen base under
-        # no_grad; the mode is put back where that block ends.
+        layout = record.layout(output)
+        if layout is None or not isinstance(output, Tensor):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise UserError(f"CAM: this layer's output {shape} cannot be read as a map (B, C, h, w); choose another")
+        # No parameter requires a gradient, so nothing has a graph yet. A network may run its frozen base under
+        # no_grad; the mode is restored where that block ends.
         torch.set_grad_enabled(True)
         leaf = output.detach().requires_grad_()
         # An in-place ReLU behind the layer writes into the copy, not into the leaf (which it may not).
         # `onward.detach()` sees what it wrote; so do the activations that the package keeps.
         onward = leaf.clone()
         caught.extend((leaf, onward.detach()))
+        layouts.append(layout)
         return onward
 
-    handle = layer.register_forward_hook(cut)
+    handles = [module.register_forward_hook(record.note) for module in network.modules()]
+    handles.append(layer.register_forward_hook(cut))
     try:
-        logits = network(images)
+        # Fused attention has no second derivative.
+        with sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext():
+            logits = network(images.clone())  # a copy, since a network may write into its input
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not caught:
         raise UserError("CAM: the images do not pass through this layer; choose another, or layer: auto")
-    leaf, activations = caught
-    if leaf.ndim != 4:
-        raise UserError(f"CAM: this layer gives {tuple(leaf.shape)} and not a map (B, C, h, w); choose another")
+    (leaf, activations), layout = caught, layouts[0]
     predicted = logits.detach().argmax(1)
     classes = _classes(target, predicted, logits.shape[1])
     score = logits.gather(1, classes[:, None]).sum()
-    gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+    gradient = None
+    if score.requires_grad:
+        gradient = torch.autograd.grad(score, leaf, allow_unused=True, create_graph=second_order)[0]
     if gradient is None:
-        raise _BesideError("CAM: the classes do not depend on this layer; choose another, or layer: auto")
-    # NumPy's sums, as in the package: where the channels cancel out, the order of summation shows in the
+        raise _UnusedLayerError("CAM: the logits do not depend on this layer; choose another, or layer: auto")
+    if second_order and gradient.requires_grad:
+        hessian_product = torch.autograd.grad(gradient, leaf, leaf.detach())[0]
+        gradient = (gradient - 0.5 * hessian_product).detach()
+    of_patches = layout.to_map(gradient)
+    if layout.extra_tokens(gradient).any() and not of_patches.any():
+        raise _UnusedLayerError(
+            "CAM: the logits depend on this layer's class token alone, not on its patches; choose an earlier layer "
+            "(the first norm of the last block), or layer: auto"
+        )
+    maps = layout.to_map(activations)
+    return _Look(maps.float().cpu(), of_patches.float().cpu(), layout, logits.detach(), predicted, classes)
+
+
+def _raw_maps(method: str, look: _Look, network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+    """Maps (B, h, w) before ReLU and scaling."""
+    # NumPy's sums, as in the package: where the channels cancel out, the order of summation is visible in the
     # sixth digit.
-    weights = gradient.float().cpu().numpy().mean((2, 3))
-    weighted = weights[:, :, None, None] * activations.float().cpu().numpy()
-    raw = torch.from_numpy(weighted.sum(1)).relu()
-    return _stretched(raw, images.shape[2:]), raw.amax((1, 2)), predicted, classes
+    activations, gradient = look.activations.numpy(), look.gradient.numpy()
+    if (name := METHODS[method]) is not None:
+        package = importlib.import_module("pytorch_grad_cam")
+        np.random.seed(0)  # for randomcam; `preserve_state` restores the state
+        # The package weights the maps; it never sees the network, which it would switch to eval mode and clear of
+        # gradients: https://github.com/jacobgil/pytorch-grad-cam/blob/master/pytorch_grad_cam/base_cam.py
+        weigh = getattr(package, name)(nn.Linear(1, 1), []).get_cam_image
+        return torch.from_numpy(np.float32(weigh(None, None, None, activations, gradient, False)))
+    if method == "scorecam":
+        weights = _score_weights(look, network, images).numpy()
+    elif method == "ablationcam":
+        weights = _ablation_weights(look, network, layer, images).numpy()
+    else:
+        weights = gradient.mean((2, 3))
+    return torch.from_numpy((weights[:, :, None, None] * activations).sum(1))
 
 
-def _stretched(raw: Tensor, size: Sequence[int]) -> Tensor:
+@torch.no_grad()
+def _score_weights(look: _Look, network: nn.Module, images: Tensor) -> Tensor:
+    """Weights (B, C): the softmax over channels of the class's logit for the image masked by the channel's map.
+
+    Source: Wang et al., "Score-CAM: score-weighted visual explanations for convolutional neural networks", CVPR
+    Workshops 2020.
+    """
+    scores = []
+    for image, maps, number in zip(images, look.activations, look.classes, strict=True):
+        masks = nn.functional.interpolate(maps[None], size=image.shape[1:], mode="bilinear", align_corners=True)[0]
+        lowest, highest = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+        masks = ((masks - lowest) / (highest - lowest + 1e-8)).to(image)
+        scores.append(torch.cat([network(image * chunk[:, None])[:, number] for chunk in torch.split(masks, _CHUNK)]))
+    return torch.stack(scores).float().softmax(1).cpu()
+
+
+@torch.no_grad()
+def _ablation_weights(look: _Look, network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+    """Weights (B, C): by which share the class's logit falls when the channel is set to zero.
+
+    Source: Desai and Ramaswamy, "Ablation-CAM: visual explanations for deep convolutional network via
+    gradient-free localization", WACV 2020.
+    """
+    channels = torch.arange(look.activations.shape[1])
+    scores = []
+    for image, number in zip(images, look.classes, strict=True):
+        for chunk in torch.split(channels, _CHUNK):
+
+            def ablate(_module: nn.Module, _inputs: object, output: Tensor, chunk: Tensor = chunk) -> Tensor:
+                output = output.clone()
+                look.layout.to_map(output)[torch.arange(len(chunk)), chunk] = 0
+                return output
+
+            handle = layer.register_forward_hook(ablate)
+            try:
+                scores.append(network(image.expand(len(chunk), -1, -1, -1).clone())[:, number])
+            finally:
+                handle.remove()
+    original = look.logits.gather(1, look.classes[:, None])
+    return ((original - torch.cat(scores).view(len(images), -1)) / original).float().cpu()
+
+
+def _scaled(raw: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (B, h, w) >= 0 to (B, *size) in [0, 1], step by step as the package does (`base_cam.py`)."""
     scaled = nn.functional.interpolate(
         _zero_to_one(raw)[:, None], size=tuple(size), mode="bilinear", align_corners=False
@@ -163,85 +255,7 @@ def _classes(target: Any, predicted: Tensor, num_classes: int) -> Tensor:
     classes = torch.as_tensor(target, dtype=torch.int64, device=predicted.device)
     classes = classes.expand_as(predicted) if classes.ndim == 0 else classes
     if classes.shape != predicted.shape:
-        raise UserError(f"CAM: {len(predicted)} images but target has the shape {tuple(classes.shape)}")
+        raise UserError(f"CAM: target has the shape {tuple(classes.shape)}, but there are {len(predicted)} images")
     if bool(((classes < 0) | (classes >= num_classes)).any()):
         raise UserError(f"CAM: target {classes.tolist()} must be from 0 to {num_classes - 1}")
     return classes.clone()
-
-
-class _Bystander(nn.Module):
-    """What the package gets instead of the network, to put into eval mode and wipe of gradients at will."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Any:
-        # A copy: the images are a leaf that wants gradients, in which no network may write.
-        return self.network(images.clone())
-
-    def train(self, mode: bool = True) -> "_Bystander":
-        return self
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        pass
-
-
-def _package_cam(
-    network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, method: str, name: str
-) -> _Found:
-    hooks = set(layer._forward_hooks)
-    package = importlib.import_module("pytorch_grad_cam")
-    with torch.no_grad():
-        logits = network(images.clone())
-    predicted = logits.argmax(1)
-    classes = _classes(target, predicted, logits.shape[1])
-    targets = [package.utils.model_targets.ClassifierOutputTarget(number) for number in classes.tolist()]
-    # Its own default ablation layer is shared between calls and would keep our activations.
-    extra = {"ablation_layer": package.AblationLayer()} if method == "ablationcam" else {}
-    if method == "shapleycam":  # differentiates twice, by way of the weights; it fills no .grad
-        network.requires_grad_(True)
-    np.random.seed(0)  # for randomcam; `preserve_state` puts the state back, as it does requires_grad
-    maker = getattr(package, METHODS[method])(_Bystander(network), [layer], **extra)
-    raw: list[Any] = []
-    get_cam_image = maker.get_cam_image
-
-    def keep_raw(*arguments: Any, **keywords: Any) -> Any:
-        raw.append(get_cam_image(*arguments, **keywords))
-        return raw[-1]
-
-    maker.get_cam_image = keep_raw
-    try:
-        with _without_bars(package):
-            # Images that want gradients carry the graph through a base that is frozen.
-            maps = maker(input_tensor=images.requires_grad_(), targets=targets)
-    finally:
-        del maker.get_cam_image  # else it and `maker` hold each other
-        kept = maker.activations_and_grads
-        kept.activations, kept.gradients = [], []  # release() fails on gradients that are views
-        kept.release()
-        # AblationCAM puts its own layer in this place; where it fails, it leaves that and a hook behind.
-        parent, _, child = name.rpartition(".")
-        network.get_submodule(parent)._modules[child] = layer
-        for key in set(layer._forward_hooks) - hooks:
-            del layer._forward_hooks[key]
-    maxima = torch.from_numpy(np.maximum(np.float32(raw[0]), 0).max((1, 2)))
-    return torch.from_numpy(maps).clamp_(0, 1), maxima, predicted, classes
-
-
-@contextmanager
-def _without_bars(package: Any) -> Iterator[None]:
-    """ScoreCAM and AblationCAM draw a progress bar for each image."""
-
-    class NoBars:
-        tqdm = staticmethod(iter)
-
-    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in ("score_cam", "ablation_cam")]
-    originals = [module.tqdm for module in modules]
-    try:
-        for module in modules:
-            module.tqdm = NoBars  # type: ignore[attr-defined]
-        yield
-    finally:
-        for module, original in zip(modules, originals, strict=True):
-            module.tqdm = original  # type: ignore[attr-defined]

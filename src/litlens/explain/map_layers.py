@@ -1,13 +1,13 @@
 """Which layer to look at: by name, by number, or the last one that still has a map."""
 
-import difflib
 from collections import Counter
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from litlens.errors import UserError
+from litlens.errors import UserError, nearest
+from litlens.explain.layouts import ForwardRecord
 
 
 class NoMapError(UserError):
@@ -23,9 +23,7 @@ def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
     if isinstance(layer, str):
         if layer in named:
             return layer, named[layer]
-        nearest = ", ".join(difflib.get_close_matches(layer, named, n=3, cutoff=0.3))
-        hint = f"; nearest: {nearest}" if nearest else ""
-        raise UserError(f"{type(network).__name__} has no layer {layer!r}{hint}")
+        raise UserError(f"{type(network).__name__} has no layer {layer!r}{nearest(layer, named, most=3)}")
     leaves = [(name, module) for name, module in named.items() if not any(module.children())]
     if not -len(leaves) <= layer < len(leaves):
         raise UserError(f"{type(network).__name__} has no layer number {layer}; it has {len(leaves)}, from 0")
@@ -35,14 +33,12 @@ def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
 def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
     """Names of the layers whose map is larger than 1×1 and not one value repeated, for images like these, last first.
 
-    Found by one forward of one image of noise, so that it depends on the network and the size alone and not
-    on what is in the batch. Use it up inside `preserve_state`: whether a map varies is found out when it is its
-    turn. Raises
-    NoMapError after the last.
+    Determined by one forward of one noise image, so that the result depends on the network and the image size
+    alone, not on the batch. Use the iterator inside `preserve_state`. Raises NoMapError after the last.
     """
     maps = _maps_in_order(network, images)
     modules = dict(network.named_modules())
-    told: set[str] = set()
+    seen: set[str] = set()
     for name in reversed(maps):
         if maps[name].shape[2:].numel() > 1 and _varies(maps[name]):
             # A Sequential gives what its last layer gives: name that one.
@@ -51,8 +47,8 @@ def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
                 if last not in maps:
                     break
                 name = last
-            if name not in told:
-                told.add(name)
+            if name not in seen:
+                seen.add(name)
                 yield name
     raise _no_map(network, images)
 
@@ -70,19 +66,22 @@ def convolutions(network: nn.Module, images: Tensor) -> list[str]:
 
 
 def _maps_in_order(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The output of each layer that gives a map, in the order in which they finish.
+    """The output (B, C, h, w) of each layer that has a map, in the order in which the layers finish.
 
     Layers that run more than once are left out (ResNet's blocks have one ReLU in two places): their name
     would not say which map is meant.
     """
     maps: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
+    record = ForwardRecord(images.shape[2:])
 
     def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        def note(module: nn.Module, inputs: object, output: object) -> None:
             calls[name] += 1
-            if isinstance(output, Tensor) and output.ndim == 4:
-                maps[name] = output
+            record.note(module, inputs, output)
+            layout = record.layout(output)
+            if layout is not None and isinstance(output, Tensor):
+                maps[name] = layout.to_map(output)
 
         return module.register_forward_hook(note)
 
