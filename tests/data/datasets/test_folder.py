@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from image_folders import counts, draw, fill, made
+from lightning.pytorch.cli import LightningArgumentParser
 from PIL import Image
 
 from litlens.data.datasets.folder import FolderDataModule
@@ -308,3 +309,15 @@ def test_the_published_cats_and_dogs(shared_data: Path) -> None:
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (64, 3, 100, 100)
     assert set(labels.tolist()) == {0, 1}
+
+
+def test_a_folder_called_2024_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "2024", {"a": 1, "b": 1})
+    (tmp_path / "c.yaml").write_text("data: {class_path: FolderDataModule, init_args: {folder: 2024}}")
+    for options in (["--config", "c.yaml"], ["--data=FolderDataModule", "--data.folder=2024"]):
+        parser = LightningArgumentParser(exit_on_error=False)
+        parser.add_argument("--config", action="config")
+        parser.add_lightning_class_args(FolderDataModule, "data", subclass_mode=True)
+        data = parser.instantiate(parser.parse_args(options)).data
+        assert data.folder == Path("2024")
