@@ -121,7 +121,7 @@ def test_what_is_tested_is_what_the_checkpoint_holds(tmp_path: Path, monkeypatch
 
 
 def test_evaluation_without_a_checkpoint_refuses(tmp_path: Path) -> None:
-    for options, words in (([], "random weights"), (["--ckpt_path", str(tmp_path)], "best.ckpt")):
+    for options, words in (([], "--ckpt_path is required"), (["--ckpt_path", str(tmp_path)], "best.ckpt")):
         command = [sys.executable, str(ROOT / "evaluate.py"), "--devices=1", *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1

@@ -41,19 +41,22 @@ TensorBoard shows:
 """
 
 _EVALUATE_HELP = """\
-Score checkpoints on the test split, as training did; write report.html.
+Score checkpoints on labeled images; write report.html.
 
   python evaluate.py --ckpt_path runs/mnist_cnn/VERSION
 
   --ckpt_path RUN_DIR …   run folders, or checkpoint files; of two or more, each
                           is compared with the first: comparison.html
+  --data.folder DIR, --data.any VALUE
+                          other data, or other options of the run's data
+  --split NAME            train, val, test or all: by default test, or all of
+                          other data that have no test split
   --images DIR            instead, name the images of a folder (no labels
                           needed): images-DIR/predictions.csv and images.html
   --robustness            also accuracy against shift, rotation, scale, blur,
                           noise and contrast
   --output DIR            where the files go, instead of the run folder (of
                           several runs, the last one's)
-  --data.any VALUE        another value for the data module, such as --data.root
   --accelerator NAME      cpu, gpu, … (auto)
   --devices N             how many (1)
   --version, --verbose    versions; full tracebacks of mistakes

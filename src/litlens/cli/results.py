@@ -59,8 +59,15 @@ def write_results(folder: Path, predictions: Predictions, results: dict[str, Any
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
 
 
-def print_results(results: dict[str, Any], *, console: Console, shared: int | None = None) -> None:
-    """Say what the run is worth: accuracy with its interval, the gap to validation, and what would be noise."""
+def print_results(results: dict[str, Any], *, console: Console, shared: int | None = None, own: bool = True) -> None:
+    """Say what the run is worth: accuracy with its interval, the gap to validation, and what would be noise.
+
+    Args:
+        results: As from `run_results`.
+        console: Where it is printed.
+        shared: The number of images that are in two splits, where it was counted.
+        own: Whether the test split is the run's own, so that validation compares with it.
+    """
     low, high = results["interval_test"]
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row(
@@ -69,11 +76,12 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
         f"95 % interval {low:.4f} to {high:.4f}, {results['n_test']:,} images",
     )
     table.add_row("test loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
-    if "accuracy_val" in results:
+    if "accuracy_val" in results and own:
         gap = results["accuracy_val"] - results["accuracy_test"]
-        table.add_row("validation", f"{results['accuracy_val']:.4f}", f"{gap:+.4f} against test; chosen on it")
+        explained = f"val − test = {gap:+.4f}; the checkpoint was selected on val"
+        table.add_row("val accuracy", f"{results['accuracy_val']:.4f}", explained)
     if shared is not None:
-        word = "none" if shared == 0 else f"{shared:,}"
-        table.add_row("in two splits", word, "images whose pixels are equal" if shared else "")
-    table.add_row("noise", f"±{results['noise']:.4f}", "a smaller difference between two models says nothing")
+        table.add_row("duplicates across splits", f"{shared:,}", "images whose pixels are equal" if shared else "")
+    noise = f"Differences below ±{results['noise']:.4f} are not significant (95 %, independent models)"
     console.print(table, soft_wrap=False)
+    console.print(noise)

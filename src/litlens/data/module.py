@@ -151,6 +151,10 @@ class ImageDataModule(LightningDataModule, ABC):
             raise RuntimeError("samples are known after setup()")
         return self._splits[split]
 
+    def test_on(self, split: str) -> None:
+        """Use another split as `test` from now on, to evaluate on it; after `setup`."""
+        self._splits = {**self._splits, "test": self.samples(split)}
+
     def image(self, split: str, index: int) -> Pixels:
         """One image as the network sees it, before normalization: uint8 (H, W, C)."""
         chosen = self.samples(split)

@@ -24,11 +24,11 @@ from litlens.cli.report import run_home, run_title, write_report
 from litlens.cli.results import RESULTS_FILE, print_results, test_results, validation_results, write_results
 from litlens.cli.run_folder import BEST, checkpoint_path, config_text
 from litlens.data.module import ImageDataModule
-from litlens.errors import UserError
+from litlens.errors import UserError, listed
 from litlens.evaluation.predictions import Predictions
 
 # Where the files lie, which the fingerprint sees through, and how many are read at a time.
-_PLACES = ("root", "folder", "csv", "batch_size", "num_workers")
+_PLACES = ("root", "folder", "csv", "batch_size", "num_workers", "class_names")
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,25 @@ def run(args: list[str], *, console: Console) -> None:
     first.add_argument("--output", type=Path)
     first.add_argument("--images", type=Path)
     first.add_argument("--robustness", action="store_true")
+    first.add_argument("--split", choices=("train", "val", "test", "all"))
     try:
         named, rest = first.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"command line: {error}") from error
     paths = named.ckpt_path
     if not paths:
-        raise UserError("--ckpt_path RUN_DIR is missing: random weights are never scored")
+        raise UserError("--ckpt_path is required: give a run folder or a checkpoint")
     titles = [run_title(checkpoint_path(path)) for path in paths]
     if len(set(titles)) < len(paths):
         raise UserError(f"--ckpt_path: {', '.join(titles)}: one of them is named twice")
     if named.images is not None:
-        if len(paths) > 1 or named.robustness or rest:
-            other = "several --ckpt_path" if len(paths) > 1 else "--robustness" if named.robustness else rest[0]
+        others = {"several --ckpt_path": len(paths) > 1, "--robustness": named.robustness, "--split": named.split}
+        if other := next((name for name, given in others.items() if given), rest[0] if rest else None):
             raise UserError(f"--images takes one --ckpt_path and --output, not {other}")
         label_images(paths[0], named.images, output=named.output, console=console)
         return
     output = named.output if len(paths) == 1 else None
-    scored = [evaluate(path, rest, output=output, console=console) for path in paths]
+    scored = [evaluate(path, rest, split=named.split, output=output, console=console) for path in paths]
     everywhere = [one for one in scored if one is not None]
     if not everywhere:  # of several devices, the first one speaks
         return
@@ -79,21 +80,28 @@ def run(args: list[str], *, console: Console) -> None:
         show_robustness({one.title: (one.network, one.data) for one in everywhere}, folder=folder, console=console)
 
 
-def evaluate(run: Path, args: list[str], *, output: Path | None, console: Console) -> Scored | None:
+def evaluate(run: Path, args: list[str], *, split: str | None, output: Path | None, console: Console) -> Scored | None:
     """Score one checkpoint and write its files into `output`, or where the data are the training's, its run folder.
 
-    None on every device but the first.
+    Without `split`, the run's own test split is scored; of other data their test split, or all of them where they
+    have none. None on every device but the first.
     """
     path = checkpoint_path(run)
     loaded = load_classifier(path)
     about = loaded.about
     if about.get("config") is None:
         raise UserError(f"{path} does not say which data it was trained on: it was not written by train.py")
-    options, data, changed = _parsed(args, config=about["config"], path=path)
+    options, data, changed = _parsed(args, about=about, path=path)
     data.normalize = {"mean": about["preprocessing"]["mean"], "std": about["preprocessing"]["std"]}
     if data.class_names != loaded.class_names:
-        known, here = _some(loaded.class_names), _some(data.class_names)
+        known, here = listed(loaded.class_names), listed(data.class_names)
         raise UserError(f"{path} knows the classes {known}; the data have {here}")
+    data.prepare_data()
+    data.setup("test")
+    own = _same(data.fingerprint(), about["data"])
+    if split is None:
+        split = "test" if own or "test" in getattr(data, "given_splits", ["test"]) else "all"
+    data.test_on(split)
     collect = CollectPredictions()
     with mistakes_of_values():
         trainer = Trainer(
@@ -115,14 +123,18 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
     assert predictions is not None  # gathered by the test
     results = {**validation_results(about), **test_results(predictions, metrics)}
     console.print(f"checkpoint     {path}, epoch {about['epoch']}")
-    print_results(results, console=console)
+    if not own or split != "test":
+        console.print(f"scored on      {split}, {len(predictions):,} images")
+    print_results(results, console=console, own=own and split == "test")
     folder = output
     if folder is None:
         kept = "the run folder stays as it was; see --output"
         if path != run_home(path) / BEST:
             console.print(f"not a run's best checkpoint: {kept}")
-        elif not _same(data.fingerprint(), about["data"]):
+        elif not own:
             console.print(f"the data are not those of the training: {kept}")
+        elif split != "test":
+            console.print(f"scored on {split}, not on test: {kept}")
         elif changed:
             console.print(f"{', '.join(changed)}: not as in training, which may have seen these images: {kept}")
         else:
@@ -138,9 +150,9 @@ def evaluate(run: Path, args: list[str], *, output: Path | None, console: Consol
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
 
-def _parsed(args: list[str], *, config: dict[str, Any], path: Path) -> tuple[Any, ImageDataModule, list[str]]:
+def _parsed(args: list[str], *, about: dict[str, Any], path: Path) -> tuple[Any, ImageDataModule, list[str]]:
     """The options of the command, the data module of the training as the shell changes it, and what was changed."""
-    stored = config["data"]
+    stored = about["config"]["data"]
     name = stored["class_path"]
     if not is_trusted(name) and name not in {word for arg in args for word in (arg, arg.partition("=")[2])}:
         raise UserError(
@@ -152,6 +164,7 @@ def _parsed(args: list[str], *, config: dict[str, Any], path: Path) -> tuple[Any
     parser.add_argument("--devices", type=int, default=1)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     options = parse(parser, ["--config", config_text({"data": stored}), *args])
+    _keep_what_was_learned(options.data, about, same_class=options.data.class_path == name)
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
     changed = [
         f"data.{key}"
@@ -162,9 +175,17 @@ def _parsed(args: list[str], *, config: dict[str, Any], path: Path) -> tuple[Any
         return options, parser.instantiate(options).data, changed
 
 
+def _keep_what_was_learned(data: Any, about: dict[str, Any], *, same_class: bool) -> None:
+    """Give the data module the classes of the checkpoint, in their order; one of another class, the size as well."""
+    prepared = about["preprocessing"]
+    known = {"class_names": about["class_names"]}
+    if not same_class:
+        known |= {"image_size": prepared["size"], "channels": prepared["channels"]}
+        known |= {key: prepared[key] for key in ("resize_mode",) if key in prepared}
+    for key, value in known.items():
+        if key in data.init_args:
+            data.init_args[key] = value
+
+
 def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
     return bool(now["stat"] == then["stat"] or now["content"] == then["content"])
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" … ({len(names)})" if len(names) > 5 else "")
