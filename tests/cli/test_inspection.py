@@ -72,7 +72,7 @@ def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
         " all    5      2    3",
         "left out: 1",
         "  train/cat/4.png (not an image)",
-        "in two splits: 1",
+        "duplicates across splits: 1",
         "  train/dog/2.png = val/dog/1.png",
         f"samples   {tmp_path / 'sheet' / 'inspect.png'}: a row a class, raw and beside it augmented",
     ]
