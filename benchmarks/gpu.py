@@ -134,8 +134,8 @@ def limit(options: argparse.Namespace) -> list[Row]:
 def epoch(options: argparse.Namespace) -> list[Row]:
     """`mnist_cnn` by the command with every callback on, then beside a hand loop with the set on the GPU."""
     rows = []
-    for batch, workers in ((64, 0),) if options.quick else ((64, 0), (512, 0), (512, 8)):
-        run = _command_run(options, batch=batch, workers=workers, epochs=2 if options.quick else 3)
+    for batch, workers in ((64, 0),) if options.quick else ((64, 8), (512, 0), (512, 8)):
+        run = _command_run(options, batch=batch, workers=workers, epochs=2)
         last = run["epochs"][-1]
         name = f"epoch of mnist_cnn, batch {batch}, {workers} workers, augmented, every callback"
         images = 55_000 // batch * batch
@@ -158,9 +158,10 @@ def epoch(options: argparse.Namespace) -> list[Row]:
             yield images[indices], labels[indices]
 
     hand = _hand_epochs(_mnist_cnn(), on_the_gpu, steps=steps)
-    ours = _our_epochs(_mnist_cnn(), data, steps=steps)
+    ours, waits = _our_epochs(_mnist_cnn(), data, steps=steps)
     seconds = {"ours_s": round(ours, 4), "hand_s": round(hand, 4), "ratio": round(hand / ours, 3)}
     rates = {"images_per_s": round(size * steps / ours), "hand_images_per_s": round(size * steps / hand)}
+    rates["synchronizations_per_step"] = waits
     return [
         *rows,
         {"what": f"training epoch of MnistCNN, batch {size}, not augmented, set in memory", **seconds, **rates},
@@ -206,11 +207,12 @@ def resnet18(options: argparse.Namespace) -> list[Row]:
     hand = _hand_epochs(network(num_classes=10), from_pinned, steps=steps)
     for workers in (0,) if options.quick else (0, 8):
         data = _in_memory(pixels, labels.numpy(), batch_size=batch, workers=workers)
-        ours = _our_epochs(network(num_classes=10), data, steps=steps)
+        ours, waits = _our_epochs(network(num_classes=10), data, steps=steps)
         rows.append(
             {"what": f"epoch of ResNet18 from uint8 in memory, batch {batch}, {workers} workers"}
             | {"ours_s": round(ours, 4), "hand_s": round(hand, 4), "ratio": round(hand / ours, 3)}
             | {"images_per_s": round(batch * steps / ours), "hand_images_per_s": round(batch * steps / hand)}
+            | {"synchronizations_per_step": waits}
         )
     return rows
 
@@ -282,43 +284,26 @@ def finite_loss(options: argparse.Namespace) -> list[Row]:
 
 
 def evaluate(options: argparse.Namespace) -> list[Row]:
-    """MNIST's 10,000 scored by `evaluate.py` on the GPU and on the CPU, from the same checkpoint."""
-    from litlens.cli.main import evaluate as command
+    """MNIST's 10,000 scored by `evaluate.py` from one checkpoint: on the CPU, on the GPU, and there without TF32.
 
+    TF32 is what cuDNN computes convolutions of float32 in unless told otherwise: ten bits of mantissa.
+    """
+    gpu = "gpu" if GPU else "cpu"
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(_command_run(options, batch=512, workers=4, epochs=1, keep=folder)["folder"])
-        seconds, scored = {}, {}
-        for device in ("cpu", "gpu" if GPU else "cpu"):
-            output = Path(folder) / f"scored-{device}"
-            start = time.perf_counter()
-            command(
-                [
-                    "--ckpt_path",
-                    str(run),
-                    "--accelerator",
-                    device,
-                    "--output",
-                    str(output),
-                    f"--data.root={options.data}",
-                ]
-            )
-            seconds[device] = time.perf_counter() - start
-            with next(output.glob("predictions*.csv")).open(encoding="utf-8", newline="") as file:
-                scored[device] = list(csv.reader(file))
-    cpu, gpu = scored["cpu"], scored["gpu" if GPU else "cpu"]
+        run = _command_run(options, batch=512, workers=4, epochs=1, keep=folder)["folder"]
+        cpu_s, cpu = _score(options, run, Path(folder, "cpu"), "cpu")
+        cases = {"as shipped": _score(options, run, Path(folder, "gpu"), gpu)}
+        torch.backends.cudnn.allow_tf32 = False
+        cases["without TF32"] = _score(options, run, Path(folder, "float32"), gpu)
+        torch.backends.cudnn.allow_tf32 = True
     chosen = cpu[0].index("predicted")
-    different = sum(a[chosen] != b[chosen] for a, b in zip(cpu, gpu, strict=True))
-    numbers = [[_number(value) for value in row] for row in (*cpu[1:], *gpu[1:])]
-    half = len(numbers) // 2
-    largest = max(
-        abs(a - b)
-        for row, other in zip(numbers[:half], numbers[half:], strict=True)
-        for a, b in zip(row, other, strict=True)
-        if a is not None and b is not None
-    )
-    row = {"what": "evaluate.py on MNIST's test, report included: GPU (ours) against CPU (hand)"}
-    row |= {"ours_s": round(seconds["gpu" if GPU else "cpu"], 2), "hand_s": round(seconds["cpu"], 2)}
-    return [row | {"predicted_differently": different, "largest_difference_of_a_number": round(largest, 6)}]
+    return [
+        {"what": f"evaluate.py on MNIST's test, report included, {name}: GPU (ours) against CPU (hand)"}
+        | {"ours_s": round(seconds, 2), "hand_s": round(cpu_s, 2)}
+        | {"predicted_differently": sum(a[chosen] != b[chosen] for a, b in zip(cpu, table, strict=True))}
+        | {"largest_difference_of_a_number": float(f"{_largest_difference(cpu, table):.2g}")}
+        for name, (seconds, table) in cases.items()
+    ]
 
 
 ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
@@ -405,13 +390,20 @@ def _hand_step(network: nn.Module, optimizer: torch.optim.Optimizer, images: Ten
     optimizer.step()
 
 
-def _our_epochs(network: nn.Module, data: Any, *, steps: int) -> float:
-    """Seconds of the faster of two epochs under a Trainer, after one to warm up; nothing is validated or drawn."""
+def _our_epochs(network: nn.Module, data: Any, *, steps: int) -> tuple[float, float]:
+    """Seconds of the faster of two epochs under a Trainer, after one to warm up; nothing is validated or drawn.
+
+    And how often a step synchronizes, counted in a run of its own.
+    """
+    counted = _Synchronizations(2, 7)
     with tempfile.TemporaryDirectory() as folder:
         watch = Stopwatch(f"{folder}/epochs.json")
         trainer = _trainer(folder, [watch, *_basics()], max_epochs=3, limit_train_batches=steps)
         trainer.fit(_classifier(network, data.num_classes), datamodule=data)
-    return min(one["training"] for one in watch.epochs[1:])
+        if GPU:
+            trainer = _trainer(folder, [counted, *_basics()], max_epochs=1, limit_train_batches=7)
+            trainer.fit(_classifier(network, data.num_classes), datamodule=data)
+    return min(one["training"] for one in watch.epochs[1:]), counted.count / 5
 
 
 class _Repeated:
@@ -472,7 +464,7 @@ class _Synchronizations(Callback):
 def _compare_steps(
     what: str, network: Callable[..., nn.Module], shape: tuple[int, ...], options: argparse.Namespace
 ) -> Row:
-    repeats, steps = (1, 10) if options.quick else (3, 40 if shape[-1] == 224 else 200)
+    repeats, steps = (1, 10) if options.quick else (3, 40 if shape[-1] == 224 else 100)
     batch = _random_batch(shape)
     hand, ours, waits = [], [], 0.0
     for _ in range(repeats):  # in turn
@@ -575,6 +567,26 @@ def _command_run(
             return {"epochs": timed, "folder": str(run.resolve()), "accuracy": _accuracy(results)}
         finally:
             os.chdir(before)
+
+
+def _score(options: argparse.Namespace, run: str, output: Path, device: str) -> tuple[float, list[list[str]]]:
+    """Seconds of `evaluate.py`, in this process, and its table of predictions."""
+    from litlens.cli.main import evaluate
+
+    arguments = ["--ckpt_path", run, "--accelerator", device, "--output", str(output)]
+    start = time.perf_counter()
+    evaluate([*arguments, f"--data.root={options.data}"])
+    seconds = time.perf_counter() - start
+    with next(output.glob("predictions*.csv")).open(encoding="utf-8", newline="") as file:
+        return seconds, list(csv.reader(file))
+
+
+def _largest_difference(table: list[list[str]], other: list[list[str]]) -> float:
+    """Of any two numbers in the same place."""
+    pairs = (
+        (_number(a), _number(b)) for row, same in zip(table, other, strict=True) for a, b in zip(row, same, strict=True)
+    )
+    return max(abs(a - b) for a, b in pairs if a is not None and b is not None)
 
 
 def _accuracy(results: Any) -> float | None:
