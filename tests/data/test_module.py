@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from litlens.constants import NORMALIZATIONS
 from litlens.data import sampling
@@ -75,7 +75,7 @@ def test_training_batches_have_mean_zero_and_deviation_one() -> None:
         ({"normalize": {"mean": [0.5]}}, "needs mean and std"),
         ({"normalize": "imagenet"}, "3 values for images of 1 channels"),
         ({"augment": ["rotatoin"]}, "rotation"),
-        ({"augment": "rotatoin"}, "no augmentation is called 'rotatoin'; nearest is rotation"),
+        ({"augment": "rotatoin"}, "no augmentation is called 'rotatoin'; did you mean 'rotation'"),
     ],
 )
 def test_a_wrong_option_is_one_line(options: dict[str, object], message: str) -> None:
@@ -126,11 +126,11 @@ def test_a_setup_that_failed_fails_again_with_the_same_message() -> None:
 
 def test_a_plain_loop_over_epochs_gets_successive_epochs() -> None:
     """Both ways to write it: one loader for all epochs, or one for each."""
-    anew, once = Gray([10, 30] * 6, batch_size=2), Gray([10, 30] * 6, batch_size=2)
-    anew.setup()
+    each, once = Gray([10, 30] * 6, batch_size=2), Gray([10, 30] * 6, batch_size=2)
+    each.setup()
     once.setup()
     loader = once.train_dataloader()
-    epochs = [[labels.tolist() for _, labels in anew.train_dataloader()] for _ in range(4)]
+    epochs = [[labels.tolist() for _, labels in each.train_dataloader()] for _ in range(4)]
     assert epochs == [[labels.tolist() for _, labels in loader] for _ in range(4)]
     expected = [sampling.training_indices(seed=0, epoch=epoch, size=6, batch_size=2) % 2 for epoch in range(4)]
     assert epochs == [indices.tolist() for indices in expected]
@@ -165,6 +165,43 @@ def test_a_device_is_given_bytes_which_the_data_module_normalizes_there() -> Non
     assert torch.equal(on_device[0], data.preprocessing.normalize(images))
     assert data.on_after_batch_transfer(on_device, 0) is on_device
     assert data.on_after_batch_transfer((on_device[0], labels), 0)[0] is on_device[0]
+
+
+class OnDevice(Gray):
+    """Hands on bytes, as a trainer's GPU gets them."""
+
+    def _loader_options(self, **options: Any) -> dict[str, Any]:
+        return {**super()._loader_options(**options), "normalized": False}
+
+
+class Kept(LightningModule):
+    """Keeps the images of every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.images = nn.Linear(1, 1), list[Tensor]()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.images.append(batch[0])
+        loss: Tensor = self.layer(batch[1][:, None].float()).mean()
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.images.append(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_fit_gets_the_same_batches_wherever_they_are_normalized() -> None:
+    kept = []
+    for kind in (Gray, OnDevice):
+        options = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+        model, data = Kept(), kind([10, 30] * 6, batch_size=1, augment=["rotation"])
+        Trainer(accelerator="cpu", max_epochs=2, logger=False, **options).fit(model, datamodule=data)
+        kept.append(model.images)
+    assert len(kept[0]) == len(kept[1]) > 12
+    assert all(torch.equal(images, others) for images, others in zip(*kept, strict=True))
 
 
 def test_auto_means_imagenet_for_color(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 The names below need no knowledge of albumentations; any of its transforms serves by its class name.
 """
 
-import difflib
 import itertools
 import os
 import random
@@ -17,13 +16,13 @@ from numpy.typing import NDArray
 
 from litlens.data.movements import MOVEMENTS, moving_matrix
 from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
-from litlens.errors import UserError
+from litlens.errors import UserError, nearest
 
 
 class Augmentation:
     """A chain of augmentations that depends on the image and on a random generator alone.
 
-    `steps` is a list as it stands in YAML: `rotation`, `rotation: 10` or `shift: {limit: 0.2, fill: border}`.
+    `steps` is a list as in YAML: `rotation`, `rotation: 10` or `shift: {limit: 0.2, fill: border}`.
     Names:
 
     * `rotation`: by up to `limit` degrees (10) to either side
@@ -36,10 +35,10 @@ class Augmentation:
     * `horizontal_flip: {alternate: true}`: in every second epoch; which one an image begins with follows from the seed
       (the alternating flip of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024)
     * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio`
-      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the whole image as `resize_mode` brings it there
+      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the image resized as `resize_mode` says
 
     Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside
-    is, by `fill`: `constant` (black), a gray value from 0 to 255, `border` (the nearest pixel), `reflect` or
+    follows from `fill`: `constant` (black), a gray value from 0 to 255, `border` (the nearest pixel), `reflect` or
     `wrap`. Neighbors of one fill are done as one warp, so that pixels are interpolated once.
 
     Args:
@@ -66,7 +65,7 @@ class Augmentation:
 
     @property
     def crops(self) -> bool:
-        """Whether it takes the image before the geometry and brings it to the network's size itself."""
+        """Whether it takes the image before the resize and brings it to the network's size itself."""
         return any(step.name == "crop" or step.name in _CROPS for step in _all_steps(self.steps))
 
     @property
@@ -81,13 +80,13 @@ class Augmentation:
             UserError: A class of albumentations does not take the image, or leaves it at another size.
         """
         chain = self._chain(flipped=flipped)
-        # albumentations draws from both kinds of generator. Seeding ours anew costs a fraction of what its
+        # albumentations draws from both kinds of generator. Seeding ours again costs a fraction of what its
         # own set_random_seed does, which makes two new ones for each transform.
         self._random.seed(int(rng.integers(2**63)))
         chain.set_random_state(rng, self._random)
         try:
             augmented: Pixels = chain(image=np.ascontiguousarray(image))["image"]
-        # A crop larger than the image is no narrower kind of error there, and each transform has its own.
+        # albumentations has no error type of its own for an image that does not suit; each transform raises another.
         except Exception as error:
             foreign = [step.name for step in self.steps if step.name not in _OPTIONS]
             if not foreign or isinstance(error, MemoryError):
@@ -253,10 +252,9 @@ def _foreign(step: _Step, *, image_size: tuple[int, int], resize_mode: ResizeMod
     albumentations = _albumentations()
     kind = getattr(albumentations, step.name, None)
     if not (isinstance(kind, type) and issubclass(kind, (albumentations.BasicTransform, albumentations.BaseCompose))):
-        raise UserError(
-            f"data.augment: no augmentation is called {step.name!r}; nearest is {_nearest(step.name)}, "
-            f"own names are {', '.join(_OPTIONS)}"
-        )
+        classes = [name for name in dir(albumentations) if isinstance(getattr(albumentations, name), type)]
+        known = nearest(step.name, [*_OPTIONS, *classes])
+        raise UserError(f"data.augment: no augmentation is called {step.name!r}{known}")
     options = dict(step.options)
     if step.inner:
         # Of a container's transforms each stands alone: OneOf chooses one of them.
@@ -279,7 +277,7 @@ def _foreign(step: _Step, *, image_size: tuple[int, int], resize_mode: ResizeMod
 
 
 def _or_whole(crop: Any, *, image_size: tuple[int, int], resize_mode: ResizeMode) -> Any:
-    """A crop, or where it is not drawn, the geometry that it takes the place of: else the file's size would stay."""
+    """A crop, or the resize where the crop is not drawn: otherwise the image would keep its own size."""
     if crop.p >= 1:
         return crop
     albumentations = _albumentations()
@@ -294,17 +292,6 @@ def _or_whole(crop: Any, *, image_size: tuple[int, int], resize_mode: ResizeMode
 
     # One of the two, with their p as weights.
     return albumentations.OneOf([crop, Whole(p=1 - crop.p)], p=1.0)
-
-
-def _nearest(name: str) -> str:
-    """The name that was probably meant: one of ours if it comes near, else any class of albumentations."""
-    albumentations = _albumentations()
-    classes = [n for n in dir(albumentations) if isinstance(getattr(albumentations, n), type)]
-    for candidates, cutoff in ((list(_OPTIONS), 0.6), ([*_OPTIONS, *classes], 0.0)):
-        lower = {candidate.lower(): candidate for candidate in reversed(candidates)}
-        if near := difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff):
-            return lower[near[0]]
-    return "rotation"
 
 
 def _warp(steps: list[_Step], *, separate: bool = False) -> Any:

@@ -117,14 +117,14 @@ def _cached(key: str, *, owner: str | None, write: Callable[[Path], None]) -> "n
 
 
 def mapped_array(path: Path) -> "np.memmap[Any, Any] | None":
-    """The array in a whole file, or None where there is no file or a damaged one."""
+    """The array in a complete file, or None where the file is missing or damaged."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        whole = isinstance(array, np.memmap) and path.stat().st_size == array.offset + array.nbytes
-    # numpy tells a damaged header by ValueError, SyntaxError, tokenize's errors and others, by version.
+        complete = isinstance(array, np.memmap) and path.stat().st_size == array.offset + array.nbytes
+    # numpy reports a damaged header as ValueError, SyntaxError, tokenize's errors and others, by version.
     except Exception:
         return None
-    return array if whole else None
+    return array if complete else None
 
 
 def _clear(folder: Path, *, owner: str | None, keep: Path) -> None:
@@ -158,7 +158,7 @@ def _to_disk(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn what the user can mend (a full disk, a folder that cannot be written) into one line."""
+    """Turn what the user can fix (a full disk, a folder that cannot be written) into one line."""
     try:
         yield
     except OSError as error:

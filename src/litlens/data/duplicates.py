@@ -1,4 +1,4 @@
-"""Images that stand in two splits: whoever trains on them has seen a part of the answer."""
+"""Duplicates across splits: a model that trained on them has seen part of the answers."""
 
 import hashlib
 

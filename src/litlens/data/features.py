@@ -125,7 +125,7 @@ class _View:
 
 
 class _Store:
-    """Features of one function by the digest of the pixels, in chunks that appear whole or not at all."""
+    """Features of one function by the digest of the pixels, in chunks that appear complete or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,6 +1,6 @@
 """From a split to batches, in the order that `sampling` gives and from any point of it.
 
-Batches are fetched whole: one index array, one slice of a uint8 array. They are normalized last, in this process.
+A batch is fetched at once: one index array, one slice of a uint8 array. They are normalized last, in this process.
 """
 
 import itertools

@@ -199,7 +199,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return batch
 
     def fingerprint(self) -> dict[str, str | int]:
-        """What the data are: number and bytes of the files, and two digests that tell whether they have changed.
+        """Number and bytes of the files, and two digests that change when the data do.
 
         Equal `stat` (names, sizes, times) means equal files. Where it differs, as in a copy, `content` decides: it
         is read from the files once and then kept in the cache under `stat`. A name is a path, which may say the class.
@@ -325,8 +325,8 @@ def _names(files: list[Path], *, folder: Path | None) -> list[str]:
     """The files' paths relative to `folder`; of one that lies elsewhere the name alone."""
     if folder is None:
         return [path.name for path in files]
-    top, whole = folder.absolute(), [path.absolute() for path in files]
-    return [path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name for path in whole]
+    top, paths = folder.absolute(), [path.absolute() for path in files]
+    return [path.relative_to(top).as_posix() if path.is_relative_to(top) else path.name for path in paths]
 
 
 def _content(files: list[Path], names: list[str]) -> bytes:

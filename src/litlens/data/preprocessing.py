@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]
 class Preprocessing:
     """How images are prepared: `size` is (H, W), `channels` 1 (gray) or 3 (RGB), mean and std of pixels in [0, 1].
 
-    `resize_mode` says what becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
+    `resize_mode` handles another aspect ratio: `crop` the center, `squash` the image, or `pad` it with black.
     `value_range` is what `read_image` needs to read images of more than 8 bits as in training.
     """
 
@@ -86,12 +86,6 @@ class Preprocessing:
         scale = 1 / (255 * torch.tensor(self.std, dtype=torch.float32))
         shift = torch.tensor(self.mean, dtype=torch.float32) / torch.tensor(self.std, dtype=torch.float32)
         return pixels.to(torch.float32).mul_(scale.to(pixels.device)).sub_(shift.to(pixels.device)).permute(0, 3, 1, 2)
-
-    def denormalize(self, images: Tensor) -> Pixels:
-        """The inverse of `normalize`, to show what a network was given: float32 (B, C, H, W) to uint8 (B, H, W, C)."""
-        mean, std = (torch.tensor(values, device=images.device) for values in (self.mean, self.std))
-        pixels = images.permute(0, 2, 3, 1).mul(std).add(mean).mul(255).round().clamp(0, 255)
-        return pixels.to(torch.uint8).cpu().numpy()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for a checkpoint."""

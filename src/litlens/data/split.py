@@ -52,7 +52,7 @@ class Split:
     """One split: sample i is row `rows[i]` of `images`, of class `labels[i]` (int64), called `names[i]`.
 
     Names are unique in a data set and stay the same from run to run: a file's relative path, or `test/00042`.
-    `groups[i]` names what must not stand in two splits (a font family, a patient), where there is such a thing.
+    `groups[i]` names what must not be split (a font family, a patient), where there are groups.
     """
 
     images: Images
