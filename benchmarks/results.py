@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from litlens.evaluation.intervals import wilson_interval  # noqa: E402
+from litlens.evaluation.scores import wilson_interval  # noqa: E402
 
 JSON, MARKDOWN = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 

@@ -24,9 +24,9 @@ import pytest
 from PIL import Image
 
 from litlens.cli.main import train
+from litlens.evaluation.html import shown_samples
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report.cards import shown_samples
-from litlens.evaluation.report.page import RunFacts, render_report
+from litlens.evaluation.report_page import RunFacts, render_report
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium")

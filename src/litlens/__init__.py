@@ -29,6 +29,8 @@ _HOMES = {
     "load_classifier": "litlens.checkpoints.classifier",
     "LoadedClassifier": "litlens.checkpoints.classifier",
     "Predictions": "litlens.evaluation.predictions",
+    "RunFacts": "litlens.evaluation.report_page",
+    "write_report": "litlens.evaluation.report_page",
     "UserError": "litlens.errors",
 }
 __all__ = sorted(_HOMES)

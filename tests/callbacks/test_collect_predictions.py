@@ -10,6 +10,7 @@ import torch.multiprocessing
 from lightning.pytorch import LightningDataModule
 
 from litlens.callbacks.collect_predictions import CollectPredictions, gather_in_order
+from litlens.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is multi-threaded")
 
@@ -58,7 +59,7 @@ def test_a_limited_test_names_the_part_it_saw(trainer, small, samples) -> None:
     assert collect.predictions.names == [f"dog/{k}.png" for k in range(10)]
 
 
-@pytest.mark.parametrize(("size", "message"), [(22, "doubled or lost"), (24, "doubled or lost")])
+@pytest.mark.parametrize(("size", "message"), [(22, "repeated or lost"), (24, "repeated or lost")])
 def test_a_count_that_does_not_match_is_an_error(trainer, small, samples, size, message) -> None:
     data = Named(samples(23, 2), labels=np.zeros(size, dtype=np.int64))
     with pytest.raises(RuntimeError, match=message):
@@ -72,12 +73,17 @@ def test_another_order_is_an_error(trainer, small, samples) -> None:
         trainer(CollectPredictions()).test(small(), data, verbose=False)
 
 
-def test_a_module_that_returns_nothing_is_told_what_to_return(trainer, small, samples) -> None:
+def test_a_module_that_returns_nothing_is_tested_and_reported_once(trainer, small, samples, caplog) -> None:
     classifier = small()
     classifier.test_step = lambda batch, batch_idx: None
     classifier.on_test_epoch_end = lambda: None
-    with pytest.raises(TypeError, match=r"test_step has to return \{\"logits\""):
-        trainer(CollectPredictions()).test(classifier, samples(3), verbose=False)
+    collect = CollectPredictions()
+    trainer(collect).test(classifier, samples(30), verbose=False)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("litlens")]
+    assert len(said) == 1
+    assert "Small.test_step should return" in said[0]
+    with pytest.raises(UserError, match=r"Small.test_step should return \{\"logits\""):
+        _ = collect.predictions
 
 
 def _share(rank: int, world_size: int, size: int, folder: str) -> None:

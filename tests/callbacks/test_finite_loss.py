@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from litlens.callbacks.finite_loss import FiniteLoss
+from litlens.callbacks.steps import FiniteLoss
 from litlens.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")

@@ -1,6 +1,6 @@
 """A configuration in one level: short names, plain values, nothing that is no parameter."""
 
-from litlens.callbacks.hyperparameters import flattened
+from litlens.callbacks.run_metadata import flattened
 
 
 def test_a_configuration_becomes_one_level() -> None:

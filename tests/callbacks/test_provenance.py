@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from litlens.callbacks.provenance import Provenance
+from litlens.callbacks.run_metadata import Provenance
 
 
 @pytest.mark.parametrize(

@@ -297,11 +297,11 @@ def test_a_list_of_callbacks_replaces_only_what_is_drawn(
 ) -> None:
     """The random state travels in the checkpoint, and a loss that is not finite ends the run before its test."""
     monkeypatch.chdir(tmp_path)
-    chosen = "--config={trainer: {callbacks: [{class_path: litlens.callbacks.learning_rate.LearningRate}]}}"
+    chosen = "--config={trainer: {callbacks: [{class_path: litlens.callbacks.LearningRate}]}}"
     diverging = ["--model.optimizer=SGD", "--model.optimizer.lr=1e20", "--model.lr_scheduler=null"]
     line = refused(["--config", CONFIG, chosen, *diverging], capsys)
     assert "the training loss became nan" in line
-    twice = chosen.replace("[{", "[{class_path: litlens.callbacks.random_state.RandomState}, {")
+    twice = chosen.replace("[{", "[{class_path: litlens.callbacks.RandomState}, {")
     folder = run(tmp_path, twice, epochs=1)
     assert "RandomState" in read_checkpoint(folder / "checkpoints" / "last.ckpt")["callbacks"]
     assert (folder / "results.json").is_file()

@@ -6,8 +6,8 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from litlens.evaluation.calibration import calibration_error, reliability, temperature, with_temperature
-from litlens.evaluation.measures import loss
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.scores import loss
 
 
 def calibrated(size: int, classes: int) -> Predictions:

@@ -16,7 +16,7 @@ from litlens.evaluation.figures import (
     per_class_figure,
     reliability_figure,
 )
-from litlens.evaluation.measures import class_table, confusion_matrix
+from litlens.evaluation.scores import class_table, confusion_matrix
 from litlens.evaluation.style import pixels, svg
 
 HISTORY = [
@@ -31,7 +31,7 @@ def test_two_classes_show_every_count() -> None:
     axes = figure.axes[0]
     assert sorted(text.get_text() for text in axes.texts) == ["2", "40", "56"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["cat", "dog"]
-    assert axes.get_title(loc="left") == "Confusion matrix: 97.96 % of 98 right"
+    assert axes.get_title(loc="left") == "Confusion matrix: 97.96 % accuracy, 98 images"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "label")
     np.testing.assert_allclose(axes.images[0].get_array() ** 2, [[40 / 42, 2 / 42], [0, 1]])
 
@@ -67,7 +67,7 @@ def test_names_in_other_scripts_do_not_stop_a_run() -> None:
 
 def test_no_samples_at_all_are_drawn_too() -> None:
     axes = confusion_matrix_figure(np.zeros((2, 2)), ["a", "b"]).axes[0]
-    assert axes.get_title(loc="left") == "Confusion matrix: 0.00 % of 0 right"
+    assert axes.get_title(loc="left") == "Confusion matrix: 0.00 % accuracy, 0 images"
 
 
 def test_curves_show_the_history_and_mark_the_best_validation() -> None:

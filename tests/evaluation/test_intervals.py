@@ -6,8 +6,8 @@ import scipy.stats
 import sklearn.metrics
 import torch
 
-from litlens.evaluation import intervals, measures
-from litlens.evaluation.bootstrap import bootstrap_intervals
+from litlens.evaluation import scores
+from litlens.evaluation.scores import bootstrap_intervals
 
 
 def test_wilson_against_published_values() -> None:
@@ -18,14 +18,14 @@ def test_wilson_against_published_values() -> None:
         (0, 20, 0.0000, 0.1611),
         (1, 29, 0.0061, 0.1718),
     ):
-        interval = intervals.wilson_interval(hits, trials)
+        interval = scores.wilson_interval(hits, trials)
         assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
         assert interval.value == hits / trials
 
 
 def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
     hits = np.random.default_rng(0).binomial(98, 0.96, size=1000)
-    of_hits = {k: intervals.wilson_interval(int(k), 98) for k in np.unique(hits)}
+    of_hits = {k: scores.wilson_interval(int(k), 98) for k in np.unique(hits)}
     covered = np.mean([of_hits[k].low <= 0.96 <= of_hits[k].high for k in hits])
     assert 0.93 <= covered <= 0.97
     # A bootstrap of the same samples promises as much and keeps 0.89.
@@ -36,7 +36,7 @@ def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
 def test_resampled_counts_are_multinomial() -> None:
     counts = np.array([1, 500, 3, 0, 40, 5, 2, 449])
     drawn = np.concatenate(
-        list(intervals.resampled_counts(counts, resamples=20_000, generator=np.random.default_rng(0)))
+        list(scores.resampled_counts(counts, resamples=20_000, generator=np.random.default_rng(0)))
     ).astype(np.float64)
     assert drawn.shape == (20_000, 8)
     assert np.all(drawn.sum(axis=1) == 1000)
@@ -62,7 +62,7 @@ def test_bootstrap_of_macro_f1_equals_drawing_every_sample(made_up) -> None:
 def test_bootstrap_of_the_loss_equals_scipys(made_up) -> None:
     some = made_up(300, 4, strength=1.0)
     expected = scipy.stats.bootstrap(
-        (measures.sample_losses(some),), np.mean, n_resamples=5000, method="percentile", rng=1
+        (scores.sample_losses(some),), np.mean, n_resamples=5000, method="percentile", rng=1
     ).confidence_interval
     interval = bootstrap_intervals(some)["loss"]
     np.testing.assert_allclose([interval.low, interval.high], expected, rtol=0.02)
@@ -86,6 +86,6 @@ def test_ten_thousand_resamples_of_ten_thousand_samples_are_quick(made_up, proce
 def test_noise_is_what_two_equal_classifiers_differ_by() -> None:
     generator = np.random.default_rng(0)
     first, second = generator.binomial(1000, 0.95, size=(2, 20_000)) / 1000
-    noise = intervals.noise_difference(950, 1000)
+    noise = scores.noise_difference(950, 1000)
     assert noise == pytest.approx(np.quantile(np.abs(first - second), 0.95), abs=0.001)
-    assert 0 < intervals.noise_difference(98, 98) < 0.06
+    assert 0 < scores.noise_difference(98, 98) < 0.06

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from litlens.evaluation.precision_recall import precision_recall_curves, precision_recall_figure
+from litlens.evaluation.figures import precision_recall_figure
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.scores import precision_recall_curves
 from litlens.evaluation.style import pixels
 
 

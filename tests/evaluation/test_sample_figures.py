@@ -31,11 +31,11 @@ def has_color(figure, color: str) -> bool:
 def test_right_in_green_and_wrong_in_red_with_the_label() -> None:
     right = prediction_grid_figure(images(2), [0, 2], SHARES, NAMES)
     assert words(right)[:4] == ["cat", "70.0 %", "$x…end", "60.0 %"]
-    assert words(right)[-1] == "Predictions: 2 of 2 right"
+    assert words(right)[-1] == "Predictions: 2 of 2 correct"
     assert has_color(right, GREEN)
     assert not has_color(right, ORANGE)
     wrong = prediction_grid_figure(images(2), [1, 1], SHARES, NAMES)
-    assert words(wrong)[:3] == ["cat", "70.0 %", "is dog"]
+    assert words(wrong)[:3] == ["cat", "70.0 %", "label dog"]
     assert has_color(wrong, ORANGE)
     assert not has_color(wrong, GREEN)
 
@@ -67,7 +67,7 @@ def test_a_map_lies_over_the_image_beside_the_image() -> None:
     second = 16 + 2 * 112 + 22
     assert drawn[100, second + 50].tolist() == [100, 100, 100]
     assert drawn[100, second + 165].tolist() != [100, 100, 100]
-    assert words(cam_figure(images(2), heat, [0, 1], [0, 0], NAMES))[:2] == ["cat", "cat, is dog"]
+    assert words(cam_figure(images(2), heat, [0, 1], [0, 0], NAMES))[:2] == ["cat", "cat, label dog"]
 
 
 def test_feature_maps_tell_layer_number_and_size() -> None:

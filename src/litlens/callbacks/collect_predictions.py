@@ -1,4 +1,4 @@
-"""Gathers what a test yields, from every device and in the order of the data, as `Predictions`."""
+"""Collects what a test yields, from every device and in the order of the data, as `Predictions`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from litlens.callbacks.live.drawing import names_of_classes, outputs_of_step, warn_of_outputs
+from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 
 
@@ -20,17 +22,25 @@ class CollectPredictions(Callback):
     a sample less than another. None may have no sample at all: Lightning stops there, and where it is told not
     to, that device skips the whole test, hooks and all, while the others wait for it in theirs. Names come from
     the data module's `samples("test")` where it has that, and otherwise count: `test/00000`. Every device has
-    the same predictions in the end.
+    the same predictions in the end. A module whose `test_step` returns neither is reported in one line, once, and
+    `predictions` raises UserError then; before any test it is None.
     """
 
     def __init__(self) -> None:
-        self.predictions: Predictions | None = None
+        self._predictions: Predictions | None = None
+        self._missing = ""
         self._logits: list[Tensor] = []
         self._labels: list[Tensor] = []
 
+    @property
+    def predictions(self) -> Predictions | None:
+        """The last test's predictions."""
+        if self._missing:
+            raise UserError(f"no predictions were collected: {self._missing}")
+        return self._predictions
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget what an earlier test left."""
-        self.predictions = None
+        self._predictions, self._missing = None, ""
         self._logits.clear()
         self._labels.clear()
 
@@ -44,22 +54,27 @@ class CollectPredictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep one batch, on its device, so that no step waits for a copy."""
-        if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
-            raise TypeError(f'{type(pl_module).__name__}.test_step has to return {{"logits": ..., "labels": ...}}')
-        self._logits.append(outputs["logits"].detach().float())
-        self._labels.append(outputs["labels"].detach())
+        found = outputs_of_step(outputs)
+        if found is None:
+            warn_of_outputs(self, pl_module, "test")
+            self._missing = f'{type(pl_module).__name__}.test_step should return {{"logits": ..., "labels": ...}}'
+            return
+        self._logits.append(found[0])
+        self._labels.append(found[1])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather over the devices and put a name to every sample."""
+        """Gather over the devices and name every sample."""
+        if self._missing:
+            return
         shard = None
         if self._logits:
             shard = torch.cat(self._logits).cpu().numpy(), torch.cat(self._labels).cpu().numpy()
         self._logits.clear()
         self._labels.clear()
         logits, labels, places = gather_in_order(shard)
-        class_names = getattr(pl_module, "class_names", None) or [str(k) for k in range(logits.shape[1])]
+        class_names = names_of_classes(pl_module, logits.shape[1])
         names = _names(trainer, places, labels)
-        self.predictions = Predictions(logits, labels, names, class_names)
+        self._predictions = Predictions(logits, labels, names, class_names)
 
 
 Shard = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -91,10 +106,10 @@ def _names(trainer: Trainer, places: NDArray[np.int64], labels: NDArray[np.int64
     if samples is None:
         return [f"test/{place:05d}" for place in places]
     split = samples("test")
-    # One batch (an int) is not the whole split (a share of 1.0).
-    whole = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1.0
-    if places[-1] >= len(split.names) or (whole and len(places) != len(split.names)):
-        raise RuntimeError(f"{len(places)} predictions for {len(split.names)} test samples: some were doubled or lost")
+    # One batch (an int) is not the complete split (a share of 1.0).
+    complete = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1.0
+    if places[-1] >= len(split.names) or (complete and len(places) != len(split.names)):
+        raise RuntimeError(f"{len(places)} predictions for {len(split.names)} test samples: some were repeated or lost")
     if not np.array_equal(labels, np.asarray(split.labels)[places]):
         raise RuntimeError("the test's labels are not in the data module's order, so no sample can be named")
     return [split.names[place] for place in places]

@@ -12,18 +12,12 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 # Class names in a config resolve once their modules are imported.
-import litlens.callbacks.hyperparameters
-import litlens.callbacks.learning_rate
-import litlens.callbacks.live.confusion_matrix
-import litlens.callbacks.live.feature_maps
-import litlens.callbacks.live.grad_cam
-import litlens.callbacks.live.histograms
-import litlens.callbacks.live.learning_curves
-import litlens.callbacks.live.model_graph
-import litlens.callbacks.live.per_class_metrics
-import litlens.callbacks.live.precision_recall
-import litlens.callbacks.live.prediction_grid
-import litlens.callbacks.live.wrong_samples
+import litlens.callbacks.live.network_figures
+import litlens.callbacks.live.samples
+import litlens.callbacks.live.score_figures
+import litlens.callbacks.run_metadata
+import litlens.callbacks.running_average
+import litlens.callbacks.steps
 import litlens.data.datasets.arrays
 import litlens.data.datasets.catdog
 import litlens.data.datasets.fonts
@@ -31,9 +25,8 @@ import litlens.models.networks.mlp
 import litlens.models.networks.scratch
 import litlens.models.transfer  # noqa: F401
 from litlens.callbacks.collect_predictions import CollectPredictions
-from litlens.callbacks.finite_loss import FiniteLoss
-from litlens.callbacks.provenance import Provenance
-from litlens.callbacks.random_state import RandomState
+from litlens.callbacks.run_metadata import Provenance
+from litlens.callbacks.steps import FiniteLoss, RandomState
 from litlens.cli.checks import check_checkpointing
 from litlens.cli.links import LINKS, linked_values, refuse_others
 from litlens.cli.mistakes import SHORTCUTS, config_files, mistakes_of_values, parse
@@ -67,17 +60,17 @@ _TRAINER = {
 _CALLBACKS = [
     {"class_path": f"litlens.callbacks.{name}"}
     for name in (
-        "learning_rate.LearningRate",
-        "live.learning_curves.LearningCurves",
-        "live.confusion_matrix.ConfusionMatrix",
-        "live.per_class_metrics.PerClassMetrics",
-        "live.precision_recall.PrecisionRecallCurves",
-        "live.wrong_samples.WrongSamples",
-        "live.prediction_grid.PredictionGrid",
-        "live.grad_cam.GradCam",
-        "live.feature_maps.FeatureMaps",
-        "live.model_graph.ModelGraph",
-        "hyperparameters.HyperParameters",
+        "LearningRate",
+        "LearningCurves",
+        "ConfusionMatrix",
+        "PerClassMetrics",
+        "PrecisionRecallCurves",
+        "WrongSamples",
+        "PredictionGrid",
+        "GradCam",
+        "FeatureMaps",
+        "ModelGraph",
+        "HyperParameters",
     )
 ]
 

@@ -1,4 +1,4 @@
-"""Writes a run's page: gathers what `evaluation.report` wants to know from the checkpoint, the data and metrics.csv.
+"""Writes a run's page: gathers what `evaluation.report_page` takes from the checkpoint, the data and metrics.csv.
 
 Training and evaluation both come here with the same checkpoint, predictions and metrics, so their pages are equal.
 """
@@ -16,7 +16,7 @@ from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report.page import RunFacts, render_report
+from litlens.evaluation.report_page import RunFacts, render_report
 from litlens.explain.cam import cam
 from litlens.explain.overlay import overlay
 from litlens.files import write_atomically

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from litlens.checkpoints.provenance import versions
-from litlens.evaluation.intervals import noise_difference, wilson_interval
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.scores import noise_difference, wilson_interval
 from litlens.files import write_atomically
 
 PREDICTIONS_FILE = "predictions-test.csv"

@@ -1,5 +1,6 @@
-"""Whether a network's 90 % is right nine times in ten, and the temperature that would make it so."""
+"""Calibration: whether predictions of 90 % confidence are correct nine times in ten, and temperature scaling."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ _COLDEST, _HOTTEST = 0.05, 20.0
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The samples whose confidence lies in [low, high): how many, how sure on average, and how often right.
+    """The samples whose confidence lies in [low, high): how many, their mean confidence, their accuracy.
 
     `confidence` and `accuracy` are NaN in an empty bin. The last bin holds a confidence of 1 too.
     """
@@ -24,7 +25,7 @@ class ReliabilityBin:
 
 
 def reliability(predictions: Predictions, *, bins: int = 15) -> list[ReliabilityBin]:
-    """Samples sorted by confidence into bins of equal width: what a reliability diagram shows."""
+    """Samples in bins of equal width by confidence, for a reliability diagram."""
     edges = np.linspace(0, 1, bins + 1)
     place = np.clip(np.searchsorted(edges, predictions.confidence, side="right") - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
@@ -46,8 +47,10 @@ def calibration_error(predictions: Predictions, *, bins: int = 15) -> float:
     """Expected calibration error in [0, 1]: the mean gap between confidence and accuracy.
 
     torchmetrics' `multiclass_calibration_error` with the l1 norm, in float32: a confidence that rounds to 1
-    has a bin of its own there.
+    has a bin of its own there. NaN without samples.
     """
+    if not len(predictions):
+        return math.nan
     import torch
     from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -61,12 +64,14 @@ def calibration_error(predictions: Predictions, *, bins: int = 15) -> float:
 
 
 def temperature(predictions: Predictions) -> float:
-    """What to divide the logits by for the least mean cross-entropy; above 1 where the network is too sure.
+    """The divisor of the logits that gives the lowest mean cross-entropy; above 1 for an overconfident network.
 
-    No prediction changes by it. Searched between 0.05 and 20; where every sample is right the loss falls for
-    ever and the answer is merely small. Fitted on the very samples it is reported for, it flatters a little.
-    Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
+    No prediction changes by it. Searched between 0.05 and 20; if every sample is correct, the loss has no minimum and
+    the result is near the lower end. Fitted on the samples that it is reported for, it is slightly optimistic. NaN
+    without samples. Source: Guo et al. 2017, On Calibration of Modern Neural Networks.
     """
+    if not len(predictions):
+        return math.nan
     from scipy.optimize import minimize_scalar
 
     logits = predictions.logits.astype(np.float64)

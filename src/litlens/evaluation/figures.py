@@ -1,4 +1,4 @@
-"""Images of the evaluation: each function draws numbers into a matplotlib Figure."""
+"""Figures of the scores: each function draws numbers into a matplotlib Figure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,8 +10,19 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from litlens.evaluation.calibration import ReliabilityBin
-from litlens.evaluation.measures import ClassFigures, row_shares
-from litlens.evaluation.style import BLUE, GRAY, INK, ORANGE, house_style, new_figure, plain_axes, shortened
+from litlens.evaluation.scores import ClassMetrics, PrecisionRecall, row_shares
+from litlens.evaluation.style import (
+    BLUE,
+    GRAY,
+    INK,
+    ORANGE,
+    PALETTE,
+    house_style,
+    new_figure,
+    percent,
+    plain_axes,
+    shortened,
+)
 
 _NUMBERED = 20  # classes up to which a confusion matrix has a number in every cell
 _TICKS = 32  # class names that an axis has room for
@@ -21,10 +32,10 @@ _TICKS = 32  # class names that an axis has room for
 def confusion_matrix_figure(
     counts: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix"
 ) -> Figure:
-    """Counts `(K, K)`, rows labels and columns predictions, colored by the share of each row.
+    """Counts `(K, K)`, rows labels and columns predictions, colored by the fraction of each row.
 
-    Up to 20 classes every cell tells its count; with more only the colors stay, on a scale that lets single
-    mistakes be seen, and the axes name as many classes as fit.
+    Up to 20 classes every cell shows its count; with more only the colors are left, on a scale on which single
+    mistakes are visible, and the axes name as many classes as fit.
     """
     table = np.asarray(counts, dtype=np.int64)
     classes = len(class_names)
@@ -36,7 +47,7 @@ def confusion_matrix_figure(
     # The square root lifts the few per cent that mistakes are; linear, they would all look like nothing.
     image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     accuracy = np.trace(table) / max(table.sum(), 1)
-    axes.set_title(f"{title}: {100 * accuracy:.2f} % of {table.sum():,} right", pad=10)
+    axes.set_title(f"{title}: {100 * accuracy:.2f} % accuracy, {table.sum():,} images", pad=10)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     _name_classes(axes, class_names)
@@ -44,7 +55,7 @@ def confusion_matrix_figure(
         _write_counts(axes, table, shares)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, ticks=np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])
-    bar.set_label("share of the label's samples")
+    bar.set_label("fraction of the label's images")
     bar.outline.set_visible(False)
     return figure
 
@@ -61,7 +72,7 @@ def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
     _curves(loss, history, "loss", best=min)
     _curves(accuracy, history, "accuracy", best=max)
     loss.set_ylabel("loss")
-    accuracy.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     return figure
 
 
@@ -69,7 +80,7 @@ def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
 def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figure:
     """A reliability diagram: accuracy against confidence by bin, and below how many samples each bin holds.
 
-    `error` is the expected calibration error, told in the title.
+    `error` is the expected calibration error, for the title.
     """
     figure = new_figure(4.6, 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
@@ -83,16 +94,16 @@ def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figur
     upper.bar(left, accuracy, width, align="edge", color="#9CC9E3", edgecolor="white", label="accuracy")
     upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
     upper.plot(confidence, accuracy, "o", color=ORANGE, markersize=4, label="at the bin's mean confidence")
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share right")
-    upper.set_title(f"Calibration: expected error {100 * error:.2f} %", pad=10)
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    upper.set_title(f"Expected calibration error: {percent(error)}", pad=10)
     upper.legend(loc="upper left", frameon=False, handlelength=1.6)
     lower.bar(left, count / max(count.sum(), 1), width, align="edge", color=GRAY, edgecolor="white")
-    lower.set(xlabel="confidence", ylabel="share of\nsamples", ylim=(0, None))
+    lower.set(xlabel="confidence", ylabel="fraction of\nimages", ylim=(0, None))
     return figure
 
 
 @house_style
-def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", most: int = 30) -> Figure:
+def per_class_figure(table: Sequence[ClassMetrics], *, title: str = "Classes", most: int = 30) -> Figure:
     """Precision, recall and F1 of the `most` classes with the lowest F1, the lowest on top, and how many samples."""
     rows = sorted(table, key=lambda row: row.f1)[:most]
     figure = new_figure(6.6, 1.1 + 0.2 * max(len(rows), 4))
@@ -119,7 +130,7 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
     axes.set_ylim(len(rows) - 0.4, -0.6)
     lowest = min((min(row.precision, row.recall) for row in rows), default=0.0)
     axes.set_xlim(max(0.0, lowest - 0.05 * (1 - lowest) - 0.01), 1.01)
-    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.4g} %")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     for place, row in zip(places, rows, strict=True):
         axes.annotate(
             f"{row.labelled:,}",
@@ -134,6 +145,40 @@ def per_class_figure(table: Sequence[ClassFigures], *, title: str = "Classes", m
     which = f"the {len(rows)} of {len(table)} classes with the lowest F1" if len(rows) < len(table) else "classes by F1"
     axes.set_title(f"{title}: {which}", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False, borderaxespad=0.1)
+    return figure
+
+
+@house_style
+def precision_recall_figure(curves: Sequence[PrecisionRecall], *, title: str = "Precision and recall") -> Figure:
+    """All curves: the classes with the lowest average precision in color and with their names, the others in gray."""
+    figure = new_figure(6.6, 4.4)
+    axes = figure.add_subplot()
+    plain_axes(axes)
+    worst = sorted(curves, key=lambda curve: curve.average_precision)
+    named, others = worst[: len(PALETTE)], worst[len(PALETTE) :]
+    for number, curve in enumerate(others):
+        label = None if number else f"{len(others)} others"
+        axes.step(curve.recall, curve.precision, where="post", color=GRAY, linewidth=0.7, alpha=0.6, label=label)
+    for curve, color in reversed(list(zip(named, PALETTE, strict=False))):
+        label = f"{shortened(curve.name)}  {100 * curve.average_precision:.2f} %"
+        axes.step(curve.recall, curve.precision, where="post", color=color, linewidth=1.6, label=label)
+    mean = np.mean([curve.average_precision for curve in curves]) if curves else np.nan
+    # The mistakes of a good network lie in the upper right corner: show that, and more only if needed.
+    missing = 1 - min((curve.average_precision for curve in curves), default=0.0)
+    start = max(0.0, np.floor(10 * (0.99 - 20 * missing)) / 10)
+    limits = (start, 1 + 0.01 * (1 - start))
+    axes.set(xlim=limits, ylim=limits, xlabel="recall", ylabel="precision")
+    axes.set_title(f"{title}: mean average precision {percent(float(mean))}", pad=10)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        handles[::-1],
+        labels[::-1],
+        title="average precision, lowest first",
+        loc="center left",
+        bbox_to_anchor=(1.01, 0.5),
+        frameon=False,
+        alignment="left",
+    )
     return figure
 
 

@@ -1,6 +1,7 @@
-"""What one pass over a split yields, and the file that holds it: all evaluation is a function of this."""
+"""The result of one pass over a split, and the file that holds it: all evaluation is a function of this."""
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litlens.errors import UserError
+from litlens.files import write_atomically
 
 _COLUMNS = ["name", "label", "predicted", "probability"]
 _LOGIT = "logit:"  # keeps a class named "label" apart from the column of that name
@@ -17,10 +19,10 @@ _LOGIT = "logit:"  # keeps a class named "label" apart from the column of that n
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The logits `(N, K)` that a network gave to N samples, with their labels `(N,)`, names and class names.
+    """A network's logits `(N, K)` for N samples, with their labels `(N,)`, names and class names.
 
-    Names tell the samples apart (a file's relative path, or `test/00042`). Raises ValueError where shapes,
-    label range or class names do not fit together.
+    A name identifies a sample (a file's relative path, or `test/00042`). Raises ValueError if shapes, label range or
+    class names do not match.
     """
 
     logits: NDArray[np.float32]
@@ -55,10 +57,14 @@ class Predictions:
 
     @cached_property
     def log_probabilities(self) -> NDArray[np.float64]:
-        """Log-softmax of the logits `(N, K)`, which stays finite where a probability would underflow."""
+        """Log-softmax of the logits `(N, K)`, which stays finite where a probability would underflow.
+
+        NaN where a logit is NaN or +inf.
+        """
         logits = self.logits.astype(np.float64)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
+            return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
     @cached_property
     def probabilities(self) -> NDArray[np.float64]:
@@ -67,7 +73,7 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
-        """The class with the largest logit `(N,)`; of several, the first."""
+        """The class with the largest logit `(N,)`; of several, the first; NaN counts as the largest, as in torch."""
         return np.asarray(self.logits.argmax(axis=1), dtype=np.int64)
 
     @cached_property
@@ -80,25 +86,34 @@ class Predictions:
         """Whether the predicted class is the label `(N,)`."""
         return np.asarray(self.predicted == self.labels)
 
+    @cached_property
+    def finite(self) -> NDArray[np.bool_]:
+        """Whether all logits of a sample are finite `(N,)`."""
+        return np.asarray(np.isfinite(self.logits).all(axis=1))
+
+    def only_finite(self) -> "Predictions":
+        """The samples whose logits are all finite."""
+        if self.finite.all():
+            return self
+        names = [name for name, keep in zip(self.names, self.finite, strict=True) if keep]
+        return Predictions(self.logits[self.finite], self.labels[self.finite], names, self.class_names)
+
     def save(self, path: str | Path) -> None:
         """Write a CSV that a spreadsheet opens: name, label, predicted, its probability, one logit per class.
 
         Logits are written with the fewest digits that read back as the same float32, so `load` is exact, and
         equal predictions give equal bytes. The file is replaced in one step.
         """
-        path = Path(path)
         digits = self.logits.astype(str)
-        partial = path.with_name(path.name + ".part")
-        # A file name that is no valid UTF-8 reaches Python as surrogates; this writes its own bytes again.
-        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_COLUMNS + [_LOGIT + name for name in self.class_names])
-            for name, label, predicted, confidence, row in zip(
-                self.names, self.labels, self.predicted, self.confidence, digits, strict=True
-            ):
-                words = [name, self.class_names[label], self.class_names[predicted], f"{confidence:.6f}"]
-                writer.writerow(words + list(row))
-        partial.replace(path)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_COLUMNS + [_LOGIT + name for name in self.class_names])
+        for name, label, predicted, confidence, row in zip(
+            self.names, self.labels, self.predicted, self.confidence, digits, strict=True
+        ):
+            words = [name, self.class_names[label], self.class_names[predicted], f"{confidence:.6f}"]
+            writer.writerow(words + list(row))
+        write_atomically(Path(path), text.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":

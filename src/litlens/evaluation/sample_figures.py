@@ -1,6 +1,6 @@
-"""Samples as images: predictions, mistakes, where a network looks and what its layers see.
+"""Samples as images: predictions, mistakes, class activation maps and feature maps.
 
-Images are pasted pixel by pixel and only words are left to matplotlib: one axes per image would take a second.
+Images are pasted pixel by pixel and only text is drawn by matplotlib: one axes per image would take a second.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ def prediction_grid_figure(
     title: str = "Predictions",
     columns: int = 8,
 ) -> Figure:
-    """Images uint8 (N, H, W, 1 or 3), labels (N,), probabilities (N, K): the class predicted under each image.
+    """Images uint8 (N, H, W, 1 or 3), labels (N,), probabilities (N, K): the predicted class under each image.
 
-    Right ones have a green frame, wrong ones a red one and a second line with the label.
+    Correct ones have a green frame, misclassified ones a red one and a second line with the label.
     """
     tiles = [_scaled(image, 104) for image in images]
     predicted = probabilities.argmax(axis=1)
@@ -49,8 +49,8 @@ def prediction_grid_figure(
         sheet.write(x, y + height + 13, shortened(class_names[guess], 7), color=color, weight="bold")
         sheet.write(x + width + 7, y + height + 13, _percent(probabilities[number, guess]), ha="right")
         if guess != label:
-            sheet.write(x, y + height + 29, f"is {shortened(class_names[label], 13)}")
-    return sheet.figure(f"{title}: {right} of {len(tiles)} right")
+            sheet.write(x, y + height + 29, f"label {shortened(class_names[label], 11)}")
+    return sheet.figure(f"{title}: {right} of {len(tiles)} correct")
 
 
 @house_style
@@ -61,10 +61,10 @@ def wrong_samples_figure(
     probabilities: NDArray[np.floating],
     class_names: Sequence[str],
     *,
-    title: str = "The worst mistakes",
+    title: str = "Misclassified, highest loss first",
     columns: int = 6,
 ) -> Figure:
-    """Images uint8 (N, H, W, 1 or 3) with name, label and the three likeliest classes of probabilities (N, K).
+    """Images uint8 (N, H, W, 1 or 3) with name, label and the three most probable classes of probabilities (N, K).
 
     A bar behind each class shows its probability: green for the label, red for the class predicted instead.
     """
@@ -98,7 +98,7 @@ def cam_figure(
     title: str = "Grad-CAM",
     columns: int = 4,
 ) -> Figure:
-    """Images uint8 (N, H, W, 1 or 3), each beside itself under its map (N, H, W) for the class predicted."""
+    """Images uint8 (N, H, W, 1 or 3), each beside itself under its map (N, H, W) for the predicted class."""
     tiles = [_scaled(image, 112) for image in images]
     height, width = tiles[0].shape[:2]
     sheet = _Sheet(len(tiles), columns, cell=(2 * width + 22, height + 42))
@@ -112,7 +112,7 @@ def cam_figure(
         sheet.paste(x + width + 3, y, overlay(tile, fine))
         color, words = GREEN, f"{shortened(class_names[guess], 24)}"
         if guess != label:
-            color, words = ORANGE, f"{shortened(class_names[guess], 13)}, is {shortened(class_names[label], 13)}"
+            color, words = ORANGE, f"{shortened(class_names[guess], 11)}, label {shortened(class_names[label], 11)}"
         sheet.write(x, y + height + 6, words, color=color, weight="bold")
     return sheet.figure(title)
 
@@ -194,4 +194,6 @@ def _grid(values: NDArray[np.floating], longest: int) -> Pixels:
 
 
 def _percent(share: float) -> str:
+    if share != share:
+        return "–"
     return "100 %" if share >= 0.9995 else f"{100 * share:.1f} %"

@@ -71,6 +71,11 @@ def plain_axes(axes: Axes) -> None:
     axes.tick_params(length=0)
 
 
+def percent(value: float, digits: int = 2) -> str:
+    """A proportion in percent; NaN is a dash."""
+    return "–" if value != value else f"{100 * value:.{digits}f} %"
+
+
 def shortened(name: str, limit: int = 18) -> str:
     """A name without its middle where it is too long."""
     half = limit // 2  # names that begin alike often differ at the end, so the middle goes

@@ -13,19 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
-from litlens.callbacks.hyperparameters import HyperParameters
 from litlens.callbacks.live import drawing
-from litlens.callbacks.live.confusion_matrix import ConfusionMatrix
-from litlens.callbacks.live.feature_maps import FeatureMaps
-from litlens.callbacks.live.grad_cam import GradCam
-from litlens.callbacks.live.histograms import Histograms
-from litlens.callbacks.live.learning_curves import LearningCurves
-from litlens.callbacks.live.model_graph import ModelGraph
-from litlens.callbacks.live.per_class_metrics import PerClassMetrics
-from litlens.callbacks.live.precision_recall import PrecisionRecallCurves
-from litlens.callbacks.live.prediction_grid import PredictionGrid
-from litlens.callbacks.live.wrong_samples import WrongSamples
-from litlens.callbacks.provenance import Provenance
+from litlens.callbacks.live.network_figures import FeatureMaps, GradCam, Histograms, ModelGraph
+from litlens.callbacks.live.samples import PredictionGrid, WrongSamples
+from litlens.callbacks.live.score_figures import ConfusionMatrix, LearningCurves, PerClassMetrics, PrecisionRecallCurves
+from litlens.callbacks.run_metadata import HyperParameters, Provenance
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.module import ImageDataModule
 from litlens.data.split import ArrayImages, Split
@@ -226,9 +218,9 @@ def test_nothing_is_drawn_or_computed_where_nobody_looks(tmp_path: Path, monkeyp
         pytest.fail("drawn")
 
     monkeypatch.setattr(drawing, "pixels", refuse)
-    monkeypatch.setattr("litlens.callbacks.live.grad_cam.cam", refuse)
-    monkeypatch.setattr("litlens.callbacks.live.prediction_grid.probabilities_of", refuse)
-    monkeypatch.setattr("litlens.callbacks.live.precision_recall.precision_recall_curves", refuse)
+    monkeypatch.setattr("litlens.callbacks.live.network_figures.cam", refuse)
+    monkeypatch.setattr("litlens.callbacks.live.samples.probabilities_of", refuse)
+    monkeypatch.setattr("litlens.callbacks.live.score_figures.precision_recall_curves", refuse)
     logger: Any = {"no logger": False, "csv": CSVLogger(tmp_path), "another rank": None}[kind]
     if kind == "another rank":
         monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))

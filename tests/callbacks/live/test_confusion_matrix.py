@@ -7,8 +7,8 @@ import pytest
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from litlens.callbacks.live import confusion_matrix as module
-from litlens.callbacks.live.confusion_matrix import ConfusionMatrix
+from litlens.callbacks.live import score_figures as module
+from litlens.callbacks.live.score_figures import ConfusionMatrix
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")
 

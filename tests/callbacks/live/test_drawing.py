@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
-from litlens.callbacks.live.drawing import due, show_figure, show_histogram, show_scalars, shows_images
+from litlens.callbacks.live.drawing import should_draw, show_figure, show_histogram, show_scalars, shows_images
 from litlens.evaluation.figures import learning_curves_figure
 
 
@@ -110,7 +110,7 @@ class Turns(Callback):
         self.every, self.drawn = every, []
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        if due(trainer, self.every):
+        if should_draw(trainer, self.every):
             self.drawn.append(trainer.current_epoch + 1)
 
 
@@ -123,12 +123,14 @@ class Turns(Callback):
         pytest.param(80, 5, None, [10, 20, 25, 35, 40, 50, 60, 65, 75, 80], id="the next that is validated"),
         pytest.param(7, 3, None, [3, 6], id="epoch 7 is not validated"),
         pytest.param(9, 2, 5, [6, 8], id="8 is the last validation"),
-        pytest.param(-1, 1, 4, [4, 8], id="no last epoch is known"),
+        pytest.param(-1, 1, 4, [4, 8, 10], id="ten epochs by max_steps"),
+        pytest.param(-1, 1, None, [3, 6, 9, 12, 15, 18, 21, 24, 25], id="25 epochs by max_steps"),
+        pytest.param(1000, 1, None, [3, 6, 9, 12, 15, 18, 21, 24, 25], id="max_steps ends before max_epochs"),
         pytest.param(5, None, 2, [2, 4, 5], id="validated by steps"),
     ],
 )
 def test_the_epochs_drawn(trainer, small, samples, tmp_path, epochs, apart, every, drawn) -> None:
-    turns, steps = Turns(every), {"max_steps": 10} if epochs == -1 else {}
+    turns, steps = Turns(every), {"max_steps": max(10, drawn[-1])} if epochs in (-1, 1000) else {}
     run = trainer(
         turns,
         logger=TensorBoardLogger(tmp_path),

@@ -8,8 +8,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from litlens.callbacks.live import learning_curves as module
-from litlens.callbacks.live.learning_curves import LearningCurves
+from litlens.callbacks.live import score_figures as module
+from litlens.callbacks.live.score_figures import LearningCurves
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
@@ -146,3 +146,20 @@ def test_the_sanity_check_and_a_test_leave_no_row(trainer, small, samples) -> No
     run.validate(small(), samples(17, 1), verbose=False)
     run.test(small(), samples(17, 1), verbose=False)
     assert [row["epoch"] for row in curves.history] == [0]
+
+
+def test_a_second_fit_starts_its_own_history(trainer, small, samples) -> None:
+    curves, alone = LearningCurves(), LearningCurves()
+    trainer(curves, max_epochs=5).fit(small(), samples(), samples(17, 1))
+    trainer(curves, max_epochs=3).fit(small(), samples(30, 4), samples(17, 5))
+    trainer(alone, max_epochs=3).fit(small(), samples(30, 4), samples(17, 5))
+    assert curves.history == alone.history
+
+
+def test_a_fit_that_continues_in_the_same_trainer_continues_its_history(trainer, small, samples) -> None:
+    curves, classifier = LearningCurves(), small()
+    run = trainer(curves, max_epochs=2)
+    run.fit(classifier, samples(), samples(17, 1))
+    run.fit_loop.max_epochs = 4
+    run.fit(classifier, samples(), samples(17, 1))
+    assert [row["epoch"] for row in curves.history] == [0, 1, 2, 3]

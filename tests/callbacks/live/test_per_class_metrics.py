@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.metrics import precision_recall_fscore_support
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from litlens.callbacks.live import per_class_metrics as module
-from litlens.callbacks.live.per_class_metrics import PerClassMetrics
+from litlens.callbacks.live import score_figures as module
+from litlens.callbacks.live.score_figures import PerClassMetrics
 
 
 def test_curves_of_few_classes(trainer: Any, small: Any, samples: Any, tmp_path: Path) -> None:

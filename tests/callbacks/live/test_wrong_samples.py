@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader, TensorDataset
 
-from litlens.callbacks.live import wrong_samples as module
-from litlens.callbacks.live.wrong_samples import WrongSamples
+from litlens.callbacks.live import samples as module
+from litlens.callbacks.live.samples import WrongSamples
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP

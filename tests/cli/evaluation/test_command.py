@@ -11,8 +11,8 @@ from PIL import Image
 
 from litlens.cli.evaluation import robustness
 from litlens.cli.main import evaluate
+from litlens.evaluation.distortions import DISTORTIONS
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.robustness import DISTORTIONS
 
 CPU = "--accelerator=cpu"
 

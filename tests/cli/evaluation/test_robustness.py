@@ -11,7 +11,7 @@ from rich.console import Console
 
 from litlens.cli.evaluation.robustness import show_robustness
 from litlens.data.datasets.arrays import DigitsDataModule
-from litlens.evaluation.robustness import DISTORTIONS
+from litlens.evaluation.distortions import DISTORTIONS
 from litlens.models.networks.mlp import MLP
 
 

@@ -1,4 +1,4 @@
-"""What a logger shows while it trains: curves, matrices, samples, mistakes, maps.
+"""What a logger shows while a classifier trains: scores, samples, mistakes, maps.
 
-A figure is drawn only where somebody can look at it, on rank zero, and leaves the training as it was.
+A figure is drawn only where a logger shows it, on rank zero, and leaves the training as it was.
 """

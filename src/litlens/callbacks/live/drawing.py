@@ -1,61 +1,102 @@
-"""When and where images are shown: by every logger of the trainer that shows any, and nowhere else."""
+"""When and where figures are drawn: by every logger of the trainer that shows images, and nowhere else."""
 
+import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from lightning.pytorch import LightningModule, Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from litlens.evaluation.style import pixels
 
+_log = logging.getLogger(__name__)
+
 _DRAWINGS = 10  # of one kind in a run, where no frequency is given
 
 
 def shows_images(trainer: Trainer) -> bool:
-    """Whether any logger shows pixels: TensorBoard's and Weights & Biases' do. The same on every rank."""
+    """Whether any logger shows images: those of TensorBoard and Weights & Biases do. The same on every rank."""
     return any(_is_gallery(logger) for logger in trainer.loggers)
 
 
-def due(trainer: Trainer, every_n_epochs: int | None) -> bool:
-    """Whether to draw in this pass over a split: somebody can look, and in fit it is the epoch's turn.
+def should_draw(trainer: Trainer, every_n_epochs: int | None) -> bool:
+    """Whether to draw in this pass over a split: some logger shows images, and in fit it is the epoch's turn.
 
-    That is the first validation from every n-th epoch on, and the last before `max_epochs`; None stands for about
-    ten in the run. Where a run ends early nobody knows in time which validation is its last. One epoch's several
-    validations (`val_check_interval`) are alike. Never in the sanity check; the same on every rank.
+    That is the first validation from every n-th epoch on, and the last one of a full run; None means about ten
+    drawings in the run. If a run ends early, its last validation is not known in time. All validations of one epoch
+    (`val_check_interval`) are treated alike. Never in the sanity check; the same on every rank.
     """
     if trainer.sanity_checking or not shows_images(trainer):
         return False
     if trainer.state.fn != "fit":
         return True
-    epoch, every = trainer.current_epoch + 1, epochs_apart(trainer, every_n_epochs)
+    epoch, every = trainer.current_epoch + 1, epochs_between_drawings(trainer, every_n_epochs)
     # Not each epoch is validated: the turn of one that is not falls to the next that is.
     apart = trainer.check_val_every_n_epoch or 1
-    return epoch // every > (epoch - apart) // every or epoch <= (trainer.max_epochs or -1) < epoch + apart
+    return epoch // every > (epoch - apart) // every or epoch <= _epochs_of(trainer) < epoch + apart
 
 
-def epochs_apart(trainer: Trainer, every_n_epochs: int | None) -> int:
-    """How many epochs lie between two drawings: as given, or so that a run has about ten.
+def epochs_between_drawings(trainer: Trainer, every_n_epochs: int | None) -> int:
+    """The number of epochs from one drawing to the next: as given, or so that a run has about ten.
 
-    TensorBoard shows no more than ten images of a kind, unless it is told to.
+    TensorBoard shows no more than ten images per tag by default.
     """
-    return every_n_epochs or max(1, -(-(trainer.max_epochs or -1) // _DRAWINGS))
+    return every_n_epochs or max(1, -(-_epochs_of(trainer) // _DRAWINGS))
+
+
+def _epochs_of(trainer: Trainer) -> int:
+    """The full epochs of this run by `max_epochs` and `max_steps`, whichever ends first; -1 if neither is set."""
+    epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
+    if trainer.max_steps < 0 or trainer.num_training_batches == float("inf"):
+        return epochs
+    steps = max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
+    by_steps = trainer.max_steps // steps
+    return by_steps if epochs < 0 else min(epochs, by_steps)
 
 
 def split_title(trainer: Trainer, split: str) -> str:
-    """What a figure of `val` or `test` is called."""
+    """The title of a figure of `val` or `test`."""
     title = {"val": "Validation", "test": "Test"}[split]
     return f"{title}, epoch {trainer.current_epoch}" if split == "val" and trainer.state.fn == "fit" else title
 
 
 def names_of_classes(module: LightningModule, number: int) -> list[str]:
-    """The module's `class_names`, or the classes' numbers where it has none."""
-    return list(getattr(module, "class_names", None) or map(str, range(number)))
+    """The module's `class_names` if there are at least `number`, otherwise the classes' numbers."""
+    names = [str(name) for name in getattr(module, "class_names", None) or ()]
+    return names if len(names) >= number else [str(k) for k in range(number)]
+
+
+def warn_once(callback: Callback, message: str) -> None:
+    """Log one line about what this callback misses, the first time only."""
+    if not vars(callback).get("_warned"):
+        vars(callback)["_warned"] = True
+        _log.warning("%s: %s", type(callback).__name__, message)
+
+
+def outputs_of_step(outputs: object) -> tuple[Tensor, Tensor] | None:
+    """The logits float32 (B, K) and labels int64 (B,) that a step returned, or None if it returned anything else."""
+    if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
+        return None
+    logits, labels = outputs["logits"], outputs["labels"]
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or logits.shape[:1] != labels.shape:
+        return None
+    if logits.ndim != 2 or labels.dtype != torch.int64:
+        return None
+    return logits.detach().float(), labels.detach()
+
+
+def warn_of_outputs(callback: Callback, module: LightningModule, split: str) -> None:
+    """Warn once that a step does not return what `outputs_of_step` reads."""
+    step = {"val": "validation_step", "test": "test_step"}[split]
+    returned = '{"logits": (B, K), "labels": int64 (B,)}'
+    warn_once(callback, f"nothing to show: {type(module).__name__}.{step} should return {returned}")
 
 
 def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:
-    """Draw a figure and add it under `tag` at the current step, on rank zero and only where it shows."""
+    """Draw a figure and add it under `tag` at the current step, on rank zero and only if a logger shows it."""
     if not trainer.is_global_zero or not shows_images(trainer):
         return
     image = pixels(draw())
@@ -67,14 +108,14 @@ def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:
 
 
 def show_scalars(trainer: Trainer, values: Mapping[str, float]) -> None:
-    """Log values at the current step to the loggers that show pixels: metrics.csv is not widened by them."""
+    """Log values at the current step to the loggers that show images: metrics.csv gets no column for them."""
     for logger in trainer.loggers:
         if _is_gallery(logger):
             logger.log_metrics(dict(values), step=trainer.global_step)
 
 
 def show_histogram(trainer: Trainer, tag: str, values: Tensor) -> None:
-    """Add the distribution of the finite ones of any values, on rank zero."""
+    """Add the distribution of the finite values, on rank zero."""
     finite = values.detach().float().flatten()
     finite = finite[finite.isfinite()].cpu()
     if not trainer.is_global_zero or not len(finite):

@@ -8,9 +8,8 @@ from rich.table import Table
 
 from litlens.cli.report import write_page
 from litlens.data.module import ImageDataModule
-from litlens.evaluation.comparison import compare
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report.comparison_page import render_comparison
+from litlens.evaluation.run_comparison import compare, render_comparison
 
 COMPARISON_FILE = "comparison.html"
 

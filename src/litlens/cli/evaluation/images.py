@@ -18,9 +18,8 @@ from litlens.cli.run_folder import checkpoint_path
 from litlens.data.decode import BadImage, read_image
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.errors import UserError
-from litlens.evaluation.report.cards import Card, ranking
-from litlens.evaluation.report.embedding import embedded_image
-from litlens.evaluation.report.labelled_page import render_labelled
+from litlens.evaluation.html import Card, embedded_image, ranking
+from litlens.evaluation.report_page import render_labelled
 from litlens.explain.cam import cam
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import overlay_on_photo

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 
 from litlens.data.module import ImageDataModule
-from litlens.evaluation.robustness import (
+from litlens.evaluation.distortions import (
     DISTORTIONS,
     DistortedAccuracy,
     chosen_images,

@@ -1,0 +1,194 @@
+"""The report of one run: its scores, its mistakes and how it was made. And the page of images without labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litlens.evaluation.calibration import calibration_error, reliability, temperature, with_temperature
+from litlens.evaluation.figures import (
+    confusion_matrix_figure,
+    learning_curves_figure,
+    precision_recall_figure,
+    reliability_figure,
+)
+from litlens.evaluation.html import (
+    Card,
+    ImageOf,
+    embedded_figure,
+    embedded_image,
+    least_confident,
+    rendered,
+    sample_card,
+    shown_samples,
+    worst_mistakes,
+)
+from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.scores import (
+    ClassMetrics,
+    Interval,
+    accuracy,
+    bootstrap_intervals,
+    class_table,
+    confusion_matrix,
+    most_confused,
+    noise_difference,
+    precision_recall_curves,
+    wilson_interval,
+)
+from litlens.explain.map_layers import NoMapError
+from litlens.files import write_atomically
+
+_MISTAKES = 24  # shown large, with a map each
+_FEW = 6  # with fewer mistakes, the least confident correct images fill up to so many
+_SAMPLES = 400  # shown small
+
+Overlays = Callable[[Sequence[int]], Sequence[NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the page says about a run besides its predictions.
+
+    `validation` is the accuracy that the checkpoint was selected on, if known; `history` as in
+    `learning_curves_figure`; `facts` and `environment` are rows of a table; `config` is YAML.
+    """
+
+    title: str = "Test"
+    validation: float | None = None
+    history: Sequence[Mapping[str, float]] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    config: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _ClassRow:
+    metrics: ClassMetrics
+    recall: Interval | None  # Wilson's; None for a class without samples
+    average_precision: float | None
+
+
+def write_report(
+    predictions: Predictions,
+    path: str | Path,
+    *,
+    run: RunFacts | None = None,
+    image: ImageOf | None = None,
+    overlays: Overlays | None = None,
+) -> Path:
+    """Write the page of `render_report` to a file, in one step, and return its path."""
+    page = render_report(predictions, run=run or RunFacts(), image=image, overlays=overlays)
+    return write_page(path, page)
+
+
+def write_page(path: str | Path, page: str) -> Path:
+    """Write a page in one step; undecodable bytes of file names become question marks."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode("utf-8", errors="replace"))
+    return path
+
+
+def render_report(
+    predictions: Predictions,
+    *,
+    run: RunFacts,
+    image: ImageOf | None = None,
+    overlays: Overlays | None = None,
+) -> str:
+    """The page as HTML; equal arguments give equal text. Raises ValueError without predictions.
+
+    `image` gives a sample's image uint8 (H, W, 1 or 3) by its index, `overlays` those of some samples with a class
+    activation map laid over each, RGB; either may be left out. If `overlays` raises NoMapError, its message takes the
+    maps' place. Samples with NaN or infinite logits are counted and left out of calibration and precision-recall.
+    """
+    if not len(predictions):
+        raise ValueError("a report needs at least one prediction")
+    finite = predictions.only_finite()
+    divisor = temperature(finite)
+    large, no_map = _large_cards(predictions, image=image, overlays=overlays)
+    curves = {curve.name: curve for curve in precision_recall_curves(finite)}
+    confusion = confusion_matrix(predictions)
+    error = calibration_error(finite)
+    return rendered(
+        "report.html",
+        run=run,
+        predictions=predictions,
+        accuracy=accuracy(predictions),
+        intervals=bootstrap_intervals(predictions),
+        wrong=int((~predictions.correct).sum()),
+        not_finite=len(predictions) - len(finite),
+        noise=noise_difference(int(predictions.correct.sum()), len(predictions)),
+        curves=embedded_figure(learning_curves_figure(run.history)) if run.history else None,
+        confusion=embedded_figure(confusion_matrix_figure(confusion, predictions.class_names, title="Test")),
+        rows=[
+            _ClassRow(
+                metrics=row,
+                recall=wilson_interval(int(hits), row.labelled) if row.labelled else None,
+                average_precision=curves[row.name].average_precision if row.name in curves else None,
+            )
+            for row, hits in zip(class_table(predictions), np.diagonal(confusion), strict=True)
+        ],
+        calibration_error=error,
+        reliability=embedded_figure(reliability_figure(reliability(finite), error=error)),
+        temperature=divisor,
+        error_then=calibration_error(with_temperature(finite, divisor)),
+        precision_recall=embedded_figure(precision_recall_figure(list(curves.values()))),
+        pairs=most_confused(predictions),
+        mistakes=[card for card in large if not card.correct],
+        unsure=[card for card in large if card.correct],
+        has_maps=overlays is not None and no_map is None,
+        no_map=no_map,
+        cards=[
+            sample_card(predictions, k, image=embedded_image(image(k), side=96) if image else None)
+            for k in shown_samples(predictions, limit=_SAMPLES)
+        ],
+    )
+
+
+def render_labelled(
+    cards: Sequence[Card],
+    *,
+    title: str,
+    classes: Sequence[str],
+    total: int,
+    unreadable: Sequence[tuple[str, str]],
+    no_map: str | None,
+) -> str:
+    """The page of images without labels: the cards of the first of `total`, and unreadable files with the reason."""
+    return rendered(
+        "labelled.html",
+        cards=cards,
+        title=title,
+        classes=classes,
+        total=total,
+        unreadable=unreadable,
+        no_map=no_map,
+    )
+
+
+def _large_cards(
+    predictions: Predictions, *, image: ImageOf | None, overlays: Overlays | None
+) -> tuple[list[Card], str | None]:
+    chosen = worst_mistakes(predictions, limit=_MISTAKES)
+    chosen += least_confident(predictions, limit=max(0, _FEW - len(chosen)))
+    laid: Sequence[NDArray[np.uint8] | None] = [None] * len(chosen)
+    no_map = None
+    if overlays is not None:
+        try:
+            laid = overlays(chosen)
+        except NoMapError as error:
+            no_map = str(error)
+    cards = [
+        sample_card(
+            predictions,
+            index,
+            image=embedded_image(image(index), side=160) if image else None,
+            overlay=None if over is None else embedded_image(over, side=160),
+        )
+        for index, over in zip(chosen, laid, strict=True)
+    ]
+    return cards, no_map

@@ -1,0 +1,168 @@
+"""Two classifiers on the same samples: the difference, its significance, where they disagree; and the page of that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from litlens.errors import UserError
+from litlens.evaluation.html import ImageOf, embedded_image, rendered
+from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.scores import (
+    Interval,
+    accuracy,
+    bootstrap_intervals,
+    macro,
+    macro_metrics,
+    percentile_interval,
+    resampled_counts,
+)
+
+_DISAGREEMENTS = 24  # shown for each of the two sides
+
+Guess = tuple[str, float]  # a class and its probability
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The second classifier against the first: differences are positive where the second is better.
+
+    `p_value` is that of McNemar's exact two-sided test. `only_first` and `only_second` are the samples that only one
+    of the two predicts correctly, as indices into the first's.
+    """
+
+    accuracy: Interval
+    f1: Interval
+    p_value: float
+    only_first: NDArray[np.int64]
+    only_second: NDArray[np.int64]
+
+
+def compare(
+    first: Predictions, second: Predictions, *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Comparison:
+    """Compare two classifiers sample by sample, with paired bootstrap intervals of accuracy and macro F1.
+
+    Samples are matched by name. Raises UserError if the samples or labels of the two differ.
+    """
+    second = _in_order_of(first, second)
+    only_first = np.flatnonzero(first.correct & ~second.correct)
+    only_second = np.flatnonzero(~first.correct & second.correct)
+    differences = _resampled_differences(first, second, resamples=resamples, seed=seed)
+    gain = (len(only_second) - len(only_first)) / len(first)
+    f1 = macro(second)["f1"] - macro(first)["f1"]
+    return Comparison(
+        accuracy=percentile_interval(gain, differences["accuracy"], level=level),
+        f1=percentile_interval(f1, differences["f1"], level=level),
+        p_value=mcnemar(len(only_first), len(only_second)),
+        only_first=only_first,
+        only_second=only_second,
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """McNemar's exact two-sided p-value from the numbers of samples that only one of the two predicts correctly."""
+    from scipy.stats import binomtest
+
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def _in_order_of(first: Predictions, second: Predictions) -> Predictions:
+    if list(first.class_names) != list(second.class_names):
+        raise UserError("the two runs cannot be compared: their class names differ")
+    row_of = {name: row for row, name in enumerate(second.names)}
+    shared = sum(name in row_of for name in first.names)
+    if shared != len(first) or len(first) != len(second):
+        raise UserError(
+            f"the two runs cannot be compared: they were tested on {len(first)} and {len(second)} samples, "
+            f"of which {shared} are the same; test both on one data set"
+        )
+    rows = np.array([row_of[name] for name in first.names], dtype=np.int64)
+    if not np.array_equal(first.labels, second.labels[rows]):
+        raise UserError("the two runs cannot be compared: the labels of some samples differ")
+    return Predictions(second.logits[rows], second.labels[rows], first.names, second.class_names)
+
+
+def _resampled_differences(
+    first: Predictions, second: Predictions, *, resamples: int, seed: int
+) -> dict[str, NDArray[np.float64]]:
+    triples = np.stack([first.labels, first.predicted, second.predicted])
+    cells, counts = np.unique(triples, axis=1, return_counts=True)
+    classes = np.arange(first.num_classes)
+    labelled, one, other = (np.float32(side[:, None] == classes) for side in cells)
+    better = np.float32(cells[0] == cells[2]) - np.float32(cells[0] == cells[1])
+    gains, f1 = [], []
+    for drawn in resampled_counts(counts, resamples=resamples, generator=np.random.default_rng(seed)):
+        label_counts = drawn @ labelled
+        gains.append((drawn @ better).astype(np.float64) / len(first))
+        f1.append(
+            macro_metrics(drawn @ (labelled * other), label_counts, drawn @ other)["f1"]
+            - macro_metrics(drawn @ (labelled * one), label_counts, drawn @ one)["f1"]
+        )
+    return {"accuracy": np.concatenate(gains), "f1": np.concatenate(f1)}
+
+
+@dataclass(frozen=True)
+class _Row:
+    run: str
+    accuracy: Interval
+    f1: Interval
+
+
+@dataclass(frozen=True)
+class _Disagreement:
+    name: str
+    label: str
+    image: str
+    first: Guess
+    other: Guess
+
+
+@dataclass(frozen=True)
+class _Pair:
+    other: str
+    result: Comparison
+    only_first: list[_Disagreement]
+    only_other: list[_Disagreement]
+
+
+def render_comparison(runs: Mapping[str, Predictions], comparisons: Mapping[str, Comparison], *, image: ImageOf) -> str:
+    """The page as HTML: `runs` by name, and the result of `compare(first run, other)` for every other one.
+
+    `image` gives the first run's images uint8 (H, W, 1 or 3) by their index.
+    """
+    first, *others = runs
+    return rendered(
+        "comparison.html",
+        first=first,
+        total=len(runs[first]),
+        rows=[_Row(name, accuracy(run), bootstrap_intervals(run)["f1"]) for name, run in runs.items()],
+        pairs=[_pair(runs[first], name, runs[name], comparisons[name], image=image) for name in others],
+    )
+
+
+def _pair(first: Predictions, name: str, other: Predictions, result: Comparison, *, image: ImageOf) -> _Pair:
+    row_of = {sample: row for row, sample in enumerate(other.names)}
+
+    def shown(indices: NDArray[np.int64], *, wrong: Predictions) -> list[_Disagreement]:
+        rows = {int(k): k if wrong is first else row_of[first.names[k]] for k in indices}
+        most_confident = sorted(rows, key=lambda k: (-wrong.confidence[rows[k]], k))[:_DISAGREEMENTS]
+        return [
+            _Disagreement(
+                name=first.names[k],
+                label=first.class_names[first.labels[k]],
+                image=embedded_image(image(k), side=96),
+                first=_guess(first, k),
+                other=_guess(other, row_of[first.names[k]]),
+            )
+            for k in most_confident
+        ]
+
+    # The most confident mistakes come first.
+    return _Pair(name, result, shown(result.only_first, wrong=other), shown(result.only_second, wrong=first))
+
+
+def _guess(predictions: Predictions, index: int) -> Guess:
+    return predictions.class_names[predictions.predicted[index]], float(predictions.confidence[index])
