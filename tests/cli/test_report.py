@@ -45,7 +45,7 @@ def test_the_page_tells_nothing_of_the_machine(digits_runs: dict[str, Path]) -> 
 
 def test_a_network_without_maps_gets_a_page_too(digits_runs: dict[str, Path]) -> None:
     text = (digits_runs["mlp"] / "report.html").read_text()
-    assert "Without maps: MLP has no layer" in text
+    assert "No Grad-CAM: MLP has no layer" in text
     assert "Grad-CAM of" not in text
 
 

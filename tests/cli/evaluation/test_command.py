@@ -27,7 +27,7 @@ def test_two_runs_are_compared(digits_runs: dict[str, Path], capsys: pytest.Capt
     assert f"{only_second} images only it gets right, {only_first} only the first" in said
     assert f"{100 * (only_second - only_first) / 359:+.2f} points" in said
     page = (cnn / "comparison.html").read_text()
-    assert f"Only run 2 gets right: {only_second}" in page
+    assert f"Only run 2 is correct: {only_second}" in page
     assert not (mlp / "comparison.html").exists()
 
 
@@ -43,7 +43,7 @@ def test_output_takes_what_belongs_to_no_run(digits_runs: dict[str, Path], tmp_p
     }
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["accuracy_test"] == json.loads((digits_runs["cnn"] / "results.json").read_text())["accuracy_test"]
-    assert "No metrics.csv" in (tmp_path / "out" / "report.html").read_text()
+    assert "Loss and accuracy of training" not in (tmp_path / "out" / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "out"}
 
 

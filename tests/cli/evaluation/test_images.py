@@ -88,7 +88,7 @@ def test_the_page_shows_only_so_many(
 def test_a_network_without_maps_names_them_too(digits_runs: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     evaluate(["--ckpt_path", str(digits_runs["mlp"]), "--images", str(photos), "--output", str(tmp_path)])
     text = (tmp_path / "images.html").read_text()
-    assert "Without maps: MLP has no layer" in text
+    assert "No Grad-CAM: MLP has no layer" in text
     assert text.count("<figure") == 4
 
 
