@@ -9,10 +9,12 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from litlens.errors import UserError
+from litlens.explain.cam import cam
 from litlens.models.backbones import Features, FrozenLayers, TransferNetwork
-from litlens.models.pretrained import imagenet_network
+from litlens.models.pretrained import imagenet_network, load_weights
 
 
 def images(size: int = 64, channels: int = 3) -> Tensor:
@@ -57,25 +59,107 @@ def test_resnet18_with_one_linear_layer_has_torchvisions_fc() -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "cuttable"),
-    [("resnet18", True), ("mobilenet_v2", True), ("squeezenet1_1", True), ("alexnet", True), ("densenet121", False)],
+    [
+        ("alexnet", True),
+        ("convnext_tiny", True),
+        ("efficientnet_b0", True),
+        ("efficientnet_v2_s", True),
+        ("mnasnet0_5", True),
+        ("mobilenet_v2", True),
+        ("mobilenet_v3_small", True),
+        ("regnet_x_400mf", True),
+        ("regnet_y_400mf", True),
+        ("resnet18", True),
+        ("resnet50", True),
+        ("resnext50_32x4d", True),
+        ("shufflenet_v2_x0_5", True),
+        ("squeezenet1_1", True),
+        ("swin_t", True),
+        ("swin_v2_t", True),
+        ("vgg11", True),
+        ("wide_resnet50_2", True),
+        ("densenet121", False),
+        ("vit_b_32", False),
+    ],
 )
 def test_a_base_gives_what_torchvisions_classifier_is_given(backbone: str, cuttable: bool) -> None:
     torch.manual_seed(0)
     network = TransferNetwork(num_classes=3, image_size=(64, 64), backbone=backbone, pool="none").eval()
     torch.manual_seed(0)
-    original = torchvision.models.get_model(backbone, weights=None).eval()
+    options = {"image_size": 64} if backbone == "vit_b_32" else {}
+    original = torchvision.models.get_model(backbone, weights=None, **options).eval()
     assert network.can_be_cut is cuttable
-    assert network(images()).shape == (2, 3)
     given: list[Tensor] = []
     original._modules[list(original._modules)[-1]].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))  # type: ignore[union-attr]
-    original(images())
-    last = network.up_to(len(network.layer_names), images()).values
+    with torch.no_grad():
+        assert network(images()).shape == (2, 3)
+        original(images())
+        last = network.up_to(len(network.layer_names), images()).values
     expected = given[0].flatten(1)
     if last.shape != expected.shape:  # pooled by a layer between base and classifier
-        pooled = nn.AdaptiveAvgPool2d(6 if backbone == "alexnet" else 1)
-        size = 1 if backbone == "alexnet" else 2
-        last = pooled(last.unflatten(1, (-1, size, size))).flatten(1)
+        pooled = nn.AdaptiveAvgPool2d({"alexnet": 6, "vgg11": 7}.get(backbone, 1))
+        side = {"alexnet": 1}.get(backbone, 2)
+        last = pooled(last.unflatten(1, (-1, side, side))).flatten(1)
     torch.testing.assert_close(last, expected)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"), [("vit_b_32", 64), ("vit_b_32", 384), ("vit_b_16", 96), ("maxvit_t", 224), ("maxvit_t", 448)]
+)
+def test_transformers_take_every_size_that_they_divide(backbone: str, size: int) -> None:
+    with torch.device("meta"):
+        network = TransferNetwork(num_classes=3, image_size=(size, size), backbone=backbone)
+        assert network(torch.empty(2, 3, size, size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "message"),
+    [
+        ("vit_b_32", (100, 100), r"multiples of 32, not 100x100; set it to \[96, 96\]"),
+        ("vit_b_16", (64, 96), r"multiples of 16, not 64x96; set it to \[64, 64\]"),
+        ("maxvit_t", (384, 384), r"multiples of 224, not 384x384; set it to \[448, 448\]"),
+    ],
+)
+def test_a_size_that_a_transformer_cannot_divide_is_refused(backbone: str, size: tuple[int, int], message: str) -> None:
+    with pytest.raises(UserError, match=f"^data.image_size: {backbone} takes square images .* {message}"):
+        TransferNetwork(image_size=size, backbone=backbone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_position_embeddings_are_interpolated_as_in_torchvision(
+    dtype: torch.dtype, saved: Callable[[Any], str]
+) -> None:
+    def vit(size: int) -> VisionTransformer:
+        torch.manual_seed(size)
+        return VisionTransformer(size, patch_size=32, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
+
+    trained = {name: value.to(dtype) for name, value in vit(224).state_dict().items()}
+    network = vit(96)
+    load_weights(network, "vit_b_32", saved(trained))
+    expected = interpolate_embeddings(96, 32, {name: value.float() for name, value in trained.items()})
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("googlenet", 64), ("inception_v3", 96)])
+def test_networks_with_auxiliary_classifiers_train_and_are_rebuilt_and_explained(
+    backbone: str, size: int, saved: Callable[[Any], str]
+) -> None:
+    torch.manual_seed(0)
+    original = torchvision.models.get_model(backbone, weights=None, init_weights=False, transform_input=True)
+    network = TransferNetwork(3, image_size=(size, size), backbone=backbone, weights=saved(original.state_dict()))
+    given: list[Tensor] = []
+    original.fc.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    with torch.no_grad():
+        original.eval()(images(size))
+        features = network.eval().up_to(len(network.layer_names), images(size)).values
+    torch.testing.assert_close(features, given[0])
+
+    nn.functional.cross_entropy(network.train()(images(size)), torch.tensor([0, 2])).backward()
+    rebuilt = TransferNetwork(**network.arguments)
+    rebuilt.load_state_dict(network.state_dict())
+    torch.testing.assert_close(rebuilt.eval()(images(size)), network.eval()(images(size)))
+    assert cam(network, images(size)).maps.std() > 0
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
@@ -128,7 +212,7 @@ def test_learning_rates_fall_with_depth() -> None:
 
 
 def test_a_name_that_is_almost_right_is_told() -> None:
-    with pytest.raises(UserError, match=r"no classification network 'resnet-18'; nearest: .*resnet18"):
+    with pytest.raises(UserError, match=r"no classification network 'resnet-18'; did you mean 'resnet18'"):
         TransferNetwork(backbone="resnet-18")
     with pytest.raises(UserError, match="the smallest that work are 32x32"):
         TransferNetwork(backbone="vgg11", image_size=(16, 16))
@@ -151,8 +235,14 @@ FIRST = "features.0.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: {name: state[name] for name in state if name != FIRST}, f"lacks {FIRST} of squeezenet1_1"),
-        (lambda state: {**state, "fc.bias": torch.zeros(2)}, "has fc.bias, which is not squeezenet1_1's"),
+        (
+            lambda state: {name: state[name] for name in state if name != FIRST},
+            f"does not fit squeezenet1_1: it lacks {FIRST}; give",
+        ),
+        (
+            lambda state: {**state, "fc.bias": torch.zeros(2)},
+            "does not fit squeezenet1_1: it has the unexpected fc.bias; give",
+        ),
         (lambda state: {**state, FIRST: torch.zeros(3, 3)}, rf"{FIRST} is \[3, 3\], in .* it is \[64, 3, 3, 3\]"),
         (lambda state: {**state, FIRST: nn.Linear(1, 1)}, "holds more than tensors, so nothing in it was run"),
         (lambda state: {**state, FIRST: 3}, f"{FIRST} in .* is a int and not a tensor"),
@@ -218,5 +308,5 @@ def test_the_real_weights_name_a_dog(shared_weights: Path, shared_data: Path) ->
     # ImageNet's classes 151 to 268 are the breeds of dogs.
     assert names[151] == "Chihuahua"
     assert sum(bool(((row >= 151) & (row <= 268)).any()) for row in best) >= 7
-    with pytest.raises(UserError, match=r"lacks classifier\.0\.weight of vgg16"):
+    with pytest.raises(UserError, match=r"lacks classifier\.0\.weight, .* and \d+ more; give weights of a vgg16"):
         imagenet_network("vgg16", str(shared_weights / "vgg16_imagenet_features.pth"))

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torchvision
 from lightning.pytorch import seed_everything
 from sklearn.metrics import (
     accuracy_score,
@@ -138,3 +139,11 @@ def test_channels_last_is_the_networks_and_the_images_format(data: Data) -> None
     plain.load_state_dict(last.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(last.eval()(data.images), plain.eval()(data.images), rtol=1e-4, atol=1e-5)
+
+
+def test_auxiliary_logits_are_left_out() -> None:
+    network = torchvision.models.googlenet(num_classes=3, init_weights=False).train()
+    classifier = ImageClassifier(network, ["a", "b", "c"])
+    images = torch.randn(2, 3, 64, 64)
+    assert not isinstance(network(images), torch.Tensor)
+    assert classifier(images).shape == (2, 3)

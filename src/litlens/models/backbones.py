@@ -14,6 +14,24 @@ from litlens.errors import UserError
 from litlens.models.networks.layers import Network
 from litlens.models.pretrained import load_weights, mean_and_std, torchvision_network, weights_normalization
 
+# Networks that run their children one after the other and pool at the end, so that they can be split between any two
+# layers. Others (DenseNet, GoogLeNet, Inception, ViT, MaxViT) do more in their forward: split at the head alone.
+_SEQUENTIAL = (
+    "alexnet",
+    "convnext",
+    "efficientnet",
+    "mnasnet",
+    "mobilenet",
+    "regnet",
+    "resnet",
+    "resnext",
+    "shufflenet",
+    "squeezenet",
+    "swin",
+    "vgg",
+    "wide_resnet",
+)
+
 
 @dataclass
 class Features:
@@ -75,11 +93,11 @@ class TransferNetwork(Network):
         # share of the one above it.
         self.base_lr_scale, self.lr_depth_decay = 1.0, 1.0
 
-        network = torchvision_network(backbone)
+        network = torchvision_network(backbone, image_size)
         classifier = list(network._modules)[-1]
         if weights is not None:
             load_weights(network, backbone, weights, optional=classifier)
-        stages = _stages(network, classifier)
+        stages = _stages(network, backbone, classifier)
         self.can_be_cut = stages is not None
         if stages is None:
             setattr(network, classifier, nn.Identity())
@@ -216,35 +234,14 @@ class FrozenLayers:
         return digest.hexdigest()
 
 
-def _stages(network: nn.Module, classifier: str) -> dict[str, nn.Module] | None:
+def _stages(network: nn.Module, backbone: str, classifier: str) -> dict[str, nn.Module] | None:
     """The children before the pooling that run one after the other, or None where the network does more."""
-    stages = {name: module for name, module in network.named_children() if name != classifier}
-    pooling: list[nn.Module] = []
-    while stages and isinstance(list(stages.values())[-1], nn.AdaptiveAvgPool2d | nn.Flatten | nn.Dropout):
-        pooling.insert(0, stages.popitem()[1])
-    if next(network.parameters()).is_meta:  # there are no numbers to compare
-        return stages
-    # A fixed image, so that no random state changes.
-    images = torch.linspace(-2, 2, 3 * 64 * 64).sin().reshape(1, 3, 64, 64)
-    given: list[Tensor] = []
-    hook = getattr(network, classifier).register_forward_pre_hook(lambda _module, inputs: given.append(inputs[0]))
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        with torch.no_grad():
-            network.eval()(images)
-            last = nn.Sequential(*stages.values())(images)
-            candidates = [last, nn.Sequential(*pooling)(last), last.mean((2, 3))]
-    except (RuntimeError, AssertionError, IndexError, TypeError):  # of another size than it takes, or of other parts
+    if not backbone.startswith(_SEQUENTIAL):
         return None
-    finally:
-        hook.remove()
-        for module, mode in modes:
-            module.training = mode
-    wanted = given[0].flatten(1)
-    close = 1e-4 * float(wanted.abs().max())
-    flat = [candidate.flatten(1) for candidate in candidates]
-    alike = [other.shape == wanted.shape and torch.allclose(other, wanted, atol=close) for other in flat]
-    return stages if last.ndim == 4 and any(alike) else None
+    stages = {name: module for name, module in network.named_children() if name != classifier}
+    while isinstance(list(stages.values())[-1], nn.AdaptiveAvgPool2d | nn.Flatten | nn.Dropout):
+        stages.popitem()
+    return stages
 
 
 def _layers(name: str, module: nn.Module) -> Iterator[str]:

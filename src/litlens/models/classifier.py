@@ -117,7 +117,9 @@ class ImageClassifier(LightningModule):
         """Logits (B, K) of images (B, C, H, W)."""
         if self.channels_last and isinstance(images, Tensor):  # a network may take features as well
             images = images.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(images)
+        output = self.network(images)
+        # In training, torchvision's GoogLeNet and Inception return those of their auxiliary classifiers, too.
+        logits: Tensor = getattr(output, "logits", output)
         if logits.shape[1] != self.num_classes:
             raise UserError(
                 f"{type(self.network).__name__} gives {logits.shape[1]} logits for {self.num_classes} "

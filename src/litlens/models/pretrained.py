@@ -1,10 +1,10 @@
 """torchvision's networks by name, and weights for them: from a file or a download, checked key by key."""
 
-import difflib
 import math
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,13 +12,18 @@ from urllib.error import URLError
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from litlens.constants import NORMALIZATIONS
-from litlens.errors import UserError
+from litlens.errors import UserError, listed, nearest
+
+_POSITIONS = "encoder.pos_embedding"
+# Classifiers beside the last one, of GoogLeNet and Inception, which torchvision's weights contain.
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]:
-    """A whole network as it left ImageNet, in evaluation mode, and the names of its 1,000 classes.
+    """Build a network with its ImageNet weights, in evaluation mode, and return the names of its 1,000 classes, too.
 
     Its preprocessing is torchvision's (`imagenet` in `NORMALIZATIONS`), at 224×224 for most. Raises UserError
     as `load_weights`, also where the weights lack the classifier.
@@ -29,48 +34,72 @@ def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]
     return network.eval(), class_names
 
 
-def torchvision_network(backbone: str) -> nn.Module:
-    """The classification network of that name (`resnet18`) with random weights and 1,000 classes."""
+def torchvision_network(backbone: str, image_size: tuple[int, int] = (224, 224)) -> nn.Module:
+    """Build the classification network of that name (`resnet18`) with random weights and 1,000 classes.
+
+    GoogLeNet and Inception come without auxiliary classifiers. Raises UserError for an unknown name, and for an
+    image size (H, W) that a ViT or a MaxViT cannot divide into patches or windows.
+    """
     known = torchvision.models.list_models(module=torchvision.models)
     if backbone not in known:
-        nearest = ", ".join(difflib.get_close_matches(backbone, known, n=3, cutoff=0.3))
-        raise UserError(f"backbone: torchvision has no classification network '{backbone}'; nearest: {nearest}")
-    with warnings.catch_warnings():
-        # GoogLeNet and Inception announce that their initialization will change.
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchvision\.")
-        network: nn.Module = torchvision.models.get_model(backbone, weights=None)
-    if getattr(network, "aux_logits", False):
-        raise UserError(f"backbone: {backbone} has auxiliary classifiers besides its last one; choose another")
+        raise UserError(
+            f"backbone: torchvision has no classification network '{backbone}'{nearest(backbone, known, most=3)}"
+        )
+    options: dict[str, Any] = {}
+    if backbone.startswith("vit_"):
+        options["image_size"] = _square_side(backbone, image_size, step=int(backbone.rpartition("_")[2]))
+    elif backbone.startswith("maxvit"):
+        # Four blocks and the stem halve the image, and windows of 7×7 divide what is left.
+        options["input_size"] = (_square_side(backbone, image_size, step=224),) * 2
+    elif backbone in ("googlenet", "inception_v3"):
+        # torchvision's weights want pixels in [-1, 1]. It makes them from pixels normalized as for its other networks
+        # only where it loads the weights itself; a network that is rebuilt from a checkpoint has to do it, too.
+        options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
+    network: nn.Module = torchvision.models.get_model(backbone, weights=None, **options)
     return network
+
+
+def _square_side(backbone: str, image_size: tuple[int, int], *, step: int) -> int:
+    height, width = image_size
+    if height != width or height % step:
+        serves = max(1, round(height / step)) * step
+        raise UserError(
+            f"data.image_size: {backbone} takes square images with sides that are multiples of {step}, not "
+            f"{height}x{width}; set it to [{serves}, {serves}]"
+        )
+    return height
 
 
 def load_weights(network: nn.Module, backbone: str, weights: str, *, optional: str | None = None) -> None:
     """Load weights by torchvision's name (`DEFAULT`, `IMAGENET1K_V1`) or from a state dict in a file.
 
-    Half precision becomes the network's own. `optional` names the child that may be missing as a whole: a
-    base without its classifier. Nothing in the file is executed.
+    Half precision becomes the network's own. Position embeddings of a ViT of another image size are interpolated
+    as torchvision does; auxiliary classifiers are left out. `optional` names the child that may be missing as a
+    unit: a base without its classifier. Nothing in the file is executed.
 
     Raises UserError where the name is unknown, or the file is missing, damaged, holds more than tensors, or
-    another network's: the message names the first key that is missing, surplus or of a wrong shape.
+    another network's: the message names keys that are missing, unexpected or of a wrong shape.
     """
     given, own = _read(backbone, weights), network.state_dict()
-    where = f"weights: {weights}"
-    missing = [key for key in own if key not in given and not key.endswith(".num_batches_tracked")]
+    where, remedy = f"weights: {weights}", f"give weights of a {backbone}"
+    if backbone in ("googlenet", "inception_v3"):
+        given = {key: value for key, value in given.items() if not key.startswith(_AUXILIARY)}
+    if isinstance(network, VisionTransformer) and (positions := given.get(_POSITIONS)) is not None:
+        given = {**given, _POSITIONS: positions.float()}
+        with suppress(ValueError):  # not of a square grid: of a wrong shape, as reported below
+            interpolate_embeddings(network.image_size, network.patch_size, given)
+    for key, value in given.items():
+        if key in own and value.shape != own[key].shape:
+            raise UserError(
+                f"{where}: {key} is {list(value.shape)}, in {backbone} it is {list(own[key].shape)}; {remedy}"
+            )
+    missing, unexpected = network.load_state_dict(given, strict=False)
+    missing = [key for key in missing if not key.endswith(".num_batches_tracked")]
     if optional and not any(key.startswith(f"{optional}.") for key in given):
         missing = [key for key in missing if not key.startswith(f"{optional}.")]
-    surplus = [key for key in given if key not in own]
-    if missing:
-        also = f" (and has {surplus[0]}, which is not {backbone}'s)" if surplus else ""
-        raise UserError(f"{where} lacks {missing[0]} of {backbone}{also}; give weights of a {backbone}")
-    if surplus:
-        raise UserError(f"{where} has {surplus[0]}, which is not {backbone}'s; give weights of a {backbone}")
-    for key, value in given.items():
-        if value.shape != own[key].shape:
-            raise UserError(
-                f"{where}: {key} is {list(value.shape)}, in {backbone} it is {list(own[key].shape)}; "
-                f"give weights of a {backbone}"
-            )
-    network.load_state_dict({**own, **given})
+    kinds = {"lacks": missing, "has the unexpected": unexpected}
+    if found := [f"{verb} {listed(keys, most=3)}" for verb, keys in kinds.items() if keys]:
+        raise UserError(f"{where} does not fit {backbone}: it {' and '.join(found)}; {remedy}")
 
 
 def weights_normalization(backbone: str, weights: str) -> dict[str, list[float]] | None:
