@@ -31,7 +31,11 @@ def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
     console.print(f"mean      {_numbers(prepared.mean)}\nstd       {_numbers(prepared.std)}")
     console.print(_counts(data), soft_wrap=False)
     _list("left out", data.left_out, console=console)
-    _list("duplicates across splits", [f"{first} = {second}" for first, second in shared_between_splits(data)], console=console)
+    _list(
+        "duplicates across splits",
+        [f"{first} = {second}" for first, second in shared_between_splits(data)],
+        console=console,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sample_sheet(data)).save(folder / "inspect.png")
     console.print(f"samples   {folder / 'inspect.png'}: a row a class, raw and beside it augmented")
