@@ -50,14 +50,23 @@ def test_devices_is_short_for_the_trainers(given: list[str], expanded: list[str]
     ("options", "words"),
     [
         (["--data.help", "MNISTDataModule"], ["validation", "Where data sets live"]),
-        (["--model.help", "ImageClassifier"], ["label_smoothing", "class_weights"]),
+        (
+            ["--model.help", "ImageClassifier"],
+            ["label_smoothing", "class_weights", "subclasses: litlens.TransferNetwork"],
+        ),
+        (["--trainer.help"], ["--trainer.max_epochs", "--trainer.gradient_clip_val"]),
+        (["--data.help"], ["FolderDataModule", "--data.help NAME"]),
+        (["--model.help"], ["TransferClassifier"]),
+        (["--model.network.help"], ["MnistCNN", "TransferNetwork"]),
+        (["--model.network.help", "MnistCNN"], ["inner_activation"]),
     ],
 )
 def test_a_class_tells_its_options(options: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         train(options)
     assert stopped.value.code == 0
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
+    assert "torch.nn.Linear" not in told
     for word in words:
         assert word in told
 

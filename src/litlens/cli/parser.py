@@ -28,6 +28,7 @@ from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.run_metadata import Provenance
 from litlens.callbacks.steps import FiniteLoss, RandomState
 from litlens.cli.checks import check_checkpointing
+from litlens.cli.help import short_lists, show_help
 from litlens.cli.links import LINKS, linked_values, refuse_others
 from litlens.cli.mistakes import SHORTCUTS, config_files, mistakes_of_values, parse
 from litlens.cli.precision import available_precision
@@ -119,7 +120,9 @@ class TrainingCommand(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with one line for whatever the user got wrong."""
         self.args, self.resumed = resumed_args(expand_shortcuts(args))
-        self.config = parse(parser, self.args)
+        show_help(self.args)
+        with short_lists():
+            self.config = parse(parser, self.args)
 
     def before_instantiate_classes(self) -> None:
         """Make the run folder, and point loggers and checkpoints into it."""
