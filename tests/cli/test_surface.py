@@ -52,7 +52,7 @@ def test_devices_is_short_for_the_trainers(given: list[str], expanded: list[str]
         (["--data.help", "MNISTDataModule"], ["validation", "Where data sets live"]),
         (
             ["--model.help", "ImageClassifier"],
-            ["label_smoothing", "class_weights", "subclasses: litlens.TransferNetwork"],
+            ["label_smoothing", "class_weights", "subclasses: litlens."],
         ),
         (["--trainer.help"], ["--trainer.max_epochs", "--trainer.gradient_clip_val"]),
         (["--data.help"], ["FolderDataModule", "--data.help NAME"]),
