@@ -85,7 +85,9 @@ class Preprocessing:
         pixels = torch.as_tensor(batch)
         scale = 1 / (255 * torch.tensor(self.std, dtype=torch.float32))
         shift = torch.tensor(self.mean, dtype=torch.float32) / torch.tensor(self.std, dtype=torch.float32)
-        return pixels.to(torch.float32).mul_(scale.to(pixels.device)).sub_(shift.to(pixels.device)).permute(0, 3, 1, 2)
+        # Not waiting for the copies: on a GPU they would hold up every step until the one before has ended.
+        scale, shift = (values.to(pixels.device, non_blocking=True) for values in (scale, shift))
+        return pixels.to(torch.float32).mul_(scale).sub_(shift).permute(0, 3, 1, 2)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for a checkpoint."""
