@@ -8,6 +8,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -141,18 +142,20 @@ def test_unpacks(tmp_path: Path, make: object) -> None:
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "C:\\evil", "..\\evil"])
-def test_no_path_leaves_the_folder(tmp_path: Path, make: object, name: str) -> None:
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/litlens-evil", "C:\\evil", "..\\evil"])
+def test_nothing_is_written_outside_the_folder(tmp_path: Path, make: object, name: str) -> None:
     archive = make(tmp_path / "archive", {"good": b"", name: b"evil"})  # type: ignore[operator]
-    with pytest.raises(UserError, match="outside its folder"):
+    with suppress(UserError):
         extract(archive, tmp_path / "out" / "here")
-    assert list((tmp_path / "out").iterdir()) == []
-    assert not (tmp_path / "evil").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"archive", "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"here"}
+    assert not Path("/tmp/litlens-evil").exists()
 
 
-def test_links_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="link is neither file nor folder"):
-        extract(tar(tmp_path / "archive", {}, link="/etc/passwd"), tmp_path / "out")
+@pytest.mark.parametrize("link", ["/etc/passwd", "../../passwd"])
+def test_links_that_lead_outside_are_refused(tmp_path: Path, link: str) -> None:
+    with pytest.raises(UserError, match=r"cannot be unpacked .*link"):
+        extract(tar(tmp_path / "archive", {}, link=link), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Fetching files and unpacking archives: whole or not at all, and never outside their folder."""
+"""Fetch files and unpack archives: completely or not at all, and never outside their folder."""
 
 import errno
 import hashlib
@@ -12,15 +12,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path
 from urllib.request import Request, urlopen
 
 from litlens.data.progress import progress
 from litlens.errors import UserError
 
 _CHUNK = 1 << 20
-_Entry = tuple[str, bool, Any]
 # What zipfile, tarfile and their decompressors raise for a damaged, encrypted or unknown archive.
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
@@ -86,29 +84,25 @@ def fetch(
 
 
 def extract(archive: Path, folder: Path) -> Path:
-    """Unpack a zip or tar archive (of any compression) to `folder`, not there yet; whole or not at all.
+    """Unpack a zip or tar archive (of any compression) to `folder`, which must not exist; completely or not at all.
 
-    Only files and folders are unpacked; an archive with links, or with a path that leaves the folder, is
-    refused.
+    Nothing is written outside `folder`: `zipfile` drops the parts of a name that lead out of it, and `tarfile`'s filter
+    refuses such names and links.
 
     Raises:
-        UserError: The archive is damaged, unsafe or no archive, or there is no room for what is in it.
+        UserError: The archive is damaged, unsafe or not an archive, or there is no room for its content.
     """
     with _beside(folder) as unfinished:
         try:
             unfinished.mkdir()
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as zipped:
-                    entries: list[_Entry] = [(entry.filename, entry.is_dir(), entry) for entry in zipped.infolist()]
-                    _unpack(entries, into=unfinished, archive=archive, open_entry=zipped.open)
+                    for entry in progress(zipped.infolist(), description=f"Unpacking {archive.name}"):
+                        zipped.extract(entry, unfinished)
             else:
                 with tarfile.open(archive) as tar:
-                    members = _all_members(tar)
-                    for member in members:
-                        if not (member.isfile() or member.isdir()):
-                            raise UserError(f"{archive}: {member.name} is neither file nor folder; not unpacked")
-                    entries = [(member.name, member.isdir(), member) for member in members]
-                    _unpack(entries, into=unfinished, archive=archive, open_entry=tar.extractfile)
+                    tar.extractall(unfinished, filter="data")
+                    _check_end(tar)
             unfinished.replace(folder)
         except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -145,32 +139,14 @@ def _is_right(path: Path, *, md5: str | None, sha256: str | None) -> bool:
     return True
 
 
-def _all_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """What is in a tar archive; raises where tarfile takes damage for the end of the archive."""
-    members = tar.getmembers()
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise where tarfile mistook damage for the end of an archive, whose last files are followed by zeros alone."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
-    # After the last file come zeros. Reading on to the end also checks a compressed archive's checksum.
+    # Reading to the end also checks the checksum of a compressed archive.
     for rest in iter(lambda: tar.fileobj.read(_CHUNK), b""):
         if rest.strip(b"\0"):
-            raise tarfile.ReadError("it is damaged after " + (members[-1].name if members else "its start"))
-    return members
-
-
-def _unpack(entries: list[_Entry], *, into: Path, archive: Path, open_entry: Any) -> None:
-    """Write the entries (name, whether it is a folder, handle); every name is checked before the first."""
-    for name, _, _ in entries:
-        posix, windows = PurePosixPath(name), PureWindowsPath(name)
-        if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-            raise UserError(f"{archive}: {name} would be written outside its folder; the archive is not unpacked")
-    for name, is_folder, handle in progress(entries, description=f"Unpacking {archive.name}", total=len(entries)):
-        path = into / name
-        if is_folder:
-            path.mkdir(parents=True, exist_ok=True)
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_entry(handle) as source, path.open("wb") as file:
-            shutil.copyfileobj(source, file, _CHUNK)
+            raise tarfile.ReadError("it is damaged")
 
 
 @contextmanager
