@@ -19,7 +19,7 @@ from litlens.files import user_path
 class DigitsDataModule(ImageDataModule):
     """The 1,797 handwritten digits, 8×8 gray, that come with scikit-learn: a real data set without a download.
 
-    Source: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI, 1998. Cut 6:2:2, stratified.
+    Source: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI, 1998. Split 6:2:2, stratified.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class DigitsDataModule(ImageDataModule):
 
 
 class _IdxDataModule(ImageDataModule):
-    """Two pairs of IDX files, MNIST's format: the second is the test set, a part of the first is for validation."""
+    """Two pairs of IDX files, MNIST's format: the second is the test split, a part of the first is for validation."""
 
     _folder: str
     _class_names: tuple[str, ...]
@@ -65,7 +65,7 @@ class _IdxDataModule(ImageDataModule):
         return [self._find(name) or self._raw / f"{name}.gz" for name in self._archives]
 
     def load(self) -> dict[str, Split]:
-        """Read the four files, fetching what is missing; cut the validation split off the 60,000, stratified."""
+        """Read the four files, fetch missing ones, and split validation from the 60,000, stratified."""
         self._fetch_missing()
         pixels, labels, test_pixels, test_labels = (_read_idx(path) for path in self.source_files())
         if not 0 < self.validation < len(labels):

@@ -27,7 +27,7 @@ _DAMAGE = (
 
 
 class NotFetched(UserError):  # noqa: N818
-    """No mirror gave the file; `reason` says in a few words why."""
+    """No mirror served the file; `reason` says why, without places."""
 
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
@@ -42,13 +42,13 @@ def fetch(
     sha256: str | None = None,
     timeout: float = 30.0,
 ) -> Path:
-    """Fetch a file to `target`, from the first of the mirrors that has it, unless it is there and right.
+    """Fetch a file to `target` from the first mirror that has it, unless it exists with the right checksum.
 
-    Written beside the target and renamed at the end, so that `target` is whole whenever it is there.
+    The file is written under another name and renamed at the end, so that `target` is complete whenever it exists.
 
     Args:
         urls: One address, or mirrors in the order in which to try them.
-        target: Where the file is to stand; folders are made.
+        target: Where the file is written; missing folders are created.
         md5: What the file must hash to, in hexadecimal.
         sha256: The same.
         timeout: Seconds without an answer after which a server is given up.
@@ -60,7 +60,7 @@ def fetch(
         return target
     failures: dict[str, str] = {}
     for url in [urls] if isinstance(urls, str) else urls:
-        with _beside(target) as unfinished:
+        with _unfinished(target) as unfinished:
             try:
                 _download(url, unfinished, name=target.name, timeout=timeout)
             # Python's OSError covers URLError, HTTPError, time-outs and refused connections; ValueError a bad
@@ -68,7 +68,7 @@ def fetch(
             except (OSError, HTTPException, ValueError) as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise UserError(f"no space is left to fetch {target.name} to {target.parent}") from error
-                failures[url] = _told(error)
+                failures[url] = _reason(error)
                 continue
             if not _is_right(unfinished, md5=md5, sha256=sha256):
                 failures[url] = "what came is another file than expected (its checksum differs)"
@@ -92,7 +92,7 @@ def extract(archive: Path, folder: Path) -> Path:
     Raises:
         UserError: The archive is damaged, unsafe or not an archive, or there is no room for its content.
     """
-    with _beside(folder) as unfinished:
+    with _unfinished(folder) as unfinished:
         try:
             unfinished.mkdir()
             if zipfile.is_zipfile(archive):
@@ -107,7 +107,7 @@ def extract(archive: Path, folder: Path) -> Path:
         except _DAMAGE as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(f"no space is left to unpack {archive} to {folder}") from error
-            raise UserError(f"{archive} cannot be unpacked ({_told(error)}); delete it and fetch it again") from error
+            raise UserError(f"{archive} cannot be unpacked ({_reason(error)}); delete it and fetch it again") from error
     return folder
 
 
@@ -150,12 +150,12 @@ def _check_end(tar: tarfile.TarFile) -> None:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A path beside the target to be renamed at the end; what is left there is removed."""
+def _unfinished(target: Path) -> Iterator[Path]:
+    """A path in the target's folder, to be renamed at the end; what is left there is removed."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {target.parent}: {_told(error)}") from error
+        raise UserError(f"cannot make the folder {target.parent}: {_reason(error)}") from error
     if not os.access(target.parent, os.W_OK):
         raise UserError(f"the folder {target.parent} cannot be written, so {target.name} cannot be put there")
     unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
@@ -168,6 +168,6 @@ def _beside(target: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def _told(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
     return " ".join(str(reason).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Image files decoded once, to the network's size, into a table on the disk that processes share."""
+"""Decode image files once, to the network's size, into a table on disk that processes share."""
 
 import os
 import warnings
@@ -18,7 +18,7 @@ from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
 from litlens.data.progress import progress
 from litlens.errors import UserError
 
-# Counted up when the decoding or the table changes, so that no older cache is taken for a new one.
+# Counted up when the decoding or the table changes, so that an older cache is not read as a new one.
 _VERSION = 2
 _REASON_BYTES = 160
 
@@ -57,7 +57,7 @@ class FileImages:
 
     @property
     def reasons(self) -> list[str]:
-        """Why each file is no whole image; nothing where it is one. Rows of bad files are black."""
+        """Why each file is not a complete image; empty where it is one. Rows of bad files are black."""
         return [reason.decode() for reason in self._table["reason"].tolist()]
 
     @property
@@ -89,7 +89,7 @@ def decode_files(
     `owner` is the folder or table that lists them: a new cache of it takes the place of the old one.
 
     Raises:
-        UserError: A file that is there could not be read; nothing is kept.
+        UserError: A file that exists could not be read; nothing is kept.
     """
     settings = [size, channels, resize_mode, value_range]
     stats = [(name, *_stat(file)) for name, file in zip(names, files, strict=True)]
@@ -101,7 +101,7 @@ def decode_files(
             try:
                 decoded = decode_image(files[index], name=names[index], value_range=value_range)
             except UnreadableImage as error:
-                # Kept as a bad image, it would be left out for ever, though the next try may well read it.
+                # Kept as a bad image, it would be left out forever, though the next try may read it.
                 raise UserError(f"{files[index]} cannot be read ({error.reason}): repair or remove it") from error
             except BadImage as error:
                 table["reason"][index] = _clipped(error.reason)
@@ -132,8 +132,7 @@ def _for_each(work: Callable[[int], None], *, count: int, description: str) -> N
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
         with warnings.catch_warnings():
-            # Of EXIF blocks and of sizes that Pillow wonders at: what comes of them is checked and told as an
-            # error.
+            # About EXIF blocks: their effects are checked and reported as errors.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             for _ in progress(pool.map(work, range(count)), description=description, total=count):
                 pass

@@ -218,7 +218,7 @@ class FolderDataModule(ImageDataModule):
         return self._listing
 
     def _without_bad_files(self, listing: Listing, reasons: list[str]) -> NDArray[np.int64]:
-        """The rows of the good files; reports the others, or refuses."""
+        """The rows of the good files; bad ones are reported, or are an error."""
         bad = [row for row, reason in enumerate(reasons) if reason]
         lines = {row: f"{listing.names[row]} ({reasons[row]})" for row in bad}
         if len(bad) == len(reasons):
@@ -270,7 +270,7 @@ class FolderDataModule(ImageDataModule):
 
 
 def _fetch(archive: Archive, folder: Path) -> None:
-    """Fetch an archive, and bring the folder that is in it to where it belongs."""
+    """Fetch an archive, and move the folder in it to its place."""
     fetched = fetch(archive.url, folder.parent / archive.url.rsplit("/", 1)[-1])
     unpacked = folder.with_name(f".{folder.name}.unpacked")
     shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed

@@ -1,4 +1,4 @@
-"""Cutting a data set into parts that are alike: by class, seeded, and by group where there are groups."""
+"""Split a data set into parts that are alike: by class, seeded, and by group where there are groups."""
 
 from collections.abc import Hashable, Sequence
 
@@ -18,7 +18,7 @@ def stratified_split(
     seed: int,
     groups: Sequence[Hashable] | None = None,
 ) -> list[Indices]:
-    """Cut samples into parts, each class in the same proportions; sorted int64 indices of each part.
+    """Split samples into parts, each class in the same proportions; sorted int64 indices of each part.
 
     The parts are disjoint and cover everything. Sizes are exact: in each class and in total, the fraction's
     share rounded down or up. A class's only sample goes to the largest part. K equal fractions give K folds.
@@ -26,8 +26,8 @@ def stratified_split(
     Args:
         labels: The class of each sample, integers (N,).
         fractions: The parts' sizes in proportion to each other; they need not add up to 1.
-        groups: What must not stand in two parts (a patient, a font family), one of each sample. A group stays
-            whole, so the sizes are as near as whole groups allow.
+        groups: What must not be divided between parts (a patient, a font family), one of each sample. The sizes
+            are as near as complete groups allow.
     """
     classes = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
     shares = np.asarray(fractions, dtype=np.float64)
