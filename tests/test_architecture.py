@@ -49,8 +49,9 @@ def test_importing_litlens_imports_nothing_heavy() -> None:
     assert not {"torch", "lightning", "numpy", "PIL", "matplotlib"} & set(loaded)
 
 
-def test_every_public_name_is_where_it_is_said_to_be() -> None:
-    run("import litlens; [getattr(litlens, name) for name in litlens.__all__]")
+@pytest.mark.parametrize("package", ["litlens", "litlens.callbacks", "litlens.evaluation"])
+def test_every_public_name_is_where_it_is_said_to_be(package: str) -> None:
+    run(f"import {package} as package; [getattr(package, name) for name in package.__all__]")
 
 
 def test_help_comes_before_lightning_is_imported() -> None:

@@ -42,7 +42,8 @@ class GradCam(ShownSamples):
         found = cam(network, samples.images, layer=self.layer, method=self.method)
         predicted, maps = found.predicted.numpy(), found.maps.numpy()
         names = names_of_classes(pl_module, int(max(predicted.max(), samples.labels.max())) + 1)
-        title = f"{split_title(trainer, 'val')}: {self.method} of the predicted class, layer {found.layer}"
+        method = "Grad-CAM" if self.method == "gradcam" else self.method
+        title = f"{split_title(trainer, 'val')}: {method} of the predicted class, layer {found.layer}"
         show_figure(
             trainer,
             "grad_cam/val",
