@@ -28,7 +28,7 @@ JSON, MARKDOWN = ROOT / "docs" / "results.json", ROOT / "docs" / "results.md"
 
 @dataclass(frozen=True)
 class Target:
-    """A config, what others reached on its test split, and what it must reach; `options` point it at its files."""
+    """A config, the accuracy others reached on its test split, and the one to reach; `options` give its data."""
 
     config: str
     reference: float | None
@@ -41,7 +41,7 @@ _CATDOG = ("--data.folder={data}/catanddog",)
 _CATDOG_2K = ("--data.folder={data}/catdog_2k",)
 _VGG16 = ("--model.network.weights={weights}/vgg16_imagenet_features.pth",)
 _MOBILENET = ("--model.network.weights={weights}/mobilenet_v2_imagenet_features.pth",)
-_FIVE = (42, 43, 44, 45, 46)  # a seed draws the head and, where the data are not cut yet, the cut
+_FIVE = (42, 43, 44, 45, 46)  # a seed draws the head and, where the data are not split yet, the split
 
 # The reference of fonts_bottleneck is an accuracy on validation.
 TARGETS = [
@@ -61,7 +61,7 @@ TARGETS = [
 
 
 def main() -> None:
-    """Train what is named or missing, a row at a time."""
+    """Train the configs that are named or missing, one row at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", help="names of configs to train again")
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="where data sets live")
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def measure(target: Target, places: dict[str, Path]) -> dict[str, Any]:
-    """Train a config once for each seed; figures are means over the seeds, the interval is the mean's."""
+    """Train a config once for each seed; metrics are means over the seeds, the interval is that of the mean."""
     runs = [_train(target, seed=seed, places=places) for seed in target.seeds]
     accuracy, n_test = fmean(run["accuracy_test"] for run in runs), runs[0]["n_test"]
     interval = wilson_interval(round(accuracy * n_test), n_test)
@@ -128,10 +128,10 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
     lines = [
         "# What the shipped configs reach",
         "",
-        "Written by `python benchmarks/results.py`; the same figures with versions and hardware stand in results.json.",
-        "Every choice is made on validation; the test split is scored once, by the best checkpoint. The interval is",
-        "Wilson's at 95 %. Seconds are by the clock, validation included: upper bounds, as the machine did other work",
-        "at times, and halted some runs for it.",
+        "Written by `python benchmarks/results.py`; results.json holds the same metrics with versions and hardware.",
+        "Checkpoints are selected on validation; the test split is scored once, by the best checkpoint. The interval is",
+        "Wilson's at 95 %. Seconds are wall-clock time with validation, on a machine that did other work at times: upper",
+        "bounds. Seconds marked † are stale: the machine paused during the run, and they count the pauses.",
         "",
         "| config | parameters | epochs | seconds | validation | test | 95 % interval | n | reference | reach |",
         "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|",
@@ -142,7 +142,7 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
             row["config"] + (f" ({len(row['seeds'])} seeds)" if len(row["seeds"]) > 1 else ""),
             f"{row['parameters']:,}",
             f"{row['epochs']}",
-            f"{row['seconds']:.0f}",
+            f"{row['seconds']:.0f}" + (" †" if row.get("seconds_stale") else ""),
             f"{row['accuracy_val']:.4f}",
             f"**{row['accuracy_test']:.4f}**",
             f"{low:.4f} to {high:.4f}",
@@ -155,43 +155,37 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         lines += ["", f"{key.capitalize()}: {'; '.join(sorted({row[key] for row in rows}))}."]
     lines += [
         "",
-        "Fonts are split by family: fonts that share a pixel-identical glyph of one class stand in one split, families",
+        "Fonts are split by family: fonts that share a pixel-identical glyph of one class are in the same split, families",
         "of more than ten fonts in training. Split by font alone, 27 % of the validation glyphs have an identical twin",
-        "in training, and the score flatters. The reference, 0.9500, is an accuracy on validation with another split.",
-        "Fonts of small capitals draw two letters alike, and of equal images a network can name those of one class",
-        "only: 71 images of validation and 95 of test are bound to be named wrongly, so that no network can pass",
-        "0.9909 and 0.9878; with glyphs of one font that differ by no more than 1 % of the gray range in the mean,",
-        "109 and 137 images, 0.9860 and 0.9824 (benchmarks/fonts_ceiling.py).",
+        "in training, and the score is too high. The reference, 0.9500, is a validation accuracy on another split.",
+        "Fonts of small capitals draw two letters alike, and a network can classify only one of two equal images",
+        "correctly: at least 71 images of validation and 95 of test are misclassified, so no network can exceed",
+        "0.9909 and 0.9878. If glyphs of one font that differ by at most 1 % of the gray range on average also count as",
+        "equal, it is 109 and 137 images, 0.9860 and 0.9824 (benchmarks/fonts_ceiling.py).",
         "",
         *_second_epoch(rows),
-        *_same_cut(rows),
-        "catdog_resnet18_frozen, _finetune, _scratch and catdog_vgg16_scratch run but were not measured: weights of",
-        "ResNet18 are downloaded, and a network of that size from scratch on 257 images takes longer than it tells.",
+        *_same_split(rows),
+        "catdog_resnet18_frozen, _finetune, _scratch and catdog_vgg16_scratch run but were not measured: the weights of",
+        "ResNet18 are downloaded, and training a network of that size from scratch on 257 images takes too long.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _second_epoch(rows: list[dict[str, Any]]) -> list[str]:
-    """What the reference of mnist_cnn needs ten epochs for is asked of its second."""
-    by_epoch = {row["config"]: row["accuracy_val_by_epoch"] for row in rows if "accuracy_val_by_epoch" in row}
-    if "mnist_cnn" not in by_epoch:
-        return [
-            "mnist_cnn's validation is of the running average of its weights; its test, measured before a run tested",
-            "that, is of the weights in training at the same epoch, and is to be measured again.",
-            "",
-        ]
-    return [f"mnist_cnn has {by_epoch['mnist_cnn'][1]:.4f} on validation after its second epoch.", ""]
+    """State what mnist_cnn reaches in its second epoch; its reference took ten."""
+    by_epoch = next((row.get("accuracy_val_by_epoch") for row in rows if row["config"] == "mnist_cnn"), None)
+    return [f"mnist_cnn has {by_epoch[1]:.4f} on validation after its second epoch.", ""] if by_epoch else []
 
 
-def _same_cut(rows: list[dict[str, Any]]) -> list[str]:
-    """The fine-tuned row is of one seed: beside it belongs the frozen run on the same cut, not the mean alone."""
+def _same_split(rows: list[dict[str, Any]]) -> list[str]:
+    """Compare the fine-tuned run, which has one seed, with the frozen run of that seed: both have the same split."""
     by_seed = {row["config"]: row["accuracy_test_by_seed"] for row in rows if "accuracy_test_by_seed" in row}
     if not {"catdog2k_vgg16_finetune", "catdog2k_vgg16_frozen"} <= by_seed.keys():
         return []
     tuned, frozen = by_seed["catdog2k_vgg16_finetune"][0], by_seed["catdog2k_vgg16_frozen"][0]
     return [
-        f"On the cut of seed 42 alone, catdog2k_vgg16_finetune has {tuned:.4f} and catdog2k_vgg16_frozen {frozen:.4f}."
+        f"On the split of seed 42, catdog2k_vgg16_finetune has {tuned:.4f} and catdog2k_vgg16_frozen {frozen:.4f}."
     ]
 
 
