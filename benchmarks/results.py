@@ -129,9 +129,9 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         "# What the shipped configs reach",
         "",
         "Written by `python benchmarks/results.py`; results.json holds the same metrics with versions and hardware.",
-        "Checkpoints are selected on validation; the test split is scored once, by the best checkpoint. The interval is",
-        "Wilson's at 95 %. Seconds are wall-clock time with validation, on a machine that did other work at times: upper",
-        "bounds. Seconds marked † are stale: the machine paused during the run, and they count the pauses.",
+        "Checkpoints are selected on validation; the test split is scored once, by the best checkpoint. The interval",
+        "is Wilson's at 95 %. Seconds are wall-clock time with validation, on a machine that did other work at times:",
+        "upper bounds. Seconds marked † are stale: the machine paused during the run, and they count the pauses.",
         "",
         "| config | parameters | epochs | seconds | validation | test | 95 % interval | n | reference | reach |",
         "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|",
@@ -155,18 +155,18 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         lines += ["", f"{key.capitalize()}: {'; '.join(sorted({row[key] for row in rows}))}."]
     lines += [
         "",
-        "Fonts are split by family: fonts that share a pixel-identical glyph of one class are in the same split, families",
-        "of more than ten fonts in training. Split by font alone, 27 % of the validation glyphs have an identical twin",
-        "in training, and the score is too high. The reference, 0.9500, is a validation accuracy on another split.",
-        "Fonts of small capitals draw two letters alike, and a network can classify only one of two equal images",
-        "correctly: at least 71 images of validation and 95 of test are misclassified, so no network can exceed",
-        "0.9909 and 0.9878. If glyphs of one font that differ by at most 1 % of the gray range on average also count as",
-        "equal, it is 109 and 137 images, 0.9860 and 0.9824 (benchmarks/fonts_ceiling.py).",
+        "Fonts are split by family: fonts that share a pixel-identical glyph of one class are in the same split,",
+        "families of more than ten fonts in training. Split by font alone, 27 % of the validation glyphs have an",
+        "identical twin in training, and the score is too high. The reference, 0.9500, is a validation accuracy on",
+        "another split. Fonts of small capitals draw two letters alike, and a network can classify only one of two",
+        "equal images correctly: at least 71 images of validation and 95 of test are misclassified, so no network can",
+        "exceed 0.9909 and 0.9878. If glyphs of one font that differ by at most 1 % of the gray range on average also",
+        "count as equal, it is 109 and 137 images, 0.9860 and 0.9824 (benchmarks/fonts_ceiling.py).",
         "",
         *_second_epoch(rows),
         *_same_split(rows),
-        "catdog_resnet18_frozen, _finetune, _scratch and catdog_vgg16_scratch run but were not measured: the weights of",
-        "ResNet18 are downloaded, and training a network of that size from scratch on 257 images takes too long.",
+        "catdog_resnet18_frozen, _finetune, _scratch and catdog_vgg16_scratch run but were not measured: the weights",
+        "of ResNet18 are downloaded, and training a network of that size from scratch on 257 images takes too long.",
         "",
     ]
     return "\n".join(lines)
@@ -184,9 +184,7 @@ def _same_split(rows: list[dict[str, Any]]) -> list[str]:
     if not {"catdog2k_vgg16_finetune", "catdog2k_vgg16_frozen"} <= by_seed.keys():
         return []
     tuned, frozen = by_seed["catdog2k_vgg16_finetune"][0], by_seed["catdog2k_vgg16_frozen"][0]
-    return [
-        f"On the split of seed 42, catdog2k_vgg16_finetune has {tuned:.4f} and catdog2k_vgg16_frozen {frozen:.4f}."
-    ]
+    return [f"On the split of seed 42, catdog2k_vgg16_finetune has {tuned:.4f} and catdog2k_vgg16_frozen {frozen:.4f}."]
 
 
 def _figure(value: float | None) -> str:

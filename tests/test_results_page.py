@@ -1,4 +1,4 @@
-"""What docs/results.md and the configs say of the data is what was counted."""
+"""What docs/results.md and the configs state of the data is what was counted."""
 
 import json
 import re
@@ -30,11 +30,11 @@ def test_the_ceiling_of_the_fonts_is_the_one_that_was_counted() -> None:
     assert f"{lost[0]} and {lost[1]} images, {ceilings[0]:.4f} and {ceilings[1]:.4f}" in text
 
 
-def test_as_many_photos_are_trained_on_as_is_said(shared_data: Path) -> None:
+def test_the_number_of_training_images_is_the_one_stated(shared_data: Path) -> None:
     data = FolderDataModule(shared_data / "catanddog", image_size=16, seed=42)
     data.setup()
     heads = [path.read_text().partition("\ndata:")[0] for path in (ROOT / "configs").glob("catdog_*.yaml")]
-    said = [number for text in heads for number in re.findall(r"(\d+) photos", text)]
+    said = [number for text in heads for number in re.findall(r"(\d+) images", text)]
     said += re.findall(r"from scratch on (\d+) images", PAGE)
     assert len(said) >= 4
     assert set(said) == {str(len(data.samples("train")))}
