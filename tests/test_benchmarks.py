@@ -1,4 +1,4 @@
-"""Every benchmark, and every command of the docs and of the scripts' own docstrings, starts."""
+"""Every benchmark and example starts, and knows the options that the docs and its docstring give it."""
 
 import re
 import runpy
