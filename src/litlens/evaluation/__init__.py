@@ -31,7 +31,7 @@ _MODULES = {
     "scores": ("accuracy", "bootstrap_intervals", "class_table", "confusion_matrix"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
