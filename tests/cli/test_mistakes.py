@@ -69,6 +69,7 @@ def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) ->
         (["--model.lr_scheduler=ReduceLROnPlateau"], ["torch.optim.lr_scheduler.ReduceLROnPlateau or lightning"]),
         (["--config", "{trainer: {max_epoch: 1}}"], ["trainer", "did you mean 'max_epochs'"]),
         (["--config", "nowhere.yaml"], ["no file nowhere.yaml"]),
+        (["--data", "MNIST"], ["data: there is no class 'MNIST'; choose from CatDogDataModule, DigitsDataModule"]),
         (["words"], ["command line", "'words' stands alone"]),
     ],
 )

@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 import litlens
+import litlens.models.schedules
 from litlens.errors import UserError, mistake_behind, nearest
 
 SHORTCUTS = {"devices": "trainer.devices"}  # options of the command for longer ones of the parser
@@ -120,7 +121,7 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
         )
     match = re.search(r"Expected a dot import path string: (\S+)", message)
     if match and not re.search(r"Expected a <class '(bool|int|float|str)'>", message):
-        return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{nearest(match[1], _classes())}"
+        return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{nearest(match[1], _classes(key))}"
     if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):
         return f"{_where(match[1], args)}{key}: {match[1]} is no {match[2]}"
     if match := re.search(r"Expected key (\S+) to be in data", message):
@@ -199,8 +200,19 @@ def _parameters(class_path: str) -> list[str]:
     return sorted(parameters - {"self", "args", "kwargs"})
 
 
-def _classes() -> list[str]:
-    return [name for home in _CLASS_HOMES for name in dir(home) if name[0].isupper()]
+def _classes(key: str) -> list[str]:
+    """The classes that the option of that key may be meant for: no optimizer in place of a data module."""
+    group = key.split(".")[0] if key in ("data", "model") else key.rpartition(".")[2]
+    homes = {
+        "optimizer": _CLASS_HOMES[1:2],
+        "lr_scheduler": (litlens.models.schedules, torch.optim.lr_scheduler),
+        "callbacks": _CLASS_HOMES[3:4],
+        "logger": _CLASS_HOMES[4:],
+    }
+    names = [name for home in homes.get(group, (litlens,)) for name in dir(home) if name[0].isupper()]
+    if group == "data":
+        return [name for name in names if name.endswith("DataModule")]
+    return [name for name in names if group != "model" or name.endswith("Classifier")]
 
 
 def _configs() -> list[str]:
