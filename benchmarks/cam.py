@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from faithfulness import Faithfulness, faithfulness, random_maps
 from PIL import Image
 from pytorch_grad_cam import GradCAM
 from torch import Tensor
@@ -29,7 +30,6 @@ from torchvision.models import resnet18, squeezenet1_1
 from litlens.constants import NORMALIZATIONS
 from litlens.data.preprocessing import Preprocessing
 from litlens.explain.cam import METHODS, cam
-from litlens.explain.faithfulness import Faithfulness, faithfulness, random_maps
 
 SEED, THREADS, BATCH, SIZE = 0, 2, 16, 224
 FAITHFUL_LAYER = "features.12"  # 512 maps of 13×13; the layer behind it has a map per class already

@@ -46,7 +46,7 @@ def test_vgg16_with_the_large_head_has_the_published_number_of_weights() -> None
             num_classes=4, image_size=(150, 150), backbone="vgg16", head=[4096, 2048, 1024], dropout=0.5, pool="none"
         )
     assert count(network) == 58_766_148
-    network.fix_below(network.layer_number("head"))
+    network.freeze_below(network.layer_number("head"))
     assert count(network, trained=True) == 44_051_460
     assert count(network) - count(network, trained=True) == 14_714_688
 
@@ -181,7 +181,7 @@ def test_layers_are_found_by_their_names() -> None:
     assert [vgg.layer_names[vgg.layer_number(name)] for name in names] == [f"features.{n}" for n in convolutions]
     assert mobile.layer_names[mobile.layer_number("features.17")] == "features.17"
     assert resnet.layer_names[resnet.layer_number("layer4")] == "layer4.0"
-    with pytest.raises(UserError, match=r"has no layer 'layer5' to train from; nearest: layer4"):
+    with pytest.raises(UserError, match=r"has no layer 'layer5'; did you mean 'layer4"):
         resnet.layer_number("layer5")
 
 
@@ -191,9 +191,9 @@ def test_gray_images_become_three_channels() -> None:
     torch.testing.assert_close(network(gray), network(gray.expand(-1, 3, -1, -1)))
 
 
-def test_only_the_fixed_layers_are_fixed() -> None:
+def test_only_the_layers_below_are_frozen() -> None:
     network = TransferNetwork(image_size=(64, 64), backbone="resnet18").train()
-    network.fix_below(network.layer_number("layer3"))
+    network.freeze_below(network.layer_number("layer3"))
     for name, module in network.named_modules():
         if name and name != "pool":
             trains = name.startswith(("layer3", "layer4", "head"))

@@ -33,7 +33,7 @@ def layer_table(classifier: ImageClassifier) -> Table:
 
 
 def _layers_of_backbone(classifier: TransferClassifier) -> Iterator[tuple[str, nn.Module, str]]:
-    network, lowest = classifier.network, classifier.first_trained(None)
+    network, lowest = classifier.network, classifier.first_trainable_layer(None)
     later = "" if classifier.unfreeze_epoch is None else f", from epoch {classifier.unfreeze_epoch}"
     for number, name in enumerate([*network.layer_names, "head"]):
         known = network.aliases.get(name)

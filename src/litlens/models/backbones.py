@@ -1,6 +1,5 @@
-"""A network of torchvision with a head of our own, that can be cut between any two of its layers."""
+"""A torchvision network with a new head, whose layers below any index can be frozen and computed on their own."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from litlens.errors import UserError
+from litlens.errors import UserError, nearest
 from litlens.models.networks.layers import Network
 from litlens.models.pretrained import load_weights, mean_and_std, torchvision_network, weights_normalization
 
@@ -35,7 +34,7 @@ _SEQUENTIAL = (
 
 @dataclass
 class Features:
-    """What the layers below number `cut` made of a batch of images: (B, C, h, w), or (B, F) for the head."""
+    """The output of the layers below index `cut` for a batch of images: (B, C, h, w), or (B, F) for the head."""
 
     values: Tensor
     cut: int
@@ -45,10 +44,10 @@ class TransferNetwork(Network):
     """A base from torchvision and a new head: images (B, C, H, W) in, logits (B, num_classes) out.
 
     The base's children keep torchvision's names (`layer4`, `features`); `head` takes the place of the last one,
-    the classifier. A few networks do more than running their children one after the other (DenseNet, vision
-    transformers): theirs stand under `base`, which gives what the classifier was given.
+    the classifier. Networks that do more than run their children one after the other (DenseNet, GoogLeNet, vision
+    transformers) are kept under `base`, whose output is the input of their classifier.
 
-    `layer_names` are the layers in the order in which images pass them; "number n" below counts in it.
+    `layer_names` are the layers in the order in which images pass them; a layer's index is its place in it.
 
     Args:
         num_classes: How many logits.
@@ -120,7 +119,7 @@ class TransferNetwork(Network):
         self.head = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(width, num_classes))
 
     def forward(self, images: Tensor | Features) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W), or of what the lower layers made of them."""
+        """Logits (B, num_classes) of images (B, C, H, W), or of the output of the lower layers."""
         if isinstance(images, Features):
             values = images.values.to(next(self.head.parameters()).dtype)
             if images.cut < len(self.layer_names):
@@ -131,13 +130,13 @@ class TransferNetwork(Network):
         return logits
 
     def up_to(self, cut: int, images: Tensor) -> Features:
-        """What the layers below number `cut` make of images (B, C, H, W); all of them: what the head takes."""
+        """The output of the layers below index `cut` for images (B, C, H, W); of all of them: the head's input."""
         if cut == len(self.layer_names):
             return Features(self.pool(self._through(self._stages, self._colored(images))), cut)
         return Features(self._through(self.layer_names[:cut], self._colored(images)), cut)
 
     def layer_number(self, name: str) -> int:
-        """The number of a layer, or of the first layer of a block; `head` comes after the last.
+        """The index of a layer, or of the first layer of a block; `head` comes after the last.
 
         VGG's convolutions are also known as in Keras, `block5_conv1`. Raises UserError with the nearest names.
         """
@@ -149,13 +148,14 @@ class TransferNetwork(Network):
             if _within(layer, wanted) or _within(layer, f"base.{wanted}"):
                 return number
         names = [*self.layer_names, *self._stages, *known, "head"]
-        nearest = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0.3))
-        raise UserError(f"{self.arguments['backbone']} has no layer '{name}' to train from; nearest: {nearest}")
+        raise UserError(
+            f"model.train_from: {self.arguments['backbone']} has no layer '{name}'{nearest(name, names, most=3)}"
+        )
 
-    def fix_below(self, cut: int, *, modes: bool = True) -> None:
-        """Let the layers from number `cut` up and the head train, and fix all others.
+    def freeze_below(self, cut: int, *, modes: bool = True) -> None:
+        """Freeze the layers below index `cut`; the others and the head train.
 
-        Fixed means that no parameter wants a gradient and, with `modes`, that BatchNorm and Dropout are in
+        No parameter of a frozen layer requires a gradient and, with `modes`, its BatchNorm and Dropout are in
         evaluation mode.
         """
         trained = [*self.layer_names[cut:], "head"]
@@ -166,7 +166,7 @@ class TransferNetwork(Network):
             module.training = any(_within(name, layer) or _within(layer, name) for layer in trained)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters for the optimizer, those of fixed layers too, with their share of the learning rate."""
+        """All parameters for the optimizer, frozen ones too, with their share of the learning rate."""
         if self.base_lr_scale == self.lr_depth_decay == 1:
             return [{"params": list(self.parameters())}]
         groups: list[dict[str, Any]] = [{"name": "head", "params": list(self.head.parameters()), "lr_scale": 1.0}]

@@ -1,4 +1,4 @@
-"""Keeps fixed layers fixed, and unfreezes them when their epoch comes."""
+"""Keep frozen layers frozen, and unfreeze them at a chosen epoch."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 
 
 class Freezing(Callback):
-    """Fixes the layers below `first_trained(epoch)` of the classifier, anew before every epoch and after a resume.
+    """Freezes the layers below the classifier's `first_trainable_layer(epoch)`, before every epoch and after a resume.
 
     What is fixed follows from the epoch alone; Lightning's `BaseFinetuning` forgets it on resume
     (https://github.com/Lightning-AI/pytorch-lightning/issues/21901). From the epoch of unfreezing on, every
@@ -30,7 +30,7 @@ class Freezing(Callback):
         self._epoch = None
         module: Any = pl_module
         # Modes come with the epochs: Lightning warns of layers that are in evaluation mode before.
-        module.network.fix_below(module.first_trained(None), modes=False)
+        module.network.freeze_below(module.first_trainable_layer(None), modes=False)
         if module.unfreeze_epoch is not None and isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
@@ -51,7 +51,7 @@ class Freezing(Callback):
     def _apply(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module: Any = pl_module
         self._epoch = trainer.current_epoch
-        module.network.fix_below(module.first_trained(self._epoch))
+        module.network.freeze_below(module.first_trainable_layer(self._epoch))
         if module.unfreeze_epoch is None or self._epoch < module.unfreeze_epoch:
             return
         for optimizer in trainer.optimizers:

@@ -113,7 +113,7 @@ class TransferClassifier(ImageClassifier):
                 "set it to false, or strategy to frozen"
             )
 
-    def first_trained(self, epoch: int | None) -> int:
+    def first_trainable_layer(self, epoch: int | None) -> int:
         """The number of the lowest layer that trains in an epoch; None: in any epoch. See `TransferNetwork`."""
         if epoch is not None and self.unfreeze_epoch is not None and epoch < self.unfreeze_epoch:
             return len(self.network.layer_names)
@@ -121,7 +121,7 @@ class TransferClassifier(ImageClassifier):
 
     def frozen_layers(self, epoch: int) -> FrozenLayers | None:
         """The layers whose output a data module may compute once in this epoch; None: images are wanted."""
-        cut = self.first_trained(epoch)
+        cut = self.first_trainable_layer(epoch)
         return FrozenLayers(self.network, cut) if self._keeps_features and cut > 0 else None
 
     def setup(self, stage: str) -> None:
