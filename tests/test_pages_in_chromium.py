@@ -205,7 +205,7 @@ def test_the_report_is_printed_with_its_text(run_folder: Path, tmp_path: Path) -
     pages = len(re.findall(rb"/Type\s*/Page\b", content))
     assert pages >= 3
     parts = []
-    for packed in re.findall(rb"/FlateDecode.*?rng\r?\n(.*?)\r?\nendstream", content, flags=re.DOTALL):
+    for packed in re.findall(rb"/FlateDecode.*?stream\r?\n(.*?)\r?\nendstream", content, flags=re.DOTALL):
         parts.append(zlib.decompressobj().decompress(packed))
     drawn = [part for part in parts if re.search(rb"\bTj\b|\bTJ\b", part)]
     assert len(drawn) >= pages - 1  # a page may hold nothing but images
