@@ -17,6 +17,6 @@ options = parser.parse_args()
 network, class_names = imagenet_network(options.backbone, options.weights)
 prepared = Preprocessing(size=(224, 224), channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 classifier = ImageClassifier(network, class_names).eval()
-named = LoadedClassifier(classifier, prepared, about={"class_names": class_names}).predict(options.photo)
+named = LoadedClassifier(classifier, prepared).predict(options.photo)
 for name, probability in itertools.islice(named.items(), 5):
     print(f"{probability:7.2%}  {name}")

@@ -77,7 +77,7 @@ def test_a_class_from_elsewhere_is_not_built(tmp_path: Path) -> None:
 def test_what_is_no_network_is_not_built(tmp_path: Path, class_path: str) -> None:
     model = {"class_path": "litlens.models.classifier.ImageClassifier"}
     _, path = saved(tmp_path, model={**model, "init_args": {"network": {"class_path": class_path, "init_args": {}}}})
-    with pytest.raises(UserError, match="wants to build"):
+    with pytest.raises(UserError, match="the checkpoint names"):
         load_classifier(path)
 
 

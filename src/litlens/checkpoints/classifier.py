@@ -1,102 +1,113 @@
-"""From a checkpoint alone to a classifier that names what is on an image."""
+"""From a checkpoint alone to a classifier that predicts the class of an image."""
 
-import importlib
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from litlens.checkpoints.reading import read_checkpoint
+from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
+from litlens.checkpoints.record import rebuild
 from litlens.data.decode import read_image
-from litlens.data.preprocessing import Preprocessing
+from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 
-_TRUSTED = ("litlens", "torch", "torchvision")
+Source = str | Path | bytes | Image.Image | Pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadedClassifier:
-    """A classifier in evaluation mode, and how it reads images; `about` is the checkpoint's key `litlens`."""
+    """A classifier in evaluation mode, and how it prepares images; `metadata` is the checkpoint's key `litlens`."""
 
     classifier: ImageClassifier
-    preprocessing: Preprocessing | None
-    about: dict[str, Any]
+    preprocessing: Preprocessing | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        network = type(getattr(self.classifier, "network", self.classifier)).__name__
+        return f"LoadedClassifier({type(self.classifier).__name__} of a {network}, {len(self.class_names)} classes)"
 
     @property
     def class_names(self) -> list[str]:
         """The classes, in the order of the logits."""
-        return list(self.about["class_names"])
+        return list(self.classifier.class_names)
 
-    @torch.inference_mode()
-    def predict(self, image: str | Path | Image.Image) -> dict[str, float]:
-        """The classes of an image, given as a file or decoded, with their probabilities, the likeliest first.
+    def to(self, device: str | torch.device) -> "LoadedClassifier":
+        """Move the classifier to a device, on which it predicts from now on; returns self."""
+        self.classifier.to(device)
+        return self
 
-        Raises UserError where the file is no image, or the checkpoint does not say how to prepare one.
+    def predict(
+        self, images: Source | Sequence[Source], *, batch_size: int = 32
+    ) -> dict[str, float] | list[dict[str, float]]:
+        """Predict the probability of every class, the most probable first: `{class: probability}`.
+
+        An image is a path, the bytes of a file, a PIL image or an array (H, W) or (H, W, C), read as in training.
+        A list of them, or an array (N, H, W, C), gives a list; `batch_size` of them pass the network at a time.
+
+        Raises UserError where an image cannot be read, or the checkpoint does not say how to prepare one.
         """
         if self.preprocessing is None:
             raise UserError("the checkpoint does not say how to prepare images: pass preprocessing= to load_classifier")
-        decoded = image if isinstance(image, Image.Image) else read_image(Path(image))
-        images = self.preprocessing.normalize(self.preprocessing.geometry(decoded)[None])
-        probabilities = self.classifier(images)[0].softmax(dim=0).tolist()
-        ranking = sorted(range(len(probabilities)), key=lambda index: -probabilities[index])
-        return {self.class_names[index]: probabilities[index] for index in ranking}
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
+        if not isinstance(images, list | tuple):
+            return self._predict([images])[0]
+        starts = range(0, len(images), batch_size)
+        return [one for start in starts for one in self._predict(images[start : start + batch_size])]
+
+    @torch.inference_mode()
+    def _predict(self, images: Sequence[Any]) -> list[dict[str, float]]:
+        assert self.preprocessing is not None
+        resize, value_range = self.preprocessing.geometry, self.preprocessing.value_range
+        prepared = np.stack([resize(read_image(image, value_range=value_range)) for image in images])
+        batch = self.preprocessing.normalize(prepared).to(self.classifier.device)
+        probabilities, order = self.classifier(batch).float().softmax(dim=1).sort(dim=1, descending=True)
+        names = self.class_names
+        return [
+            {names[place]: share for place, share in zip(places, shares, strict=True)}
+            for places, shares in zip(order.tolist(), probabilities.tolist(), strict=True)
+        ]
 
 
 def load_classifier(
-    path: str | Path, *, preprocessing: Preprocessing | None = None, trust: Sequence[str] = ()
+    path: str | Path,
+    network: nn.Module | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    trust: Sequence[str] = (),
 ) -> LoadedClassifier:
-    """Rebuild a classifier from a checkpoint file alone, without its data, its config or a download.
+    """Rebuild a classifier from a checkpoint or run folder alone, without its data, its config or a download.
 
-    Builds classes of litlens, torch and torchvision, and of others only those that are imported already or whose
-    top-level package is named in `trust`, since building a class runs its code.
+    `network` takes the place of the one that the checkpoint describes, or fails to describe: a network, or the
+    complete classifier. Classes of litlens, torch, torchvision and timm are built, and of others those that are
+    imported already or whose module or package is named in `trust`, since building a class runs its code.
 
-    Raises UserError where the file is missing, damaged or not litlens', or names a class that is not trusted.
+    Raises UserError where the file is missing, damaged or not of litlens, names a class that is not trusted, or holds
+    the weights of another network.
     """
+    path = checkpoint_path(Path(path).expanduser())
     checkpoint = read_checkpoint(path)
-    about = checkpoint["litlens"]
+    metadata = checkpoint["litlens"]
     try:
-        spec = about["model"]["init_args"]["network"]
-        network = _build(spec, trust=trust, path=path)
-        arguments = {**about["model"]["init_args"], "network": network}
-        classifier = _class(about["model"]["class_path"], trust=trust, path=path)(**arguments)
-    except KeyError as error:
-        raise UserError(f"{path} does not say how its network was built (key {error} is missing)") from error
-    classifier.load_state_dict(checkpoint["state_dict"])
-    stored = about.get("preprocessing")
+        classifier = rebuild(metadata.get("model", {}), network, trust)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        if not isinstance(metadata.get("model"), dict) or not {"class_path", "init_args"} <= set(metadata["model"]):
+            raise UserError(f"{path} does not say how to rebuild its classifier: pass it as network=") from error
+        raise
+    try:
+        classifier.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} holds the weights of another network: {reason[:300]}") from error
+    stored = metadata.get("preprocessing")
     if preprocessing is None and stored is not None:
         preprocessing = Preprocessing.from_dict(stored)
-    return LoadedClassifier(classifier.eval(), preprocessing, about)
-
-
-def is_trusted(class_path: str, *, trust: Sequence[str] = ()) -> bool:
-    """Whether a class that a checkpoint names may be imported: importing a module runs its code."""
-    module = class_path.rpartition(".")[0]
-    return module.partition(".")[0] in (*_TRUSTED, *trust) or module in sys.modules
-
-
-def _build(spec: dict[str, Any], *, trust: Sequence[str], path: str | Path) -> nn.Module:
-    network = _class(spec["class_path"], trust=trust, path=path)(**spec["init_args"])
-    assert isinstance(network, nn.Module)
-    return network
-
-
-def _class(class_path: str, *, trust: Sequence[str], path: str | Path) -> Any:
-    module, _, name = class_path.rpartition(".")
-    if not is_trusted(class_path, trust=trust):
-        raise UserError(
-            f"{path} wants to build {class_path}, which is not part of litlens, torch or torchvision: "
-            f"import {module} first, or name it in trust=, if you trust it"
-        )
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{path} wants to build {class_path}, which cannot be imported here: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(f"{path} wants to build {class_path}, which is no network")
-    return found
+    return LoadedClassifier(classifier.eval(), preprocessing, metadata)

@@ -10,6 +10,23 @@ import torch
 from litlens.errors import UserError
 from litlens.models.classifier import CHECKPOINT_FORMAT
 
+BEST = Path("checkpoints", "best.ckpt")  # in a run folder
+
+
+def checkpoint_path(run: Path) -> Path:
+    """The checkpoint that a run folder or a path means: a run folder's best one, or the file itself.
+
+    Raises UserError where there is none.
+    """
+    if run.is_dir():
+        best = run / BEST
+        if best.is_file():
+            return best
+        raise UserError(f"{run} holds no {BEST}: give a run folder or a checkpoint")
+    if run.is_file():
+        return run
+    raise UserError(f"there is no run folder or checkpoint at {run}")
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Load a checkpoint of litlens onto the CPU: tensors and plain values only, nothing in the file is executed.

@@ -55,6 +55,7 @@ Score checkpoints on labeled images; write report.html.
                           needed): images-DIR/predictions.csv and images.html
   --robustness            also accuracy against shift, rotation, scale, blur,
                           noise and contrast
+  --trust MODULE …        modules of your own that the checkpoint may import
   --output DIR            where the files go, instead of the run folder (of
                           several runs, the last one's)
   --accelerator NAME      cpu, gpu, … (auto)

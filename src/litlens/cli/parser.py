@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import nn
 
 # Class names in a config resolve once their modules are imported.
 import litlens.callbacks.live.network_figures
@@ -29,7 +31,7 @@ from litlens.callbacks.run_metadata import Provenance
 from litlens.callbacks.steps import FiniteLoss, RandomState
 from litlens.cli.checks import check_checkpointing
 from litlens.cli.help import short_lists, show_help
-from litlens.cli.links import LINKS, linked_values, refuse_others
+from litlens.cli.links import LinkedModel, ModelBuilder, keep_builder, prefer_own_classes
 from litlens.cli.mistakes import SHORTCUTS, config_files, mistakes_of_values, parse
 from litlens.cli.precision import available_precision
 from litlens.cli.resume import LastCheckpoint, Resumption, resumed_args
@@ -84,12 +86,15 @@ class TrainingCommand(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.run_folder = Path()
+        self.args, self.resumed = resumed_args(expand_shortcuts(args))
+        prefer_own_classes()
+        self.links = LinkedModel(self.args)
         self.collect = CollectPredictions()
         super().__init__(
             ImageClassifier,
             ImageDataModule,
             run=False,
-            args=args,
+            args=self.args,
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
@@ -114,12 +119,10 @@ class TrainingCommand(LightningCLI):
         parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
         parser.set_defaults({"trainer.callbacks": _CALLBACKS})
         parser.link_arguments("seed_everything", "data.init_args.seed")
-        for source, target in LINKS.items():
-            parser.link_arguments(f"data.{source}", target, apply_on="instantiate")
+        self.links.add_to(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with one line for whatever the user got wrong."""
-        self.args, self.resumed = resumed_args(expand_shortcuts(args))
         show_help(self.args)
         with short_lists():
             self.config = parse(parser, self.args)
@@ -155,9 +158,17 @@ class TrainingCommand(LightningCLI):
                 self.config.pop(key)
             self.datamodule = self.parser.instantiate(self.config).data
             return
-        with removed_if_refused(self.run_folder, kept=lambda: self.resumed is not None), mistakes_of_values():
-            super().instantiate_classes()
-            refuse_others(self.datamodule, args=self.args)
+        builder = ModelBuilder()
+        refused = removed_if_refused(self.run_folder, kept=lambda: self.resumed is not None)
+        with refused, builder.full_traceback(), mistakes_of_values():
+            # The data first: the network's size follows from them.
+            only_data = Namespace({key: self.config[key] for key in ("seed_everything", "data")})  # type: ignore[no-untyped-call]
+            self.config.data = self.parser.instantiate(only_data).data
+            self.links.set_in(self.config, self.config.data)
+            self.config_init = self.parser.instantiate(self.config, instantiators=[(builder, nn.Module, True)])
+            self.datamodule, self.model = self.config_init.data, self.config_init.model
+            keep_builder(self.model, self.config)
+            self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the callbacks of the two groups among its own."""
@@ -202,7 +213,7 @@ class TrainingCommand(LightningCLI):
     def resolved_config(self) -> dict[str, Any]:
         """Every value of the run as plain ones, those that follow from the data among them."""
         config = copy.deepcopy(self._experiment)
-        for target, value in linked_values(self.datamodule).items():
+        for target, value in self.links.values(self.datamodule).items():
             _set(config, target.split("."), value)
         if not all(map(_is_text, self.datamodule.class_names)):
             # YAML has no way to write them; they follow from the data when the config is read.
@@ -231,7 +242,7 @@ def _point_into(logger: Any, folder: Path) -> None:
 
 def _set(config: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
-        config = config[key]
+        config = config.setdefault(key, {})
     config[keys[-1]] = value
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from torch import nn
 
 from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
 from litlens.data.module import ImageDataModule
@@ -27,10 +28,20 @@ _CURVES = ("loss/train", "loss/val", "accuracy/train", "accuracy/val")
 _AT_ONCE = 8  # images in one pass of Grad-CAM, so that VGG16 at 224×224 stays below 1 GB
 
 
-def write_report(folder: Path, checkpoint: Path, *, predictions: Predictions, data: ImageDataModule) -> Path:
-    """Write report.html into a folder, in one step; `predictions` are the test split's, `data` is set up."""
+def write_report(
+    folder: Path,
+    checkpoint: Path,
+    *,
+    predictions: Predictions,
+    data: ImageDataModule,
+    network: nn.Module | None = None,
+) -> Path:
+    """Write report.html into a folder, in one step; `predictions` are the test split's, `data` is set up.
+
+    `network` is for a checkpoint that does not describe its own (`load_classifier`).
+    """
     # Read again rather than taken from the trainer: maps are then computed on the CPU, whatever device has trained.
-    loaded = load_classifier(checkpoint)
+    loaded = load_classifier(checkpoint, network)
     page = render_report(
         predictions,
         run=_run_facts(loaded, checkpoint),
@@ -79,42 +90,43 @@ def _overlays(loaded: LoadedClassifier, images: Sequence[Pixels]) -> Iterator[Pi
 
 
 def _run_facts(loaded: LoadedClassifier, checkpoint: Path) -> RunFacts:
-    about = loaded.about
+    metadata = loaded.metadata
     return RunFacts(
         title=run_title(checkpoint),
-        validation=about["metrics"].get("accuracy/val"),
+        validation=metadata["metrics"].get("accuracy/val"),
         history=read_history(run_home(checkpoint) / "metrics.csv"),
         facts=_facts(loaded),
-        config=yaml.safe_dump(without_places(about["config"]), sort_keys=False, allow_unicode=True),
-        environment=_environment(about),
+        config=yaml.safe_dump(without_places(metadata["config"]), sort_keys=False, allow_unicode=True),
+        environment=_environment(metadata),
     )
 
 
 def _facts(loaded: LoadedClassifier) -> dict[str, str]:
-    about, network = loaded.about, loaded.classifier.network
-    model, data = about["config"]["model"]["init_args"], about["config"]["data"]
-    height, width = about["preprocessing"]["size"]
-    where, monitor = about["computed_on"], about["config"]["model_checkpoint"]["init_args"]["monitor"]
+    metadata, network = loaded.metadata, loaded.classifier.network
+    model, data = metadata["config"]["model"]["init_args"], metadata["config"]["data"]
+    height, width = metadata["preprocessing"]["size"]
+    where, monitor = metadata["computed_on"], metadata["config"]["model_checkpoint"]["init_args"]["monitor"]
+    kind = _name(model.get("network")) or type(network).__name__  # a classifier may construct its own network
     facts = {
-        "network": f"{_name(model['network'])}, {sum(p.numel() for p in network.parameters()):,} parameters",
-        "data": f"{_name(data)}, {height}×{width}, {about['preprocessing']['channels']} channel(s)",
+        "network": f"{kind}, {sum(p.numel() for p in network.parameters()):,} parameters",
+        "data": f"{_name(data)}, {height}×{width}, {metadata['preprocessing']['channels']} channel(s)",
         "optimizer": _with_rate(model.get("optimizer")),
         "schedule": _name(model.get("lr_scheduler")),
         "batches": f"{where['batch_size']} on {where['devices']} device(s)",
         "precision": where["precision"],
-        "seed": str(about["seed"]),
-        "checkpoint": f"epoch {about['epoch']}" + (f", chosen by {monitor}" if monitor else ""),
+        "seed": str(metadata["seed"]),
+        "checkpoint": f"epoch {metadata['epoch']}" + (f", chosen by {monitor}" if monitor else ""),
     }
     return {key: value for key, value in facts.items() if value}
 
 
-def _environment(about: dict[str, Any]) -> dict[str, str]:
-    git, data = about["git"], about["data"]
+def _environment(metadata: dict[str, Any]) -> dict[str, str]:
+    git, data = metadata["git"], metadata["data"]
     code = f"{git['commit'][:12]}{', with changes' if git['dirty'] else ''}" if git["commit"] else "not known"
     files = f"{data['files']:,} files, {data['bytes']:,} bytes, " if data["files"] else ""
     return {
-        **about["versions"],
-        "computed on": about["computed_on"]["hardware"],
+        **metadata["versions"],
+        "computed on": metadata["computed_on"]["hardware"],
         "code": code,
         "data": f"{files}digest {data['content'][:12]}",
     }

@@ -14,8 +14,6 @@ import yaml
 from litlens.errors import UserError
 from litlens.files import write_atomically
 
-BEST = Path("checkpoints", "best.ckpt")  # in a run folder
-
 
 def is_first_process() -> bool:
     """Whether this is global rank 0, which alone prints and writes; known before Lightning is imported.
@@ -77,16 +75,3 @@ def removed_if_refused(folder: Path, *, kept: Callable[[], bool] = lambda: False
         if not kept() and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def checkpoint_path(run: Path) -> Path:
-    """The checkpoint that `RUN_DIR` means: a run folder's best one, or the file itself."""
-    run = run.expanduser()
-    if run.is_dir():
-        best = run / BEST
-        if best.is_file():
-            return best
-        raise UserError(f"{run} holds no {BEST}: name a run folder or a checkpoint")
-    if run.is_file():
-        return run
-    raise UserError(f"there is no run folder or checkpoint at {run}")

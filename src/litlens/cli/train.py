@@ -1,12 +1,14 @@
 """What `train.py` does: fit, test the best checkpoint once, say what the run is worth, and write its page."""
 
+import copy
 import time
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
-from litlens.checkpoints.reading import read_checkpoint
+from litlens.checkpoints import record
+from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
 from litlens.cli.checks import check_batches, check_model, check_monitors
 from litlens.cli.inspection import inspect
@@ -15,7 +17,7 @@ from litlens.cli.parser import TrainingCommand
 from litlens.cli.report import write_report
 from litlens.cli.results import print_results, run_results, test_results, write_results
 from litlens.cli.resume import keep_metrics, last_checkpoint
-from litlens.cli.run_folder import checkpoint_path, removed_if_refused, write_config
+from litlens.cli.run_folder import removed_if_refused, write_config
 from litlens.cli.upstream import upstream_mistakes
 from litlens.data.duplicates import shared_between_splits
 from litlens.errors import UserError
@@ -41,6 +43,9 @@ def train(command: TrainingCommand, *, console: Console) -> None:
     with removed_if_refused(folder, kept=lambda: trainer.global_step > 0 or command.resumed is not None):
         check(command)
         start_from(command, console=console)
+        classifier.record = record.check(classifier)
+        for reason in classifier.record.get("undescribed", {}).values():
+            console.print(f"{reason}; its checkpoint is loaded by load_classifier(path, network=…)")
         if command.resumed is not None:
             keep_metrics(trainer, folder=folder)
         elif trainer.is_global_zero and not trial:
@@ -80,7 +85,13 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         )
         write_results(folder, predictions, results)
         print_results(results, console=console, shared=len(shared_between_splits(data)))
-        page = write_report(folder, best, predictions=predictions, data=data)
+        page = write_report(
+            folder,
+            best,
+            predictions=predictions,
+            data=data,
+            network=copy.deepcopy(classifier).cpu() if "undescribed" in checkpoint["litlens"]["model"] else None,
+        )
         console.print(f"run folder     {folder}\nreport         {page}")
         console.print(f"TensorBoard    tensorboard --logdir {folder.parent.parent}")
 

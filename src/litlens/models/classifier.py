@@ -1,5 +1,6 @@
 """The LightningModule around a network: steps, metrics, optimizer, and what its checkpoint says of it."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -9,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -17,14 +19,15 @@ from litlens.errors import UserError
 from litlens.models.losses import Loss, balanced_weights, check_options, loss_and_weight, one_hot
 from litlens.models.metrics import EpochSums, PassMetrics, WeightedMean
 from litlens.models.mixing import mix_batch
-from litlens.models.optimization import add_penalty_gradients, build_optimizer, kernels
+from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, kernels
+from litlens.models.recording import KeepsArguments, describe
 from litlens.models.schedules import schedule
 
 CHECKPOINT_FORMAT = 1
 _MIXING = 0x6D6978  # tells this rng from others of the same seed
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(KeepsArguments, LightningModule):
     """Trains and evaluates a network on batches of images (B, C, H, W) and classes int64 (B,).
 
     Logs `loss/train`, `accuracy/train`, and the same and macro `f1` of val and test, once an epoch, and now
@@ -48,8 +51,8 @@ class ImageClassifier(LightningModule):
         init_from: a run or checkpoint whose weights the command starts from; the classifier only keeps it.
     """
 
-    # The arguments that a checkpoint says as they are; a subclass adds its own.
-    recorded: ClassVar[tuple[str, ...]] = ("loss", "label_smoothing", "l1", "l2", "mixup", "cutmix", "channels_last")
+    # A subclass's own options are kept, and come back from a checkpoint, without further ado.
+    not_kept: ClassVar[frozenset[str]] = frozenset({"optimizer", "lr_scheduler", "init_from"})
 
     def __init__(
         self,
@@ -74,9 +77,11 @@ class ImageClassifier(LightningModule):
             class_weights,
             {"l1": l1, "l2": l2, "mixup": mixup, "cutmix": cutmix},
         )
-        self.network = network.to(memory_format=torch.channels_last) if channels_last else network
+        lazy = any(is_lazy(weight) for weight in network.parameters())  # has no shape before the first batch
+        self.network = network.to(memory_format=torch.channels_last) if channels_last and not lazy else network
         self.class_names = list(class_names)
-        self.optimizer = optimizer
+        # The signature has a lambda, whose source jsonargparse reads; a lambda cannot be pickled.
+        self.optimizer = adam if optimizer is _DEFAULT_OPTIMIZER else optimizer
         self.lr_scheduler = lr_scheduler
         self.loss: Loss = loss
         self.label_smoothing = label_smoothing
@@ -85,6 +90,8 @@ class ImageClassifier(LightningModule):
         self.mixup, self.cutmix = mixup, cutmix
         self.channels_last = channels_last
         self.init_from = init_from
+        # How to rebuild the classifier, where that has been checked; otherwise it is described on saving.
+        self.record: dict[str, Any] | None = None
 
         # No buffer: an average of the weights pairs its buffers with the classifier's by position, and the balanced
         # weights would come as one more after it was made. The checkpoint says them elsewhere.
@@ -266,31 +273,24 @@ class ImageClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule(self.lr_scheduler, optimizer, self.trainer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says in plain values how to build this classifier again; what a callback said before stays."""
-        about = checkpoint.setdefault("litlens", {})
-        about.setdefault("format", CHECKPOINT_FORMAT)
-        about.setdefault("class_names", self.class_names)
-        about.setdefault("model", {"class_path": _class_path(self), "init_args": self._init_args()})
-        about["epoch_so_far"] = self._epoch.to_dict()
+        """Store in plain values how to rebuild this classifier; what a callback stored before stays."""
+        metadata = checkpoint.setdefault("litlens", {})
+        metadata.setdefault("format", CHECKPOINT_FORMAT)
+        metadata.setdefault("class_names", self.class_names)
+        record = self.record or describe(self)
+        if self._class_weights is not None:  # those that training counted, too
+            record["init_args"]["class_weights"] = self._class_weights.tolist()
+        metadata.setdefault("model", record)
+        metadata["epoch_so_far"] = self._epoch.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes over the balanced weights, which only training counts, and an unfinished epoch's sums."""
-        about = checkpoint.get("litlens", {})
-        weights = about.get("model", {}).get("init_args", {}).get("class_weights")
+        """Restore the balanced weights, which only training counts, and the sums of an unfinished epoch."""
+        metadata = checkpoint.get("litlens", {})
+        weights = metadata.get("model", {}).get("init_args", {}).get("class_weights")
         if self.class_weights == "balanced" and isinstance(weights, list):
             self._class_weights = torch.tensor(weights, device=self.device)
-        if "epoch_so_far" in about:
-            self._epoch = EpochSums(**about["epoch_so_far"])
-
-    def _init_args(self) -> dict[str, Any]:
-        network = {"class_path": _class_path(self.network)}
-        arguments = getattr(self.network, "arguments", None)  # litlens.models.networks.layers.Network records them
-        if arguments is not None:
-            network["init_args"] = arguments
-        weights = self.class_weights if self._class_weights is None else self._class_weights.tolist()
-        settings = {name: getattr(self, name) for name in self.recorded}
-        return {"network": network, "class_names": self.class_names, "class_weights": weights, **settings}
+        if "epoch_so_far" in metadata:
+            self._epoch = EpochSums(**metadata["epoch_so_far"])
 
 
-def _class_path(instance: object) -> str:
-    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+_DEFAULT_OPTIMIZER = inspect.signature(ImageClassifier).parameters["optimizer"].default

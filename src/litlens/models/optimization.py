@@ -46,6 +46,11 @@ def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Opt
     return make([group for group in groups if group["params"]])
 
 
+def adam(parameters: Any) -> Optimizer:
+    """The default optimizer."""
+    return torch.optim.Adam(parameters, lr=0.001)
+
+
 def kernels(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     """The weights of convolutions and linear layers, not biases and norms: what is decayed and penalised."""
     return [weight for weight in parameters if weight.ndim > 1]

@@ -1,6 +1,6 @@
 """Transfer learning: a classifier whose network is pretrained, and which part of it trains when."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Callback
 
@@ -41,18 +41,6 @@ class TransferClassifier(ImageClassifier):
         **kwargs: As for `ImageClassifier`.
     """
 
-    recorded: ClassVar[tuple[str, ...]] = (
-        *ImageClassifier.recorded,
-        "strategy",
-        "train_from",
-        "unfreeze_epoch",
-        "unfreeze_lr_scale",
-        "base_lr_scale",
-        "lr_depth_decay",
-        "cache_features",
-        "cached_augmentations",
-        "feature_memory",
-    )
     network: TransferNetwork
 
     def __init__(

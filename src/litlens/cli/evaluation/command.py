@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ import litlens.data.datasets.arrays
 import litlens.data.datasets.catdog
 import litlens.data.datasets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
-from litlens.checkpoints.classifier import is_trusted, load_classifier
+from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.reading import BEST, checkpoint_path
+from litlens.checkpoints.record import is_trusted
 from litlens.cli.evaluation.comparison import show_comparison
 from litlens.cli.evaluation.images import label_images
 from litlens.cli.mistakes import mistakes_of_values, parse
 from litlens.cli.report import run_home, run_title, write_report
 from litlens.cli.results import RESULTS_FILE, print_results, test_results, validation_results, write_results
-from litlens.cli.run_folder import BEST, checkpoint_path, config_text
+from litlens.cli.run_folder import config_text
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, listed
 from litlens.evaluation.predictions import Predictions
@@ -48,6 +51,7 @@ def run(args: list[str], *, console: Console) -> None:
     first.add_argument("--output", type=Path)
     first.add_argument("--images", type=Path)
     first.add_argument("--robustness", action="store_true")
+    first.add_argument("--trust", nargs="+", default=[], metavar="MODULE")
     first.add_argument("--split", choices=("train", "val", "test", "all"))
     try:
         named, rest = first.parse_known_args(args)
@@ -63,10 +67,11 @@ def run(args: list[str], *, console: Console) -> None:
         others = {"several --ckpt_path": len(paths) > 1, "--robustness": named.robustness, "--split": named.split}
         if other := next((name for name, given in others.items() if given), rest[0] if rest else None):
             raise UserError(f"--images takes one --ckpt_path and --output, not {other}")
-        label_images(paths[0], named.images, output=named.output, console=console)
+        label_images(paths[0], named.images, output=named.output, trust=named.trust, console=console)
         return
     output = named.output if len(paths) == 1 else None
-    scored = [evaluate(path, rest, split=named.split, output=output, console=console) for path in paths]
+    options: dict[str, Any] = {"split": named.split, "output": output, "trust": named.trust, "console": console}
+    scored = [evaluate(path, rest, **options) for path in paths]
     everywhere = [one for one in scored if one is not None]
     if not everywhere:  # of several devices, the first one speaks
         return
@@ -80,25 +85,27 @@ def run(args: list[str], *, console: Console) -> None:
         show_robustness({one.title: (one.network, one.data) for one in everywhere}, folder=folder, console=console)
 
 
-def evaluate(run: Path, args: list[str], *, split: str | None, output: Path | None, console: Console) -> Scored | None:
+def evaluate(
+    run: Path, args: list[str], *, split: str | None, output: Path | None, trust: Sequence[str], console: Console
+) -> Scored | None:
     """Score one checkpoint and write its files into `output`, or where the data are the training's, its run folder.
 
     Without `split`, the run's own test split is scored; of other data their test split, or all of them where they
     have none. None on every device but the first.
     """
     path = checkpoint_path(run)
-    loaded = load_classifier(path)
-    about = loaded.about
-    if about.get("config") is None:
+    loaded = load_classifier(path, trust=trust)
+    metadata = loaded.metadata
+    if metadata.get("config") is None:
         raise UserError(f"{path} does not say which data it was trained on: it was not written by train.py")
-    options, data, changed = _parsed(args, about=about, path=path)
-    data.normalize = {"mean": about["preprocessing"]["mean"], "std": about["preprocessing"]["std"]}
+    options, data, changed = _parsed(args, metadata=metadata, path=path, trust=trust)
+    data.normalize = {"mean": metadata["preprocessing"]["mean"], "std": metadata["preprocessing"]["std"]}
     if data.class_names != loaded.class_names:
         known, here = listed(loaded.class_names), listed(data.class_names)
         raise UserError(f"{path} knows the classes {known}; the data have {here}")
     data.prepare_data()
     data.setup("test")
-    own = _same(data.fingerprint(), about["data"])
+    own = _same(data.fingerprint(), metadata["data"])
     if split is None:
         split = "test" if own or "test" in getattr(data, "given_splits", ["test"]) else "all"
     data.test_on(split)
@@ -107,7 +114,7 @@ def evaluate(run: Path, args: list[str], *, split: str | None, output: Path | No
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
-            precision=about["computed_on"]["precision"],
+            precision=metadata["computed_on"]["precision"],
             use_distributed_sampler=False,
             callbacks=[collect],
             logger=False,
@@ -121,8 +128,8 @@ def evaluate(run: Path, args: list[str], *, split: str | None, output: Path | No
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     predictions = collect.predictions
     assert predictions is not None  # gathered by the test
-    results = {**validation_results(about), **test_results(predictions, metrics)}
-    console.print(f"checkpoint     {path}, epoch {about['epoch']}")
+    results = {**validation_results(metadata), **test_results(predictions, metrics)}
+    console.print(f"checkpoint     {path}, epoch {metadata['epoch']}")
     if not own or split != "test":
         console.print(f"scored on      {split}, {len(predictions):,} images")
     print_results(results, console=console, own=own and split == "test")
@@ -150,11 +157,14 @@ def evaluate(run: Path, args: list[str], *, split: str | None, output: Path | No
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
 
-def _parsed(args: list[str], *, about: dict[str, Any], path: Path) -> tuple[Any, ImageDataModule, list[str]]:
+def _parsed(
+    args: list[str], *, metadata: dict[str, Any], path: Path, trust: Sequence[str]
+) -> tuple[Any, ImageDataModule, list[str]]:
     """The options of the command, the data module of the training as the shell changes it, and what was changed."""
-    stored = about["config"]["data"]
+    stored = metadata["config"]["data"]
     name = stored["class_path"]
-    if not is_trusted(name) and name not in {word for arg in args for word in (arg, arg.partition("=")[2])}:
+    named = {word for arg in args for word in (arg, arg.partition("=")[2])}
+    if not is_trusted(name, trust=trust) and name not in named:
         raise UserError(
             f"{path} wants to build {name}, which is not part of litlens: if you trust it, name it: --data={name}"
         )
@@ -164,7 +174,7 @@ def _parsed(args: list[str], *, about: dict[str, Any], path: Path) -> tuple[Any,
     parser.add_argument("--devices", type=int, default=1)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     options = parse(parser, ["--config", config_text({"data": stored}), *args])
-    _keep_what_was_learned(options.data, about, same_class=options.data.class_path == name)
+    _keep_what_was_learned(options.data, metadata, same_class=options.data.class_path == name)
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
     changed = [
         f"data.{key}"
@@ -175,10 +185,10 @@ def _parsed(args: list[str], *, about: dict[str, Any], path: Path) -> tuple[Any,
         return options, parser.instantiate(options).data, changed
 
 
-def _keep_what_was_learned(data: Any, about: dict[str, Any], *, same_class: bool) -> None:
+def _keep_what_was_learned(data: Any, metadata: dict[str, Any], *, same_class: bool) -> None:
     """Give the data module the classes of the checkpoint, in their order; one of another class, the size as well."""
-    prepared = about["preprocessing"]
-    known = {"class_names": about["class_names"]}
+    prepared = metadata["preprocessing"]
+    known = {"class_names": metadata["class_names"]}
     if not same_class:
         known |= {"image_size": prepared["size"], "channels": prepared["channels"]}
         known |= {key: prepared[key] for key in ("resize_mode",) if key in prepared}

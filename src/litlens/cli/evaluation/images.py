@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import track
 
 from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
+from litlens.checkpoints.reading import checkpoint_path
 from litlens.cli.report import run_home, run_title, write_page
-from litlens.cli.run_folder import checkpoint_path
 from litlens.data.decode import BadImage, read_image
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.errors import UserError
@@ -40,10 +40,10 @@ class _Labelled:
     no_map: str | None = None
 
 
-def label_images(run: Path, images: Path, *, output: Path | None, console: Console) -> None:
+def label_images(run: Path, images: Path, *, output: Path | None, console: Console, trust: Sequence[str] = ()) -> None:
     """Write predictions.csv and images.html of every image under a folder, into `output` or the run's folder."""
     checkpoint = checkpoint_path(run)
-    loaded = load_classifier(checkpoint)
+    loaded = load_classifier(checkpoint, trust=trust)
     if loaded.preprocessing is None:
         raise UserError(f"{checkpoint} does not say how images are prepared: it was not written by train.py")
     if not images.is_dir():

@@ -1,37 +1,23 @@
 """What scratch networks are built from: a base class, activations and initializations by name."""
 
-import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
+from litlens.models.recording import KeepsArguments
 
 Activation = Literal["sigmoid", "tanh", "relu", "selu", "silu", "mish", "linear"]
 Initialization = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
 
 
-class Network(nn.Module):
+class Network(KeepsArguments, nn.Module):
     """Base of the scratch networks: images (B, C, H, W) in, logits (B, num_classes) out.
 
     Every subclass takes `num_classes`, `in_channels` and `image_size` (H, W) as keywords.
-    `arguments` holds every value that the constructor was given or took by default, so that
-    `type(network)(**network.arguments)` builds the same layers again; a checkpoint stores it.
     """
-
-    arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Network":  # noqa: D102
-        network = super().__new__(cls)
-        # bind_partial: deepcopy and pickle call __new__ without arguments and put __dict__ back afterwards.
-        bound = inspect.signature(cls.__init__).bind_partial(network, *args, **kwargs)
-        bound.apply_defaults()
-        del bound.arguments["self"]
-        # Past nn.Module.__setattr__, which wants __init__ to have run.
-        network.__dict__["arguments"] = dict(bound.arguments)
-        return network
 
     def flat_size(self, layers: nn.Module, in_channels: int, image_size: tuple[int, int]) -> int:
         """How many values `layers` makes of one image.
