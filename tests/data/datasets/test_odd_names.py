@@ -60,7 +60,7 @@ def test_odd_names_survive_training_resuming_and_evaluation(tmp_path: Path, monk
     train(["--resume", str(run), "--trainer.max_epochs=2"])
     loaded = load_classifier(run / "checkpoints" / "last.ckpt")
     assert loaded.class_names == classes
-    assert loaded.about["epoch"] == 1
+    assert loaded.metadata["epoch"] == 1
     evaluate(["--ckpt_path", str(run)])
     assert list(Predictions.load(run / "predictions-test.csv").class_names) == classes
     page = (run / "report.html").read_text(encoding="utf-8")
