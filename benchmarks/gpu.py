@@ -453,7 +453,8 @@ class _Synchronizations(Callback):
         if batch_idx == self.last - 1:
             torch.cuda.set_sync_debug_mode("default")
             self._caught.__exit__(None, None, None)
-            waits = [warning for warning in self._seen if "synchroniz" in str(warning.message)]
+            # Not the first one, which calls the mode itself a prototype.
+            waits = [warning for warning in self._seen if str(warning.message).startswith("called a synchronizing")]
             self.count = len(waits)
             places = sorted({f"{Path(warning.filename).name}:{warning.lineno}" for warning in waits})
             print(f"    waits: {places}", file=sys.stderr)
