@@ -1,10 +1,20 @@
-"""How far a map can be believed: what becomes of the class when the pixels it points at go, or come alone."""
+"""Measure how faithful Grad-CAM is: what becomes of a class when the pixels that the map names are deleted or inserted.
 
+python benchmarks/faithfulness.py --weights squeezenet1_1_imagenet.pth --images FOLDER
+"""
+
+import argparse
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+import litlens
+from litlens.constants import NORMALIZATIONS
+from litlens.data.decode import read_image
+from litlens.explain.cam import cam
 from litlens.explain.preserve_state import at_home, plain, preserve_state
 
 
@@ -82,3 +92,26 @@ def _blurred(images: Tensor) -> Tensor:
         kernel = line.view(1, 1, *shape[2:]).expand(shape)
         images = nn.functional.conv2d(images, kernel, padding=padding, groups=channels)
     return images
+
+
+def main() -> None:
+    """Print the areas of Grad-CAM's maps beside those of random maps, as means over the images of a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="weights of SqueezeNet 1.1 on ImageNet: a file, or DEFAULT")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of images, searched at every depth")
+    parser.add_argument("--count", type=int, default=32, help="how many of them")
+    options = parser.parse_args()
+    network, _ = litlens.imagenet_network("squeezenet1_1", options.weights)
+    mean, std = NORMALIZATIONS["imagenet"]
+    preprocessing = litlens.Preprocessing(size=(224, 224), channels=3, mean=mean, std=std)
+    files = sorted(path for path in options.images.rglob("*") if path.is_file())[: options.count]
+    images = preprocessing.normalize(np.stack([preprocessing.geometry(read_image(file)) for file in files]))
+    target = network(images).argmax(dim=1).detach()
+    maps = {"Grad-CAM": cam(network, images).maps, "random": random_maps((len(images), 224, 224), seed=0)}
+    for name, of_images in maps.items():
+        curves = faithfulness(network, images, of_images, target)
+        print(f"{name:9} deletion {curves.deletion_area.mean():.3f}, insertion {curves.insertion_area.mean():.3f}")
+
+
+if __name__ == "__main__":
+    main()

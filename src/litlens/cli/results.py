@@ -78,7 +78,7 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
     table.add_row("test loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
     if "accuracy_val" in results and own:
         gap = results["accuracy_val"] - results["accuracy_test"]
-        explained = f"val − test = {gap:+.4f}; the checkpoint was selected on val"
+        explained = f"val − test = {gap:+.4f}; selected on val"
         table.add_row("val accuracy", f"{results['accuracy_val']:.4f}", explained)
     if shared is not None:
         table.add_row("duplicates across splits", f"{shared:,}", "images whose pixels are equal" if shared else "")

@@ -23,7 +23,7 @@ def shown(folder: Path) -> str:
         torch.manual_seed(0)
         for name in ("one", "another run, whose name is so long that no table could hold it at 80 columns"):
             scored[name] = (MLP(image_size=(8, 8), widths=[8]), data)
-    console = Console(file=io.StringIO(), width=80)
+    console = Console(file=io.StringIO(), width=80, soft_wrap=True)
     show_robustness(scored, folder=folder, console=console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
