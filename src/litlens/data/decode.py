@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from litlens.data.preprocessing import Pixels
 from litlens.errors import UserError
@@ -22,12 +23,13 @@ ValueRange = tuple[float, float]
 
 # Formats that are recognized by their first bytes. Left out are those that are none of an image's
 # business (PDF), that start another program (EPS: Ghostscript), or that have no such bytes (TGA).
-_FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
-)  # fmt: skip
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+_JPEG = b"\xff\xd8\xff"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-# Pixels above which a JPEG is decoded at 1/2, 1/4 or 1/8 of its size.
+# Pixels above which a JPEG is decoded at 1/2 of its size, above four times as many at 1/4, and above the limit refused:
+# phones write 200 megapixels, and libjpeg keeps up to six bytes a pixel of a progressive file at any scale.
 _LARGE_JPEG = 50_000_000
+_JPEG_LIMIT = 500_000_000
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -77,8 +79,8 @@ def read_image(
 
     The image is turned upright by its EXIF orientation. Transparent pixels are put on white. Of an animation, the
     first frame is read. Gray values of 16 bits are divided by 257 unless `value_range` is given; a warning tells the
-    range of an image whose values need fewer than 16 bits. A JPEG of more than 50 megapixels is read at half, a
-    quarter or an eighth of its size. HEIC files need the package pillow-heif.
+    range of an image whose values need fewer than 16 bits. A JPEG of more than 50 megapixels is read at half its
+    size, of more than 200 at a quarter. HEIC files need the package pillow-heif.
 
     Args:
         source: A path, the bytes of a file, a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
@@ -164,22 +166,37 @@ def _from_bytes(data: bytes, *, name: str, value_range: ValueRange | None) -> De
         raise BadImage(name, "an empty file")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[12:64]:
         _register_heic(name)
-    Image.init()
+    with _opened(data, name=name) as image:
+        if isinstance(image, JpegImageFile) and (pixels := image.width * image.height) > _LARGE_JPEG:
+            if pixels > _JPEG_LIMIT:
+                raise _too_large(image, name=name, limit=_JPEG_LIMIT)
+            factor = 2 if pixels <= 4 * _LARGE_JPEG else 4
+            image.draft(None, (image.width // factor, image.height // factor))
+        return _from_pillow(image, name=name, value_range=value_range)
+
+
+def _opened(data: bytes, *, name: str) -> Image.Image:
+    # From memory: Pillow maps some uncompressed files, and a file that shrinks later would kill the process.
+    file = BytesIO(data)
     try:
-        # From memory: Pillow maps some uncompressed files, and a file that shrinks later would kill the process.
+        if data.startswith(_JPEG):
+            # Image.open refuses large files before it can be told to decode them at a smaller scale.
+            return JpegImageFile(file)
+        Image.init()
         with _opening, warnings.catch_warnings():
-            # Of images between one and two times the limit Pillow warns; they are checked below.
+            # Of images between one and two times the limit Pillow warns; they are checked in `_from_pillow`.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(BytesIO(data), formats=[name for name in _FORMATS if name in Image.OPEN])
-    except UnidentifiedImageError as error:
+            return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+    except (UnidentifiedImageError, SyntaxError) as error:
         raise BadImage(name, "not an image") from error
     except Image.DecompressionBombError as error:
         raise BadImage(name, f"{error}; save it with fewer pixels") from error
-    with opened as image:
-        if image.format in ("JPEG", "MPO") and image.width * image.height > _LARGE_JPEG:
-            factor = next((f for f in (2, 4) if image.width * image.height <= _LARGE_JPEG * f**2), 8)
-            image.draft(None, (image.width // factor, image.height // factor))
-        return _from_pillow(image, name=name, value_range=value_range)
+
+
+def _too_large(image: Image.Image, *, name: str, limit: int) -> BadImage:
+    return BadImage(
+        name, f"{image.width}x{image.height} pixels are more than the limit of {limit:,}; save it with fewer"
+    )
 
 
 def _register_heic(name: str) -> None:
@@ -194,9 +211,7 @@ def _from_pillow(image: Image.Image, *, name: str, value_range: ValueRange | Non
     """RGB or gray pixels of a PIL image, turned upright."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise BadImage(
-            name, f"{image.width}x{image.height} pixels are more than the limit of {limit:,}; save it with fewer"
-        )
+        raise _too_large(image, name=name, limit=limit)
     image.load()
     turn = _TURNS.get(_orientation(image))
     values = None

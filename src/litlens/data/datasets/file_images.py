@@ -19,7 +19,7 @@ from litlens.data.progress import progress
 from litlens.errors import UserError
 
 # Counted up when the decoding or the table changes, so that an older cache is not read as a new one.
-_VERSION = 2
+_VERSION = 3
 _REASON_BYTES = 160
 
 
