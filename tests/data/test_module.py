@@ -2,9 +2,11 @@
 
 import dataclasses
 import hashlib
+import multiprocessing
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
 from torch import Tensor, nn
 
 from litlens.constants import NORMALIZATIONS
 from litlens.data import sampling
 from litlens.data.datasets.arrays import DigitsDataModule
+from litlens.data.datasets.folder import FolderDataModule
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.data.split import ArrayImages, Split
@@ -220,19 +224,66 @@ def test_auto_means_imagenet_for_color(tmp_path: Path) -> None:
     assert (data.preprocessing.mean, data.preprocessing.std) == NORMALIZATIONS["imagenet"]
 
 
-def test_a_mapped_array_is_pickled_as_the_place_of_its_file(tmp_path: Path) -> None:
-    """A spawned worker is given the images by pickle: half a gigabyte for each, if they went along."""
-    path = tmp_path / "images.npy"
+@pytest.mark.parametrize("part", [np.s_[:], np.s_[2:], np.s_[1:499, 5:], np.s_[::2]])
+def test_a_mapped_array_is_pickled_as_its_place_in_the_file(part: Any, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (500, 20, 20, 1), dtype=np.uint8)
-    np.save(path, pixels)
-    mapped = ArrayImages(np.load(path, mmap_mode="r"))
-    pickled = pickle.dumps(mapped)
-    assert len(pickled) < 1000
-    rows = np.array([3, 499])
-    assert np.array_equal(pickle.loads(pickled).batch(rows), pixels[rows])
-    # A part of a map, or an array in memory, goes as it is.
-    for images in (ArrayImages(mapped.pixels[2:]), ArrayImages(pixels[2:])):
-        assert np.array_equal(pickle.loads(pickle.dumps(images)).batch(rows - 2), pixels[rows])
+    np.save(tmp_path / "images.npy", pixels)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")[part]
+    pickled = pickle.dumps(ArrayImages(mapped))
+    # What has gaps in the file, and what lies in memory, goes along as it is.
+    assert (len(pickled) < 1000) == mapped.flags.c_contiguous
+    for again in (pickle.loads(pickled), pickle.loads(pickle.dumps(ArrayImages(pixels[part])))):
+        assert np.array_equal(again.batch(np.arange(len(mapped))), pixels[part])
+
+
+class Mapped(ImageDataModule):
+    """200 images of 64×64 that lie in a file, the first of which is left out."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.class_names, self.in_channels, self.image_size = ["a", "b"], 1, (64, 64)
+        self.path = path
+
+    def load(self) -> dict[str, Split]:
+        images = ArrayImages(np.load(self.path, mmap_mode="r")[1:])
+        parts = {"train": np.arange(120), "val": np.arange(120, 160), "test": np.arange(160, 199)}
+        return {name: Split(images, rows, rows % 2, [str(row) for row in rows]) for name, rows in parts.items()}
+
+
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    """Worker processes as on Windows and macOS."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("spawning")
+@pytest.mark.parametrize("kind", ["array", "folder"])
+def test_a_spawned_worker_maps_the_images_itself(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITLENS_CACHE", str(tmp_path / "cache"))
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 64, 64, 1), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    for number, image in enumerate(pixels):
+        path = tmp_path / "folder" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+
+    def loader(num_workers: int) -> Any:
+        options: dict[str, Any] = {"num_workers": num_workers, "batch_size": 32, "normalize": "mnist"}
+        if kind == "array":
+            data: ImageDataModule = Mapped(tmp_path / "images.npy", **options)
+        else:
+            data = FolderDataModule(tmp_path / "folder", image_size=64, channels=1, **options)
+        data.setup()
+        return data.train_dataloader()
+
+    spawned = loader(1)
+    assert len(pickle.dumps(spawned.dataset)) < 30_000 < pixels.nbytes
+    for batch, expected in zip(spawned, loader(0), strict=True):
+        assert torch.equal(batch[0], expected[0])
+        assert torch.equal(batch[1], expected[1])
 
 
 class Files(Gray):

@@ -28,11 +28,13 @@ class ArrayImages:
     pixels: Pixels
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A mapped array is pickled as the place of its file: a spawned worker would get a copy of all of it."""
-        pixels = self.pixels
-        if isinstance(pixels, np.memmap) and isinstance(pixels.base, mmap.mmap) and pixels.flags.c_contiguous:
-            return _mapped, (str(pixels.filename), pixels.offset, pixels.shape)
-        return ArrayImages, (pixels,)
+        """Pickle a mapped array, or a slice of one, as its place in the file.
+
+        Where worker processes are spawned (Windows, macOS), each would be sent a copy of all pixels.
+        """
+        if (place := _place(self.pixels)) is None:
+            return ArrayImages, (self.pixels,)
+        return _mapped, (*place, self.pixels.shape)
 
     def batch(self, rows: NDArray[np.int64]) -> Pixels:
         """Images at the network's size: uint8 (B, H, W, C)."""
@@ -41,6 +43,17 @@ class ArrayImages:
     def original(self, row: int) -> Pixels:
         """One image as it lies in the array: uint8 (H, W, C)."""
         return np.asarray(self.pixels[row])
+
+
+def _place(pixels: Pixels) -> tuple[str, int] | None:
+    """The file of a contiguous mapped array and the offset of its first byte; None of other arrays."""
+    whole: Any = pixels
+    while isinstance(whole, np.ndarray) and isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    if not (isinstance(whole, np.memmap) and isinstance(whole.base, mmap.mmap) and pixels.flags.c_contiguous):
+        return None
+    # A slice has the `offset` of the array that it was taken from.
+    return str(whole.filename), whole.offset + pixels.ctypes.data - whole.ctypes.data
 
 
 def _mapped(path: str, offset: int, shape: tuple[int, ...]) -> ArrayImages:
