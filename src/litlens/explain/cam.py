@@ -140,7 +140,7 @@ def _look(network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, 
         layouts.append(layout)
         return onward
 
-    handles = [module.register_forward_hook(record.note) for module in network.modules()]
+    handles = [module.register_forward_hook(record.note) for module in record.watched(network, layer)]
     handles.append(layer.register_forward_hook(cut))
     try:
         # Fused attention has no second derivative.
@@ -164,7 +164,7 @@ def _look(network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, 
         hessian_product = torch.autograd.grad(gradient, leaf, leaf.detach())[0]
         gradient = (gradient - 0.5 * hessian_product).detach()
     of_patches = layout.to_map(gradient)
-    if layout.extra_tokens(gradient).any() and not of_patches.any():
+    if layout.grid and layout.extra_tokens(gradient).any() and not of_patches.any():
         raise _UnusedLayerError(
             "CAM: the logits depend on this layer's class token alone, not on its patches; choose an earlier layer "
             "(the first norm of the last block), or layer: auto"

@@ -1,6 +1,6 @@
 """The axes of a layer's output: channels first (CNNs), channels last (Swin), or a sequence of tokens (ViT)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,13 +40,18 @@ class Layout:
 class ForwardRecord:
     """The layers that a forward has run so far, and how each output is to be read.
 
-    Register `note` as a forward hook of every module, so that it runs before any other hook that asks for a layout.
+    Register `note` as a forward hook of the layers in `watched`, before any hook that asks for a layout.
     """
 
     def __init__(self, image_size: Sequence[int]) -> None:
         self._image_size = tuple(image_size)
         self._channels_last: dict[Shape, bool] = {}  # of the latest output of that shape whose layer says so
         self._grids: list[tuple[int, int]] = []
+
+    @staticmethod
+    def watched(network: nn.Module, layer: nn.Module) -> Iterable[nn.Module]:
+        """The layers to register `note` on before `layer` is read: itself alone where its type gives the layout."""
+        return [layer] if _channels_last(layer) is False else network.modules()
 
     def note(self, module: nn.Module, _inputs: object, output: object) -> None:
         """Forward hook: remember what this layer says of the layout of its output."""
