@@ -1,6 +1,6 @@
 """From a checkpoint alone to a classifier that predicts the class of an image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class LoadedClassifier:
 
     def __repr__(self) -> str:
         network = type(getattr(self.classifier, "network", self.classifier)).__name__
-        return f"LoadedClassifier({type(self.classifier).__name__} of a {network}, {len(self.class_names)} classes)"
+        return f"LoadedClassifier({type(self.classifier).__name__}({network}), {len(self.class_names)} classes)"
 
     @property
     def class_names(self) -> list[str]:
@@ -54,18 +54,32 @@ class LoadedClassifier:
         """
         if self.preprocessing is None:
             raise UserError("the checkpoint does not say how to prepare images: pass preprocessing= to load_classifier")
+        if batch_size < 1:
+            raise UserError(f"batch_size: {batch_size}: give 1 or more images")
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
         if not isinstance(images, list | tuple):
-            return self._predict([images])[0]
-        starts = range(0, len(images), batch_size)
-        return [one for start in starts for one in self._predict(images[start : start + batch_size])]
+            return self._predict({"image": images})[0]
+        named = [(f"image {place}", image) for place, image in enumerate(images)]
+        batches = (dict(named[start : start + batch_size]) for start in range(0, len(named), batch_size))
+        return [one for batch in batches for one in self._predict(batch)]
 
     @torch.inference_mode()
-    def _predict(self, images: Sequence[Any]) -> list[dict[str, float]]:
+    def _predict(self, images: Mapping[str, Any]) -> list[dict[str, float]]:
+        """The probabilities of images; a path goes by its own name in an error, all else by its key."""
         assert self.preprocessing is not None
-        resize, value_range = self.preprocessing.geometry, self.preprocessing.value_range
-        prepared = np.stack([resize(read_image(image, value_range=value_range)) for image in images])
+        prepared = np.stack(
+            [
+                self.preprocessing.geometry(
+                    read_image(
+                        image,
+                        name=None if isinstance(image, str | Path) else name,
+                        value_range=self.preprocessing.value_range,
+                    )
+                )
+                for name, image in images.items()
+            ]
+        )
         batch = self.preprocessing.normalize(prepared).to(self.classifier.device)
         probabilities, order = self.classifier(batch).float().softmax(dim=1).sort(dim=1, descending=True)
         names = self.class_names

@@ -33,6 +33,10 @@ class LinkedModel:
 
     def __init__(self, args: list[str]) -> None:
         self.args = args
+        for key in ("model", "model.class_path"):
+            for _, name in _given(key, args=args):
+                if isinstance(name, str) and "." in name.strip("."):
+                    _imported(name, key="model")
         self.builder = _builder(args)
         self._parameters = _parameters(self.builder) if self.builder is not None else {}
 
@@ -163,7 +167,7 @@ def _by_short_name(name: str) -> Any:
         return None
 
 
-def _imported(path: str) -> Any:
+def _imported(path: str, *, key: str = "model.network") -> Any:
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -171,12 +175,11 @@ def _imported(path: str) -> Any:
         if not module or not f"{module}.".startswith(f"{error.name}."):  # a package that the user's module needs
             raise
         raise UserError(
-            f"model.network: {path}: there is no module {error.name}: check its spelling, and that its folder is on "
-            "PYTHONPATH"
+            f"{key}: {path}: there is no module {error.name}: check its spelling, and that its folder is on PYTHONPATH"
         ) from error
     except AttributeError as error:
-        names = [key for key in dir(importlib.import_module(module)) if not key.startswith("_")]
-        raise UserError(f"model.network: {module} has no {name}{nearest(name, names)}") from error
+        names = [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+        raise UserError(f"{key}: {module} has no {name}{nearest(name, names)}") from error
 
 
 def _parameters(builder: Callable[..., Any]) -> dict[str, inspect.Parameter]:

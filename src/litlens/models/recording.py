@@ -67,6 +67,17 @@ def describe(classifier: nn.Module) -> dict[str, Any]:
     return {**record, "undescribed": undescribed} if undescribed else record
 
 
+def plain_options(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a record that are themselves plain values: neither modules nor classes, nor hold any."""
+    return {name: value for name, value in record["init_args"].items() if not _holds_class(value)}
+
+
+def _holds_class(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "class_path" in value or any(map(_holds_class, value.values()))
+    return isinstance(value, list | tuple) and any(map(_holds_class, value))
+
+
 def _keeping(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)
 
