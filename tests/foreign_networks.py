@@ -71,6 +71,22 @@ class Random(Linked):
         super().__init__(num_classes, in_channels, image_size, width=Random.count)
 
 
+class WithPath(Linked):
+    """Has options whose names are also those of files and weights."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: tuple[int, int],
+        path: str | None = None,
+        pretrained: bool | str | None = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, in_channels, image_size)
+        self.path, self.pretrained, self.drop_path = path, pretrained, drop_path
+
+
 class Tempered(ImageClassifier):
     """Has an option of its own."""
 

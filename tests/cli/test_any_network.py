@@ -100,6 +100,27 @@ def test_every_argument_of_a_foreign_network_comes_back() -> None:
     assert isinstance(network.norm, torch.nn.InstanceNorm2d)
 
 
+@pytest.mark.parametrize(
+    ("options", "reported"),
+    [
+        (["path=residual", "drop_path=0.1"], ["model.network.path: 'residual' may name weights or a file"]),
+        (["path=weights/net.pth"], []),
+        (["path=https://example.org/net.pth", "pretrained=true"], []),
+    ],
+)
+def test_an_option_that_loading_sets_to_none_is_reported(
+    options: list[str], reported: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What may be a file or an address is not opened by loading; where it may as well be an option, a line says so."""
+    own = [f"--model.network.{option}" for option in options]
+    run = trained(["--model.network=foreign_networks.WithPath", *own])
+    written = [line for line in capsys.readouterr().out.splitlines() if line.startswith("model.network.")]
+    assert [line.partition(": it is None")[0] for line in written] == reported
+    network = load_classifier(run).classifier.network
+    assert (network.path, network.pretrained or None) == (None, None)
+    assert network.drop_path == (0.1 if "drop_path=0.1" in options else 0.0)
+
+
 def test_another_process_imports_a_foreign_module_only_where_it_is_trusted() -> None:
     run = trained(NETWORKS["linked"])
     command = [sys.executable, str(TESTS.parent / "evaluate.py"), "--ckpt_path", str(run), "--accelerator=cpu"]

@@ -6,6 +6,7 @@ called but classes of `nn.Module` and the functions of torchvision and timm that
 
 import importlib
 import random
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from litlens.errors import UserError, nearest
 from litlens.models.classifier import ImageClassifier
 from litlens.models.recording import describe
 
-__all__ = ["check", "describe", "is_trusted", "rebuild"]
+__all__ = ["blanked", "check", "describe", "is_trusted", "rebuild"]
 
 _TRUSTED = ("litlens", "torch", "torchvision", "timm")
 # A constructor would read or download what an argument with one of these words in its name points to.
@@ -79,6 +80,22 @@ def check(classifier: ImageClassifier) -> dict[str, Any]:
         reason = f"constructed again, it differs in {differing[0]}"
     arguments = {name: value for name, value in record["init_args"].items() if name != "network"}
     return {**record, "init_args": arguments, "undescribed": {"network": f"model.network: {reason}"}}
+
+
+def blanked(record: Mapping[str, Any]) -> list[str]:
+    """A line for each argument of a foreign network that is None after rebuilding although its value may be an option.
+
+    Those are words that are not a file, as in `path: residual`: a name in a hub looks the same.
+    """
+    network = record["init_args"].get("network", {})
+    if network.get("class_path", "litlens.").partition(".")[0] in _TRUSTED:
+        return []
+    return [
+        f"model.network.{name}: '{value}' may name weights or a file: it is None where the checkpoint is loaded, "
+        "unless with network=; rename the argument if it is neither"
+        for name, value in network.get("init_args", {}).items()
+        if _is_place(name, value) and re.fullmatch(r"[\w-]+", str(value)) and value is not True
+    ]
 
 
 def is_trusted(class_path: str, *, trust: Sequence[str] = ()) -> bool:

@@ -46,6 +46,8 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         classifier.record = record.check(classifier)
         for reason in classifier.record.get("undescribed", {}).values():
             console.print(f"{reason}; its checkpoint is loaded by load_classifier(path, network=…)")
+        for line in record.blanked(classifier.record):
+            console.print(line)
         if command.resumed is not None:
             keep_metrics(trainer, folder=folder)
         elif trainer.is_global_zero and not trial:
