@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_classifier
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
@@ -113,6 +114,23 @@ def test_a_batch_is_at_most_the_split_and_few_steps_are_reported_once(
     for _ in range(2):
         assert [len(labels) for _, labels in data.train_dataloader()] == sizes
     assert [record.getMessage() for record in caplog.records] == ([] if line is None else [line])
+
+
+def test_steps_are_counted_with_accumulated_gradients(caplog: pytest.LogCaptureFixture) -> None:
+    data = Gray([10, 30] * 30)
+    data.load = lambda: {  # type: ignore[method-assign]
+        name: Split(ArrayImages(np.full((40, 2, 2, 1), 9, np.uint8)), np.arange(40), np.arange(40) % 2, ["a"] * 40)
+        for name in ("train", "val", "test")
+    }
+    data.batch_size = 4
+    data.trainer = small_classifier.trainer(accumulate_grad_batches=4)
+    data.setup()
+    data.train_dataloader()
+    # Ten batches are three steps, the last one of two batches.
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("litlens")] == [
+        "data.batch_size: 4 for 40 training images with trainer.accumulate_grad_batches: 4: an epoch has 3 steps; "
+        "a batch_size of 2 gives 5"
+    ]
 
 
 def test_a_setup_that_failed_fails_again_with_the_same_message() -> None:

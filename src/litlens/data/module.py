@@ -251,17 +251,24 @@ class ImageDataModule(LightningDataModule, ABC):
         in_batch = images_in_batch(size=size, batch_size=self.batch_size, world_size=devices)
         if in_batch == 0:
             raise UserError(f"trainer.devices: {devices} are more than the {size} training images: use at most {size}")
-        steps, better = size // (in_batch * devices), size // (_FEWEST_STEPS * devices)
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+
+        def steps_of(in_batch: int) -> int:
+            return -(-(size // (in_batch * devices)) // accumulated)  # after the last batch, too, as Lightning does
+
+        steps, better = steps_of(in_batch), size // (_FEWEST_STEPS * devices * accumulated)
         if steps >= _FEWEST_STEPS:
             return
         what = f"{size} training images" + (f" on {devices} devices" if devices > 1 else "")
+        if accumulated > 1:
+            what += f" with trainer.accumulate_grad_batches: {accumulated}"
         if in_batch < self.batch_size:
             line = f"data.batch_size: {self.batch_size} is more than there are for {what}: a batch has {in_batch}, "
         else:
             line = f"data.batch_size: {self.batch_size} for {what}: "
         line += f"an epoch has {steps} step{'s' * (steps > 1)}"
         if better:
-            line += f"; a batch_size of {better} gives {size // (better * devices)}"
+            line += f"; a batch_size of {better} gives {steps_of(better)}"
         if line not in self._reported and (self.trainer is None or self.trainer.is_global_zero):
             self._reported.add(line)
             _log.warning(line)
