@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from litlens.cli.evaluation.command import command_parser, run_parser
 from litlens.cli.main import _EVALUATE_HELP, _TRAIN_HELP, train
 from litlens.cli.parser import TrainingCommand, expand_shortcuts
 
@@ -26,12 +27,24 @@ def test_the_options_of_training() -> None:
     }
 
 
+def test_the_options_of_evaluation() -> None:
+    actions = [*command_parser()._actions, *run_parser()._actions]
+    options = {option for action in actions for option in action.option_strings} - {"--print_shtab"}
+    assert options == {
+        *("--ckpt_path", "--output", "--images", "--robustness", "--trust", "--split"),
+        *("-h", "--help", "--config", "--print_config", "--accelerator", "--devices", "--data", "--data.help"),
+    }
+
+
 def test_the_help_is_one_screen_and_names_the_options() -> None:
     for text in (_TRAIN_HELP, _EVALUATE_HELP):
         lines = text.splitlines()
         assert len(lines) <= 24
         assert max(map(len, lines)) <= 80
     assert set(re.findall(r"--\w+", _TRAIN_HELP)) >= {"--config", "--devices", "--inspect", "--resume"}
+    assert {action.option_strings[0] for action in command_parser()._actions} <= set(
+        re.findall(r"--\w+", _EVALUATE_HELP)
+    )
 
 
 @pytest.mark.parametrize(

@@ -46,15 +46,8 @@ class Scored:
 
 def run(args: list[str], *, console: Console) -> None:
     """Name the images of a folder, or score every checkpoint that is named and set them side by side."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--ckpt_path", nargs="+", type=Path, default=[])
-    first.add_argument("--output", type=Path)
-    first.add_argument("--images", type=Path)
-    first.add_argument("--robustness", action="store_true")
-    first.add_argument("--trust", nargs="+", default=[], metavar="MODULE")
-    first.add_argument("--split", choices=("train", "val", "test", "all"))
     try:
-        named, rest = first.parse_known_args(args)
+        named, rest = command_parser().parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"command line: {error}") from error
     paths = named.ckpt_path
@@ -83,6 +76,28 @@ def run(args: list[str], *, console: Console) -> None:
         from litlens.cli.evaluation.robustness import show_robustness
 
         show_robustness({one.title: (one.network, one.data) for one in everywhere}, folder=folder, console=console)
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """The options of the command itself; what it leaves over is for the parser of each run."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--ckpt_path", nargs="+", type=Path, default=[])
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--robustness", action="store_true")
+    parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE")
+    parser.add_argument("--split", choices=("train", "val", "test", "all"))
+    return parser
+
+
+def run_parser() -> LightningArgumentParser:
+    """The options that are parsed once for every run, on top of the data module of its training."""
+    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--accelerator", type=str, default="auto")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    return parser
 
 
 def evaluate(
@@ -168,11 +183,7 @@ def _parsed(
         raise UserError(
             f"{path} wants to build {name}, which is not part of litlens: if you trust it, name it: --data={name}"
         )
-    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--accelerator", type=str, default="auto")
-    parser.add_argument("--devices", type=int, default=1)
-    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+    parser = run_parser()
     options = parse(parser, ["--config", config_text({"data": stored}), *args])
     _keep_what_was_learned(options.data, metadata, same_class=options.data.class_path == name)
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
