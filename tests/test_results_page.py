@@ -20,7 +20,7 @@ def test_the_page_is_what_the_script_writes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_ceiling_of_the_fonts_is_the_one_that_was_counted() -> None:
-    """`lost` are the images that no function of the pixels names rightly, not all that have a twin."""
+    """`lost` are the images that no function of the pixels classifies correctly, not all that have a twin."""
     counted = json.loads((ROOT / "docs" / "fonts_ceiling.json").read_text())
     lost, ceilings = ([counted[split][key] for split in ("val", "test")] for key in ("lost", "ceiling"))
     text = " ".join(PAGE.split())

@@ -56,6 +56,19 @@ def test_a_run_keeps_what_the_design_says(trained: Path) -> None:
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
+def test_no_progress_bar_is_written_into_a_file(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(["--config", CONFIG, "--trainer.max_epochs=1", "--trainer.enable_model_summary=false"])
+    evaluate(["--ckpt_path", str(trained), "--output", str(tmp_path / "out")])
+    captured = capfd.readouterr()
+    for written in (captured.out, captured.err):
+        assert "\r" not in written
+        assert "it/s" not in written
+        assert max(map(len, written.splitlines()), default=0) < 1000
+
+
 def test_results_agree_with_the_predictions(trained: Path) -> None:
     results = json.loads((trained / "results.json").read_text())
     predictions = Predictions.load(trained / "predictions-test.csv")
@@ -171,7 +184,7 @@ def test_a_run_starts_from_the_weights_of_another(trained: Path, capsys: pytest.
     """An optimizer whose steps are of no length leaves every weight as it was read."""
     still = ["--model.optimizer=SGD", "--model.optimizer.lr=0", "--model.lr_scheduler=null", "--trainer.max_epochs=1"]
     train(["--config", CONFIG, *QUIET, *still, f"--model.init_from={trained}"])
-    assert "Starting from" in capsys.readouterr().out
+    assert "initialized from" in capsys.readouterr().out
     newest = max(trained.parent.glob("*/results.json"), key=lambda path: path.stat().st_mtime).parent
     source, ended = (
         read_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"] for folder in (trained, newest)

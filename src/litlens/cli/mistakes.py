@@ -123,7 +123,7 @@ def one_line(message: str, *, parser: ArgumentParser, args: list[str]) -> str:
     if match and not re.search(r"Expected a <class '(bool|int|float|str)'>", message):
         return f"{_where(match[1], args)}{key}: there is no class '{match[1]}'{nearest(match[1], _classes(key))}"
     if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\S+)", message):
-        return f"{_where(match[1], args)}{key}: {match[1]} is no {match[2]}"
+        return f"{_where(match[1], args)}{key}: {match[1]} is not a subclass of {match[2]}"
     if match := re.search(r"Expected key (\S+) to be in data", message):
         name = match[1].rpartition(".")[2]
         return f"{key}: the network takes no '{name}', which follows from the data: add it to its __init__"

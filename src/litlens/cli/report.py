@@ -52,7 +52,7 @@ def write_report(
 
 
 def write_page(path: Path, page: str) -> Path:
-    """Write a page in one step; what of a file's name is no text becomes question marks."""
+    """Write a page atomically; characters of a file's name that are not valid UTF-8 become question marks."""
     return write_atomically(path, page.encode("utf-8", errors="replace"))
 
 

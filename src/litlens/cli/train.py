@@ -124,7 +124,7 @@ def start_from(command: TrainingCommand, *, console: Console) -> None:
     if classifier.init_from is not None and command.resumed is None:
         source = checkpoint_path(Path(classifier.init_from))
         fresh = initialize_from(classifier.network, classifier.class_names, source)
-        console.print(f"Starting from {source}" + (f"; new: {', '.join(fresh)}" if fresh else ""))
+        console.print(f"initialized from {source}" + (f"; not in it: {', '.join(fresh)}" if fresh else ""))
 
 
 def announce(command: TrainingCommand, *, console: Console) -> None:

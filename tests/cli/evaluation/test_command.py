@@ -24,7 +24,7 @@ def test_two_runs_are_compared(digits_runs: dict[str, Path], capsys: pytest.Capt
     only_second = int((~first.correct & second.correct).sum())
     only_first = int((first.correct & ~second.correct).sum())
     said = " ".join(capsys.readouterr().out.split())
-    assert f"{only_second} images only it gets right, {only_first} only the first" in said
+    assert f"correct in this run only: {only_second}; in the first only: {only_first}" in said
     assert f"{100 * (only_second - only_first) / 359:+.2f} points" in said
     page = (cnn / "comparison.html").read_text()
     assert f"Only run 2 is correct: {only_second}" in page

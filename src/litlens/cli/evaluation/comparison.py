@@ -24,7 +24,7 @@ def show_comparison(runs: Mapping[str, Predictions], data: ImageDataModule, *, f
         for what, value in (("accuracy", result.accuracy), ("macro F1", result.f1)):
             interval = f"95 % interval {100 * value.low:+.2f} to {100 * value.high:+.2f}, paired bootstrap"
             table.add_row(what, f"{100 * value.value:+.2f} points", interval)
-        only = f"{len(result.only_second):,} images only it gets right, {len(result.only_first):,} only the first"
+        only = f"correct in this run only: {len(result.only_second):,}; in the first only: {len(result.only_first):,}"
         table.add_row("McNemar's test", f"p = {result.p_value:.3g}", only)
         console.print(table, soft_wrap=False)
     page = render_comparison(runs, comparisons, image=lambda index: data.image("test", index))

@@ -68,7 +68,7 @@ def label_images(run: Path, images: Path, *, output: Path | None, console: Conso
     _write_csv(folder / "predictions.csv", found.rows)
     console.print(f"{len(found.rows):,} images named")
     if found.unreadable:
-        console.print(f"{len(found.unreadable):,} files are no images:")
+        console.print(f"{len(found.unreadable):,} unreadable files:")
         for name, reason in found.unreadable[:_LISTED]:
             readable = name.encode(errors="replace").decode()
             console.print(f"  {readable}: {reason}")
