@@ -36,7 +36,7 @@ def test_test_metrics_are_scikit_learns(data: Data) -> None:
     assert logged["loss/test"] == pytest.approx(log_loss(truth, logits.double().softmax(1).numpy()), rel=1e-5)
     assert set(logged) == {"loss/test", "accuracy/test", "f1/test"}
     np.testing.assert_array_equal(classifier.confusion["test"].compute().numpy(), confusion_matrix(truth, predicted))
-    per_class = classifier.metrics_test.compute()
+    per_class = classifier._test.classes.compute()
     expected = precision_recall_fscore_support(truth, predicted, zero_division=0)
     for name, values in zip(("precision", "recall", "f1"), expected, strict=False):
         np.testing.assert_allclose(per_class[f"{name}_per_class"].numpy(), values, rtol=1e-6)

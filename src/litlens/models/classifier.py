@@ -12,7 +12,6 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from litlens.errors import UserError
@@ -104,16 +103,6 @@ class ImageClassifier(KeepsArguments, LightningModule):
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
-
-    @property
-    def metrics_val(self) -> MetricCollection:
-        """What the last validation counted, until the next one starts: see `PassMetrics.classes`."""
-        return self._val.classes
-
-    @property
-    def metrics_test(self) -> MetricCollection:
-        """What the last test counted, until the next one starts: see `PassMetrics.classes`."""
-        return self._test.classes
 
     @property
     def confusion(self) -> dict[str, MulticlassConfusionMatrix]:
