@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -136,3 +137,20 @@ def test_an_augmentation_is_given_by_name_or_in_a_list(
     unchanged = [np.array_equal(after, before) for before, after in zip(raw, augmented, strict=True)]
     assert all(a or b for a, b in zip(flipped, unchanged, strict=True))
     assert 5 < sum(flipped) < 35  # of 40, with probability 0.5
+
+
+def test_the_constants_are_those_that_training_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LITLENS_CACHE", str(tmp_path / "cache"))
+    network = {"class_path": "TransferNetwork", "init_args": {"weights": "DEFAULT"}}
+    config = {
+        "data": "DigitsDataModule",
+        "model": {"class_path": "TransferClassifier", "init_args": {"network": network}},
+    }
+    Path("gray.yaml").write_text(yaml.safe_dump(config))
+    train(["--config", "gray.yaml", "--inspect"])
+    printed = capsys.readouterr().out
+    # ImageNet's means and deviations, averaged for gray images: (0.485 + 0.456 + 0.406) / 3 and so on.
+    assert "mean      0.4490\nstd       0.2260" in printed

@@ -38,7 +38,7 @@ from litlens.cli.resume import LastCheckpoint, Resumption, resumed_args
 from litlens.cli.run_folder import new_run_folder, removed_if_refused
 from litlens.data.module import ImageDataModule
 from litlens.models.classifier import ImageClassifier
-from litlens.models.pretrained import wanted_normalization
+from litlens.models.pretrained import channels_of, mean_and_std, wanted_normalization, weights_normalization
 
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
 _MODEL_CHECKPOINT = {
@@ -154,9 +154,12 @@ class TrainingCommand(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data module, classifier and trainer; with `--inspect` the data module alone."""
         if self.config.inspect:
+            network = self.config.get("model.init_args.network")
             for key in ("model", "trainer", "early_stopping", "model_checkpoint"):
                 self.config.pop(key)
             self.datamodule = self.parser.instantiate(self.config).data
+            if self.datamodule.normalize == "auto" and (wanted := _of_weights(network, self.datamodule.in_channels)):
+                self.datamodule.normalize = wanted
             return
         builder = ModelBuilder()
         refused = removed_if_refused(self.run_folder, kept=lambda: self.resumed is not None)
@@ -227,6 +230,18 @@ def expand_shortcuts(args: list[str]) -> list[str]:
     for short, long in SHORTCUTS.items():
         args = [re.sub(rf"^--{short}(?==|$)", f"--{long}", arg) for arg in args]
     return args
+
+
+def _of_weights(network: Any, channels: int) -> dict[str, list[float]] | None:
+    """The constants of the pretrained weights that a config names for a TransferNetwork, which are not read."""
+    if not isinstance(network, Namespace) or not network.class_path.endswith(".TransferNetwork"):
+        return None
+    options = network.init_args
+    if options.weights in (None, "None") or options.normalization in (None, "None"):
+        return None
+    if options.normalization != "auto":
+        return channels_of(mean_and_std(options.normalization), channels)
+    return channels_of(weights_normalization(options.backbone, options.weights), channels)
 
 
 def _point_into(logger: Any, folder: Path) -> None:

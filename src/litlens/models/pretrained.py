@@ -134,7 +134,11 @@ def wanted_normalization(network: nn.Module, *, channels: int) -> dict[str, list
     One value stands for every channel. For gray images those of three channels are averaged: one constant
     serves all three copies.
     """
-    wanted: Any = getattr(network, "weights_normalization", None)
+    return channels_of(getattr(network, "weights_normalization", None), channels)
+
+
+def channels_of(wanted: dict[str, list[float]] | None, channels: int) -> dict[str, list[float]] | None:
+    """Mean and std for images of 1 or 3 channels; None where there are none."""
     return wanted and {key: list(_for_channels(wanted[key], channels)) for key in ("mean", "std")}
 
 
