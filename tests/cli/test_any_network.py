@@ -33,7 +33,12 @@ NETWORKS = {
         "--model.network.width=4",
     ],
     "item": ["--model.network=foreign_networks.WithItem"],
-    "resnet18": ["--model.network=torchvision.models.resnet18"],
+    # The second replaces a class with options, as on top of a config.
+    "resnet18": [
+        "--model.network=MnistCNN",
+        "--model.network.dropout=0",
+        "--model.network=torchvision.models.resnet18",
+    ],
     "classifier": [
         "--model=foreign_networks.Tempered",
         "--model.temperature=5.0",

@@ -78,6 +78,17 @@ _CALLBACKS = [
 ]
 
 
+class _Parser(LightningArgumentParser):
+    """Lightning's parser, for networks that a function makes.
+
+    jsonargparse 4.53 hands `linked_targets` to `add_function_arguments`, which refuses it, where the command line
+    replaces a class with options by a function (`cached_get_class_parser` in jsonargparse/_typehints.py).
+    """
+
+    def add_function_arguments(self, function: Any, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:
+        return super().add_function_arguments(function, *args, **kwargs)
+
+
 class TrainingCommand(LightningCLI):
     """Parses a config, its overlays and the shell, and builds data module, classifier and trainer from them.
 
@@ -104,6 +115,7 @@ class TrainingCommand(LightningCLI):
             save_config_callback=None,
             seed_everything_default=42,
             trainer_defaults=_TRAINER,
+            parser_class=_Parser,
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
 
