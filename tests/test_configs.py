@@ -97,7 +97,7 @@ def test_a_config_runs_on_real_data(
 def test_a_config_runs_to_its_report_on_stand_ins(name: str) -> None:
     settings = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["trainer"]
     epochs = settings.get("check_val_every_n_epoch", 1)
-    run(name, options=["--trainer.limit_train_batches=1", f"--trainer.max_epochs={epochs}"])
+    run(name, options=["--trainer.limit_train_batches=2", f"--trainer.max_epochs={epochs}"])
     (results,) = Path("runs", name).glob("*/results.json")
     assert json.loads(results.read_text())["n_test"] == TEST_IMAGES[name.partition("_")[0]]
     assert (results.parent / "report.html").is_file()

@@ -235,3 +235,9 @@ def test_from_the_command_line(text: str, kind: type, monkeypatch: pytest.Monkey
     assert config.interval == ("step" if kind is OneCycleLR else "epoch")
     assert command.trainer.optimizers[0].defaults["nesterov"]
     assert command.model.network.arguments["widths"] == [4]
+
+
+def test_a_warm_up_of_one_step_is_refused_in_one_line() -> None:
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))])
+    with pytest.raises(UserError, match="pct_start leaves a warm-up of one step"):
+        schedule(partial(OneCycleLR, max_lr=1.0, total_steps=5, pct_start=0.2), optimizer, Trainer())

@@ -61,7 +61,12 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
         # The command line gives torch's default, True, as if the user had; with these optimizers torch refuses it.
         if not {"momentum", "betas"} & optimizer.defaults.keys():
             follows["cycle_momentum"] = False
-    made = make(optimizer, **follows)
+    try:
+        made = make(optimizer, **follows)
+    except ZeroDivisionError as error:  # torch divides by the number of warm-up steps less one
+        raise UserError(
+            f"{kind.__name__}: pct_start leaves a warm-up of one step: train for more steps, or change pct_start"
+        ) from error
     config: LRSchedulerConfigType = {
         "scheduler": made,
         "interval": "step" if isinstance(made, _PER_STEP) else "epoch",
