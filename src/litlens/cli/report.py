@@ -17,10 +17,9 @@ from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report_page import RunFacts, render_report
+from litlens.evaluation.report_page import RunFacts, render_report, write_page
 from litlens.explain.cam import cam
 from litlens.explain.overlay import overlay
-from litlens.files import write_atomically
 
 REPORT_FILE = "report.html"
 
@@ -49,11 +48,6 @@ def write_report(
         overlays=lambda indices: list(_overlays(loaded, [data.image("test", index) for index in indices])),
     )
     return write_page(folder / REPORT_FILE, page)
-
-
-def write_page(path: Path, page: str) -> Path:
-    """Write a page atomically; characters of a file's name that are not valid UTF-8 become question marks."""
-    return write_atomically(path, page.encode("utf-8", errors="replace"))
 
 
 def run_title(checkpoint: Path) -> str:

@@ -38,7 +38,7 @@ class BatchDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def fetch(self, request: Request) -> tuple[Any, Tensor]:
-        """Images uint8 (B, H, W, C), or what stands for them, and labels int64 (B,)."""
+        """Images uint8 (B, H, W, C), or their cached features, and labels int64 (B,)."""
 
     def __getitem__(self, request: Request) -> tuple[Any, Tensor] | UserError:
         try:

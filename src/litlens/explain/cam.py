@@ -103,7 +103,7 @@ class _UnusedLayerError(UserError):
 
 
 class _Look(NamedTuple):
-    """What a forward and a backward tell of one layer: maps and gradients, float32 (B, C, h, w), on the CPU."""
+    """A forward and a backward at one layer: maps and gradients, float32 (B, C, h, w), on the CPU."""
 
     activations: Tensor
     gradient: Tensor

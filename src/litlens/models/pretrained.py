@@ -131,7 +131,7 @@ def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[
 def wanted_normalization(network: nn.Module, *, channels: int) -> dict[str, list[float]] | None:
     """Mean and std that the network's weights want of images of 1 or 3 channels; None where they want none.
 
-    One value stands for every channel. For gray images those of three channels are averaged: one constant
+    One value applies to every channel. For gray images those of three channels are averaged: one constant
     serves all three copies.
     """
     return channels_of(getattr(network, "weights_normalization", None), channels)

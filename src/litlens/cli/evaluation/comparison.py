@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from litlens.cli.report import write_page
 from litlens.data.module import ImageDataModule
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.report_page import write_page
 from litlens.evaluation.run_comparison import compare, render_comparison
 
 COMPARISON_FILE = "comparison.html"

@@ -14,12 +14,12 @@ from rich.progress import track
 
 from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
 from litlens.checkpoints.reading import checkpoint_path
-from litlens.cli.report import run_home, run_title, write_page
+from litlens.cli.report import run_home, run_title
 from litlens.data.decode import BadImage, read_image
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.errors import UserError
 from litlens.evaluation.html import Card, embedded_image, ranking
-from litlens.evaluation.report_page import render_labelled
+from litlens.evaluation.report_page import render_labelled, write_page
 from litlens.explain.cam import cam
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import overlay_on_photo
