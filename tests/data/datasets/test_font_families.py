@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from litlens.data.datasets.font_families import LARGEST_HELD_OUT, font_families, split_fonts, split_sizes
+from litlens.data.datasets.font_families import font_families, split_by_family
 from litlens.errors import UserError
 
 
@@ -33,51 +33,53 @@ def test_a_family_is_everything_that_can_be_reached_by_shared_glyphs(glyphs: lis
 @pytest.mark.parametrize(
     ("fonts", "sizes"),
     [
-        (1016, (716, 150, 150)),
-        (2032, (1432, 300, 300)),
-        (100, (70, 15, 15)),
-        (20, (14, 3, 3)),
-        (3, (1, 1, 1)),
+        (1016, [716, 150, 150]),
+        (2032, [1432, 300, 300]),
+        (100, [70, 15, 15]),
+        (20, [14, 3, 3]),
+        (3, [1, 1, 1]),
     ],
 )
-def test_other_numbers_of_fonts_are_cut_in_the_same_proportions(fonts: int, sizes: tuple[int, int, int]) -> None:
-    assert split_sizes(fonts) == sizes
+def test_other_numbers_of_fonts_are_split_in_the_same_proportions(fonts: int, sizes: list[int]) -> None:
+    splits = split_by_family(np.arange(fonts), seed=0)
+    assert list(splits) == ["train", "val", "test"]
+    assert [len(members) for members in splits.values()] == sizes
 
 
-@st.composite
-def _families(draw: st.DrawFn) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    sizes = draw(st.lists(st.integers(1, 14), min_size=1, max_size=25))
-    order = draw(st.permutations(range(sum(sizes))))
-    families = np.repeat(np.arange(len(sizes)), sizes)[order]
-    # A family is called by its first font, as `font_families` does.
-    return np.array([np.flatnonzero(families == family)[0] for family in families], dtype=np.int64)
+@given(sizes=st.lists(st.integers(1, 14), min_size=10, max_size=25), seed=st.integers(0, 2**32))
+def test_no_family_is_divided_and_large_ones_are_for_training(sizes: list[int], seed: int) -> None:
+    families = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    try:
+        train, val, test = split_by_family(families, seed=seed).values()
+    except UserError:
+        reject()
+    assert sorted([*train, *val, *test]) == list(range(len(families)))
+    homes = [set(families[fonts].tolist()) for fonts in (train, val, test)]
+    assert sum(map(len, homes)) == len(sizes)
+    assert all(sizes[family] <= 10 for family in homes[1] | homes[2])
 
 
-@given(families=_families(), seed=st.integers(0, 2**32))
-def test_a_split_keeps_families_together_and_hits_the_sizes_where_any_choice_does(families, seed) -> None:  # type: ignore[no-untyped-def]
-    _, val, test = split_sizes(len(families))
-    small = [count for count in np.unique(families, return_counts=True)[1].tolist() if count <= LARGEST_HELD_OUT]
-    possible = {(0, 0)}
-    for size in small:
-        possible |= {(v + size, t) for v, t in possible} | {(v, t + size) for v, t in possible}
-    possible = {(v, t) for v, t in possible if 0 < v <= val and 0 < t <= test and v + t < len(families)}
-    if not possible:
-        with pytest.raises(UserError, match="too few"):
-            split_fonts(families, seed=seed)
-        return
-
-    split = split_fonts(families, seed=seed)
-
-    assert sorted([*split.train, *split.val, *split.test]) == list(range(len(families)))
-    sides = [set(families[fonts]) for fonts in (split.train, split.val, split.test)]
-    assert len(set.union(*sides)) == sum(map(len, sides))
-    counts = dict(zip(*np.unique(families, return_counts=True), strict=True))
-    assert all(counts[family] <= LARGEST_HELD_OUT for family in sides[1] | sides[2])
-    missed = val + test - len(split.val) - len(split.test)
-    assert missed == min(val + test - v - t for v, t in possible)
+@pytest.mark.parametrize(
+    ("sizes", "split"),
+    [
+        ([1, 1], None),
+        ([20, 1], None),  # the large family is for training, and one font is not enough for two splits
+        ([4, 4, 4], None),  # of 12 fonts, 2 are held out twice
+        ([11, 1, 1], [11, 1, 1]),
+        ([29, 29, 29, 1, 1, 1, 1], [87, 2, 2]),
+        ([10] * 12, [80, 20, 20]),
+    ],
+)
+def test_few_families_are_split_or_refused(sizes: list[int], split: list[int] | None) -> None:
+    families = np.repeat(np.arange(len(sizes)), sizes)
+    if split is None:
+        with pytest.raises(UserError, match=f"{sum(sizes)} fonts in {len(sizes)} families are too few"):
+            split_by_family(families, seed=0)
+    else:
+        assert [len(fonts) for fonts in split_by_family(families, seed=0).values()] == split
 
 
 def test_the_seed_alone_decides() -> None:
     families = np.arange(100)
-    again = [split_fonts(families, seed=seed).test.tolist() for seed in (1, 1, 2)]
+    again = [split_by_family(families, seed=seed)["test"].tolist() for seed in (1, 1, 2)]
     assert again[0] == again[1] != again[2]

@@ -21,7 +21,7 @@ from PIL import Image
 
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.datasets.download import fetch
-from litlens.data.datasets.font_families import font_families, split_fonts
+from litlens.data.datasets.font_families import font_families, split_by_family
 from litlens.data.datasets.font_render import FontError, RenderedFonts
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
@@ -108,11 +108,10 @@ class FontsDataModule(ImageDataModule):
             reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
             _log.warning("%d of %d fonts left out: %s", len(fonts.left_out), total, reasons)
         families = np.array(fonts.families, dtype=np.int64)
-        split = split_fonts(families, seed=self.seed)
         images = ArrayImages(fonts.pixels)
         return {
             name: self._split(images, fonts=fonts, chosen=chosen, source=source)
-            for name, chosen in (("train", split.train), ("val", split.val), ("test", split.test))
+            for name, chosen in split_by_family(families, seed=self.seed).items()
         }
 
     @property
