@@ -15,7 +15,7 @@ import torchvision
 from foreign_networks import Random
 from PIL import Image
 
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import evaluate, train
 

@@ -8,7 +8,7 @@ import torchvision
 import yaml
 from PIL import Image
 
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.cli.main import train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

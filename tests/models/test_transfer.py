@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import nn
 
 from litlens.callbacks.steps import RandomState
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.data.module import ImageDataModule
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError

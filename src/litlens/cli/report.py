@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from torch import nn
 
-from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
+from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.evaluation.predictions import Predictions

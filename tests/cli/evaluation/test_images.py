@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.cli.evaluation import images
 from litlens.cli.main import evaluate
 from litlens.data.decode import read_image

@@ -11,7 +11,7 @@ import yaml
 from image_folders import made
 from PIL import Image
 
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.cli.main import evaluate, train
 from litlens.evaluation.predictions import Predictions
 

@@ -17,7 +17,7 @@ import litlens.data.datasets.arrays
 import litlens.data.datasets.catdog
 import litlens.data.datasets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.checkpoints.reading import BEST, checkpoint_path
 from litlens.checkpoints.record import is_trusted
 from litlens.cli.evaluation.comparison import show_comparison

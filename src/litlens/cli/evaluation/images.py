@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from litlens.checkpoints.classifier import LoadedClassifier, load_classifier
+from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
 from litlens.checkpoints.reading import checkpoint_path
 from litlens.cli.report import run_home, run_title
 from litlens.data.decode import BadImage, read_image

@@ -11,7 +11,7 @@ import torch
 from foreign_networks import Tempered
 from PIL import Image
 
-from litlens.checkpoints.classifier import load_classifier
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
 from litlens.data.preprocessing import Preprocessing
