@@ -16,6 +16,7 @@ _HOMES = {
     "ImageDataModule": "litlens.data.module",
     "Preprocessing": "litlens.data.preprocessing",
     "ImageClassifier": "litlens.models.classifier",
+    "Network": "litlens.models.networks.building_blocks",
     "MnistCNN": "litlens.models.networks.scratch",
     "FashionMLP": "litlens.models.networks.mlp",
     "FashionCNN": "litlens.models.networks.scratch",

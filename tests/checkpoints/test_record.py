@@ -18,7 +18,7 @@ from litlens.checkpoints.record import check, describe, rebuild
 from litlens.errors import UserError
 from litlens.models.backbones import TransferNetwork
 from litlens.models.classifier import ImageClassifier
-from litlens.models.networks.layers import Network
+from litlens.models.networks.building_blocks import Network
 from litlens.models.networks.mlp import MLP
 from litlens.models.recording import keep_arguments
 from litlens.models.transfer import TransferClassifier

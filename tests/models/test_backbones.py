@@ -201,16 +201,6 @@ def test_only_the_layers_below_are_frozen() -> None:
             assert all(weight.requires_grad is trains for weight in module.parameters()), name
 
 
-def test_learning_rates_fall_with_depth() -> None:
-    network = TransferNetwork(image_size=(64, 64), backbone="squeezenet1_1")
-    assert [set(group) for group in network.parameter_groups()] == [{"params"}]
-    network.base_lr_scale, network.lr_depth_decay = 0.5, 0.1
-    groups = network.parameter_groups()
-    found = {group["name"]: group["lr_scale"] for group in groups[:4]}
-    assert found == pytest.approx({"head": 1, "features.12": 0.5, "features.11": 0.05, "features.10": 0.005})
-    assert sum(weight.numel() for group in groups for weight in group["params"]) == count(network)
-
-
 def test_a_name_that_is_almost_right_is_told() -> None:
     with pytest.raises(UserError, match=r"no classification network 'resnet-18'; did you mean 'resnet18'"):
         TransferNetwork(backbone="resnet-18")

@@ -1,12 +1,17 @@
 """Parameter groups, and penalties against autograd."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from litlens.checkpoints.record import rebuild
 from litlens.errors import UserError
+from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.scratch import MnistCNN
 from litlens.models.optimization import add_penalty_gradients, build_optimizer, kernels
+from litlens.models.recording import describe
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])
@@ -49,27 +54,45 @@ def test_without_decay_there_is_one_group() -> None:
         assert len(group["params"]) == 14
 
 
-def test_a_network_may_group_its_own() -> None:
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), nn.Linear(3, 2)
 
-        def parameter_groups(self):
-            return [
-                {"name": "body", "params": self.body.parameters(), "lr_scale": 0.1},
-                {"name": "head", "params": self.head.parameters()},
-            ]
 
-    plain = build_optimizer(lambda p: torch.optim.SGD(p, lr=1.0), Two())
-    assert [(group["name"], group["lr"]) for group in plain.param_groups] == [("body", 0.1), ("head", 1.0)]
-    decayed = build_optimizer(lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.5), Two())
+def test_lr_scales_make_groups_and_the_innermost_name_counts() -> None:
+    scales = {"body": 0.5, "body.1": 0.1, "head.bias": 3.0}
+    plain = build_optimizer(lambda p: torch.optim.SGD(p, lr=2.0), Two(), scales)
+    rates = {group.get("name"): (group["lr"], len(group["params"])) for group in plain.param_groups}
+    assert rates == {"body": (1.0, 2), "body.1": (0.2, 2), None: (2.0, 1), "head.bias": (6.0, 1)}
+    decayed = build_optimizer(lambda p: torch.optim.SGD(p, lr=1.0, weight_decay=0.5), Two(), {"body": 0.1})
     assert [(group["name"], group["lr"], group["weight_decay"]) for group in decayed.param_groups] == [
         ("body_weights", 0.1, 0.5),
         ("body_biases", 0.1, 0.0),
-        ("head_weights", 1.0, 0.5),
-        ("head_biases", 1.0, 0.0),
+        ("weights", 1.0, 0.5),
+        ("biases", 1.0, 0.0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("scales", "message"),
+    [
+        ({"head": 0.1, "bod": 1.0}, "the network has no parameters in 'bod'; did you mean 'body'?"),
+        ({"": 1.0}, "the network has no parameters in ''; choose from body, head, body.0, body.1, head.weight"),
+        ({"head": 0.0}, "head: 0.0 is not positive"),
+    ],
+)
+def test_a_wrong_lr_scale_is_one_line(scales: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(f'model.lr_scales: {message}')}") as caught:
+        ImageClassifier(Two(), ["a", "b"], lr_scales=scales)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_records_the_lr_scales() -> None:
+    classifier = ImageClassifier(MnistCNN(2), ["a", "b"], lr_scales={"head": 0.03})
+    again = rebuild(describe(classifier))
+    rates = [group["lr"] for group in again.build_optimizer().param_groups]
+    assert rates == pytest.approx([0.001, 0.00003])
 
 
 def test_what_the_optimizer_refuses_is_a_mistake() -> None:

@@ -127,13 +127,13 @@ def test_stages_follow_the_epoch(cached: bool) -> None:
     fit = trainer(2)
     fit.fit(model, datamodule=Blobs())
     assert {name.split(".")[0] for name in changed(before, model.network)} == {"head"}
-    model = classifier(**STAGED, base_lr_scale=0.5, cache_features=cached)
+    model = classifier(**STAGED, lr_scales={"head": 2}, cache_features=cached)
     fit = trainer(4, callbacks=[modes])
     fit.fit(model, datamodule=Blobs())
     assert modes.seen == [({"head"}, {"head"})] * 6 + [({"conv5", "head"}, {"conv5", "head"})] * 6
     assert {name.split(".")[0] for name in changed(before, model.network)} == {"conv5", "head"}
-    rates = {group["name"].split("_")[0]: group["lr"] for group in fit.optimizers[0].param_groups}
-    assert rates == pytest.approx({"head": 0.001, "base": 0.0005})
+    rates = {group["name"]: group["lr"] for group in fit.optimizers[0].param_groups}
+    assert rates == pytest.approx({"weights": 0.001, "biases": 0.001, "head_weights": 0.002, "head_biases": 0.002})
 
 
 class Stop(Callback):
@@ -163,7 +163,7 @@ def test_a_run_goes_on_bit_for_bit_in_either_stage(step: int, cached: bool, tmp_
 @pytest.mark.parametrize("step", [2, 6, 7, 9])
 def test_rates_by_depth_go_on_bit_for_bit_under_a_schedule(step: int, tmp_path: Path) -> None:
     def fine_tuned() -> TransferClassifier:
-        model = classifier(strategy="finetune", unfreeze_epoch=2, base_lr_scale=0.5, lr_depth_decay=0.8)
+        model = classifier(strategy="finetune", unfreeze_epoch=2, lr_scales={"head": 2}, lr_depth_decay=0.8)
         model.lr_scheduler = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)
         return model
 
@@ -181,11 +181,41 @@ def test_rates_by_depth_go_on_bit_for_bit_under_a_schedule(step: int, tmp_path: 
             key: theirs[key] for key in theirs if key != "params"
         }
     tops = {group["name"].split("_")[0]: group["max_lr"] for group in again.optimizers[0].param_groups}
-    assert tops["head"] == pytest.approx(0.1 * 0.01)
+    assert tops.pop("head") == pytest.approx(2 * 0.1 * 0.01)
     # The base's layers from the top: conv5's ReLU has no weights and takes no step of the decay.
-    base = [rate for name, rate in tops.items() if name != "head"]
-    assert base[0] == pytest.approx(0.1 * 0.01 * 0.5)
+    base = list(tops.values())[::-1]
+    assert base[0] == pytest.approx(0.1 * 0.01)
     assert all(below == pytest.approx(0.8 * above) for above, below in itertools.pairwise(base))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "scales", "expected"),
+    [
+        (
+            "squeezenet1_1",
+            {"features": 0.5, "features.10": 3.0, "head": 2.0},
+            {"head": 2.0, "features.12": 0.5, "features.11": 0.05, "features.10": 0.03, "features.9": 0.0005},
+        ),
+        # Under `base` is what is in no layer: the class token.
+        (
+            "vit_b_32",
+            {"base": 0.5, "base.encoder": 3.0},
+            {"head": 1.0, "base.encoder": 3.0, "base.conv_proj": 0.05, "base": 0.005},
+        ),
+    ],
+)
+def test_lr_scales_multiply_the_decay_by_depth(
+    backbone: str, scales: dict[str, float], expected: dict[str, float]
+) -> None:
+    with torch.device("meta"):
+        network = TransferNetwork(image_size=(64, 64), backbone=backbone)
+    model = TransferClassifier(network, ["a", "b"], lr_depth_decay=0.1, lr_scales=scales)
+    groups = {group["name"]: group for group in model.build_optimizer().param_groups}
+    assert {name: groups[name]["lr"] for name in expected} == {
+        name: pytest.approx(0.001 * scale) for name, scale in expected.items()
+    }
+    parameters = [id(weight) for group in groups.values() for weight in group["params"]]
+    assert sorted(parameters) == sorted(id(weight) for weight in network.parameters())
 
 
 def test_schedules_go_on_from_the_lower_rate() -> None:
@@ -197,15 +227,15 @@ def test_schedules_go_on_from_the_lower_rate() -> None:
 
 
 def test_cycles_go_on_between_the_lower_rates() -> None:
-    model = classifier(**STAGED, base_lr_scale=0.5)
+    model = classifier(**STAGED, lr_scales={"head": 2})
     model.lr_scheduler = partial(
         torch.optim.lr_scheduler.CyclicLR, base_lr=0.2, max_lr=1.0, step_size_up=4, cycle_momentum=False
     )
     fit = trainer(4)
     fit.fit(model, datamodule=Blobs())
     # After 12 steps, 4 of them up, 4 down and 4 up, at the top.
-    rates = {group["name"].split("_")[0]: group["lr"] for group in fit.optimizers[0].param_groups}
-    assert rates == pytest.approx({"head": 0.1 * 1.0, "base": 0.1 * 0.5})
+    rates = {group["name"]: group["lr"] for group in fit.optimizers[0].param_groups}
+    assert rates == pytest.approx({"weights": 0.1, "biases": 0.1, "head_weights": 0.2, "head_biases": 0.2})
     assert fit.lr_scheduler_configs[0].scheduler.base_lrs[0] == pytest.approx(0.1 * 0.2)
 
 
@@ -277,7 +307,7 @@ def test_data_that_the_weights_do_not_want_are_refused_before_the_first_step(nor
         ({"strategy": "scratch", "cache_features": True}, "scratch fixes no layer"),
         ({"strategy": "frozen", "cache_features": True, "mixup": 0.2}, "mix images, not features"),
         ({"cached_augmentations": 0}, "cached_augmentations: 0"),
-        ({"base_lr_scale": 0.0}, "base_lr_scale: 0.0"),
+        ({"lr_depth_decay": 0.0}, "lr_depth_decay: 0.0"),
     ],
 )
 def test_a_wrong_combination_is_one_line(options: dict[str, Any], message: str) -> None:

@@ -10,7 +10,6 @@ from torch import nn
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
-from litlens.models.optimization import build_optimizer
 
 
 def check_checkpointing(options: dict[str, Any], trainer: dict[str, Any]) -> None:
@@ -77,7 +76,7 @@ def check_batches(trainer: Trainer, data: ImageDataModule) -> None:
 
 def check_model(classifier: ImageClassifier, data: ImageDataModule) -> None:
     """Raise UserError where the optimizer refuses its options, or a batch of one image has no statistics."""
-    build_optimizer(classifier.optimizer, classifier.network)
+    classifier.build_optimizer()
     flat = next((name for name, part in classifier.network.named_modules() if isinstance(part, nn.BatchNorm1d)), None)
     if data.batch_size == 1 and flat is not None:
         raise UserError(f"data.batch_size: 1: batch norm ({flat}) needs at least two images: give 2 or more")

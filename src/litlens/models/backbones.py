@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError, nearest
-from litlens.models.networks.layers import Network
+from litlens.models.networks.building_blocks import Network
+from litlens.models.optimization import is_within
 from litlens.models.pretrained import load_weights, mean_and_std, torchvision_network, weights_normalization
 
 # Networks that run their children one after the other and pool at the end, so that they can be split between any two
@@ -88,9 +89,6 @@ class TransferNetwork(Network):
         if weights is not None and normalization == "auto":
             wanted = weights_normalization(backbone, weights)
         self.weights_normalization = wanted if weights is not None else None
-        # The learning rate of the top layer of the base as a share of the head's, and of each layer below as a
-        # share of the one above it.
-        self.base_lr_scale, self.lr_depth_decay = 1.0, 1.0
 
         network = torchvision_network(backbone, image_size)
         classifier = list(network._modules)[-1]
@@ -145,7 +143,7 @@ class TransferNetwork(Network):
         known = {other: layer for layer, other in self.aliases.items()}
         wanted = known.get(name, name)
         for number, layer in enumerate(self.layer_names):
-            if _within(layer, wanted) or _within(layer, f"base.{wanted}"):
+            if is_within(layer, wanted) or is_within(layer, f"base.{wanted}"):
                 return number
         names = [*self.layer_names, *self._stages, *known, "head"]
         raise UserError(
@@ -160,27 +158,19 @@ class TransferNetwork(Network):
         """
         trained = [*self.layer_names[cut:], "head"]
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(cut == 0 or any(_within(name, layer) for layer in trained))
+            parameter.requires_grad_(cut == 0 or any(is_within(name, layer) for layer in trained))
         for name, module in self.named_modules() if modes else ():
             # A container trains where anything in it does.
-            module.training = any(_within(name, layer) or _within(layer, name) for layer in trained)
+            module.training = any(is_within(name, layer) or is_within(layer, name) for layer in trained)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """All parameters for the optimizer, frozen ones too, with their share of the learning rate."""
-        if self.base_lr_scale == self.lr_depth_decay == 1:
-            return [{"params": list(self.parameters())}]
-        groups: list[dict[str, Any]] = [{"name": "head", "params": list(self.head.parameters()), "lr_scale": 1.0}]
-        rest = {name: weight for name, weight in self.named_parameters() if not _within(name, "head")}
-        scale = self.base_lr_scale
-        for layer in reversed(self.layer_names if self.lr_depth_decay != 1 else []):
-            inside = [name for name in rest if _within(name, layer)]
-            if inside:
-                own = [rest.pop(name) for name in inside]
-                groups.append({"name": layer, "params": own, "lr_scale": scale})
-                scale *= self.lr_depth_decay
-        if rest:
-            groups.append({"name": "base", "params": list(rest.values()), "lr_scale": scale})
-        return groups
+    def depth_scales(self, decay: float) -> dict[str, float]:
+        """A scale for the learning rate of each layer of the base: 1 at the top, and `decay` of the layer above."""
+        scales, scale = {}, 1.0
+        for layer in reversed(self.layer_names):
+            if any(True for _ in self.get_submodule(layer).parameters()):
+                scales[layer] = scale
+                scale *= decay
+        return scales if self.can_be_cut else {**scales, "base": scale}  # what is in no layer: a ViT's class token
 
     def _colored(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
@@ -257,10 +247,6 @@ def _children(name: str, module: nn.Module, *, without: str) -> Iterator[str]:
     for child, inner in module.named_children():
         if child != without:
             yield from _layers(f"{name}.{child}", inner)
-
-
-def _within(name: str, outer: str) -> bool:
-    return name == outer or outer == "" or name.startswith(f"{outer}.")
 
 
 def _keras_names(features: nn.Module) -> dict[str, str]:

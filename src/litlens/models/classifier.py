@@ -18,7 +18,7 @@ from litlens.errors import UserError
 from litlens.models.losses import Loss, balanced_weights, check_options, loss_and_weight, one_hot
 from litlens.models.metrics import EpochSums, PassMetrics, WeightedMean
 from litlens.models.mixing import mix_batch
-from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, kernels
+from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, check_lr_scales, kernels
 from litlens.models.recording import KeepsArguments, describe, plain_options
 from litlens.models.schedules import schedule
 
@@ -46,6 +46,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         l2: weight of Σw² over kernels, not biases; with SGD half of what torch calls weight decay.
         mixup: alpha of MixUp, 0 for none; with CutMix, too, a fair coin decides for each batch.
         cutmix: alpha of CutMix, 0 for none.
+        lr_scales: the share of the learning rate that a part of the network has, by its name: `{head: 0.03}`.
         channels_last: the memory format that convolutions are fastest in.
         init_from: a run or checkpoint whose weights the command starts from; the classifier only keeps it.
     """
@@ -66,6 +67,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         l2: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        lr_scales: dict[str, float] | None = None,
         channels_last: bool = True,
         init_from: str | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
             class_weights,
             {"l1": l1, "l2": l2, "mixup": mixup, "cutmix": cutmix},
         )
+        check_lr_scales(lr_scales or {}, network)
         lazy = any(is_lazy(weight) for weight in network.parameters())  # has no shape before the first batch
         self.network = network.to(memory_format=torch.channels_last) if channels_last and not lazy else network
         self.class_names = list(class_names)
@@ -87,6 +90,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         self.class_weights = class_weights
         self.l1, self.l2 = l1, l2
         self.mixup, self.cutmix = mixup, cutmix
+        self.lr_scales = dict(lr_scales or {})
         self.channels_last = channels_last
         self.init_from = init_from
         # How to rebuild the classifier, where that has been checked; otherwise it is described on saving.
@@ -256,10 +260,14 @@ class ImageClassifier(KeepsArguments, LightningModule):
 
     def configure_optimizers(self) -> Optimizer | OptimizerLRSchedulerConfig:
         """The optimizer, and the schedule with its interval where there is one."""
-        optimizer = build_optimizer(self.optimizer, self.network)
+        optimizer = self.build_optimizer()
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": schedule(self.lr_scheduler, optimizer, self.trainer)}
+
+    def build_optimizer(self) -> Optimizer:
+        """Build the optimizer; raises UserError where it refuses an option."""
+        return build_optimizer(self.optimizer, self.network, self.lr_scales)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store in plain values how to rebuild this classifier; what a callback stored before stays."""

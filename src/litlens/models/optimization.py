@@ -1,24 +1,26 @@
-"""What the optimizer is given: which weights decay, each group's learning rate, and L1 and L2 penalties."""
+"""Which weights decay, the learning rate of each group of parameters, and L1 and L2 penalties."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from litlens.errors import UserError
+from litlens.errors import UserError, nearest
 
 
-def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Optimizer:
-    """The optimizer of all the network's parameters, in groups where they are treated differently.
+def build_optimizer(
+    make: Callable[[Any], Optimizer], network: nn.Module, lr_scales: Mapping[str, float] | None = None
+) -> Optimizer:
+    """Build the optimizer of all the network's parameters, in groups where they are treated differently.
 
     Weight decay spares biases and norms, everything of one dimension: few, they hardly overfit, and sparing
     them gains accuracy ("no bias decay", He et al. 2019, "Bag of Tricks for Image Classification", section
     3.1).
 
-    A network may have a method `parameter_groups()` that returns dicts as torch's optimizers take them, with
-    all parameters, a `name`, and optionally `lr_scale`, by which the optimizer's learning rate is multiplied.
+    The keys of `lr_scales` are modules or parameters of the network (`head`, `features.0`), each a group of that name
+    whose learning rate is the optimizer's times the value. For a parameter in several of them, the innermost counts.
 
     Raises UserError where the optimizer refuses an option, such as a negative learning rate.
     """
@@ -27,23 +29,43 @@ def build_optimizer(make: Callable[[Any], Optimizer], network: nn.Module) -> Opt
     except ValueError as error:
         raise UserError(f"model.optimizer: {error}") from error
     decay, rate = plain.defaults.get("weight_decay", 0.0), plain.defaults.get("lr", 1.0)
-    grouping = getattr(network, "parameter_groups", None)
-    if grouping is None and not decay:
+    if not lr_scales and not decay:
         return plain  # one group: some optimizers (LBFGS) take no more
+    by_name: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        by_name.setdefault(innermost(name, lr_scales or {}), []).append(parameter)
     groups: list[dict[str, Any]] = []
-    for group in grouping() if grouping else [{"params": network.parameters()}]:
-        parameters = list(group["params"])
-        settings = {key: value for key, value in group.items() if key != "params"}
-        if "lr_scale" in settings:
-            settings["lr"] = rate * settings["lr_scale"]
+    for name, parameters in by_name.items():
+        scale = {"name": name, "lr": rate * lr_scales[name], "lr_scale": lr_scales[name]} if lr_scales and name else {}
         if not decay:
-            groups.append({**settings, "params": parameters})
+            groups.append({**scale, "params": parameters})
             continue
-        name = f"{settings.pop('name')}_" if "name" in settings else ""
+        prefix = f"{name}_" if name else ""
         spared = [weight for weight in parameters if weight.ndim <= 1]
-        groups.append({**settings, "name": f"{name}weights", "params": kernels(parameters)})
-        groups.append({**settings, "name": f"{name}biases", "params": spared, "weight_decay": 0.0})
+        groups.append({**scale, "name": f"{prefix}weights", "params": kernels(parameters)})
+        groups.append({**scale, "name": f"{prefix}biases", "params": spared, "weight_decay": 0.0})
     return make([group for group in groups if group["params"]])
+
+
+def is_within(name: str, outer: str) -> bool:
+    """Whether a module or parameter is, or is inside, the module `outer`; all are inside the empty name."""
+    return name == outer or outer == "" or name.startswith(f"{outer}.")
+
+
+def innermost(name: str, modules: Iterable[str]) -> str:
+    """The innermost of the modules that a parameter is in; empty if it is in none."""
+    return max((module for module in modules if is_within(name, module)), key=len, default="")
+
+
+def check_lr_scales(lr_scales: Mapping[str, float], network: nn.Module) -> None:
+    """Raise UserError for a key that is no module with parameters, and for a scale that is not positive."""
+    known = [name for name, module in network.named_modules() if name and any(True for _ in module.parameters())]
+    known = sorted([*known, *dict(network.named_parameters())], key=lambda name: name.count("."))
+    for key, scale in lr_scales.items():
+        if key not in known:
+            raise UserError(f"model.lr_scales: the network has no parameters in '{key}'{nearest(key, known)}")
+        if scale <= 0:
+            raise UserError(f"model.lr_scales: {key}: {scale} is not positive")
 
 
 def adam(parameters: Any) -> Optimizer:
@@ -52,7 +74,7 @@ def adam(parameters: Any) -> Optimizer:
 
 
 def kernels(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """The weights of convolutions and linear layers, not biases and norms: what is decayed and penalised."""
+    """The weights of convolutions and linear layers, not biases and norms: what is decayed and penalized."""
     return [weight for weight in parameters if weight.ndim > 1]
 
 

@@ -8,6 +8,7 @@ from litlens.errors import UserError
 from litlens.models.backbones import FrozenLayers, TransferNetwork
 from litlens.models.classifier import ImageClassifier
 from litlens.models.freezing import Freezing
+from litlens.models.optimization import innermost
 from litlens.models.pretrained import check_normalization
 
 Strategy = Literal["scratch", "frozen", "partial", "finetune"]
@@ -30,8 +31,8 @@ class TransferClassifier(ImageClassifier):
         train_from: The lowest layer that trains under `partial`: `layer4`, `features.17`, `block5_conv1`.
         unfreeze_epoch: The first epoch, counted from 0, in which more than the head trains.
         unfreeze_lr_scale: What all learning rates are multiplied by from that epoch on.
-        base_lr_scale: The learning rate of the base's top layer, as a share of the head's.
-        lr_depth_decay: The learning rate of each layer of the base, as a share of the one above it.
+        lr_depth_decay: The learning rate of each layer of the base, as a share of the one above it; the top layer has
+            the optimizer's. Another rate for the head: `lr_scales: {head: 10}`; both are multiplied.
         cache_features: Whether what the fixed layers make of each image is computed once and kept, in training
             and validation; by default for `frozen` alone.
         cached_augmentations: How many augmentations of each training image are kept: with K, epoch e shows those of
@@ -51,7 +52,6 @@ class TransferClassifier(ImageClassifier):
         train_from: str | None = None,
         unfreeze_epoch: int | None = None,
         unfreeze_lr_scale: float = 0.1,
-        base_lr_scale: float = 1.0,
         lr_depth_decay: float = 1.0,
         cache_features: bool | None = None,
         cached_augmentations: int = 1,
@@ -69,23 +69,20 @@ class TransferClassifier(ImageClassifier):
             raise UserError(f"model.unfreeze_epoch: strategy {strategy} never unfreezes: use partial or finetune")
         if cached_augmentations < 1:
             raise UserError(f"model.cached_augmentations: {cached_augmentations} is less than 1")
-        for name, value in (
-            ("unfreeze_lr_scale", unfreeze_lr_scale),
-            ("base_lr_scale", base_lr_scale),
-            ("lr_depth_decay", lr_depth_decay),
-        ):
+        for name, value in {"unfreeze_lr_scale": unfreeze_lr_scale, "lr_depth_decay": lr_depth_decay}.items():
             if value <= 0:
                 raise UserError(f"model.{name}: {value} is not positive")
         self.strategy: Strategy = strategy
         self.train_from, self.unfreeze_epoch = train_from, unfreeze_epoch
-        self.unfreeze_lr_scale, self.base_lr_scale, self.lr_depth_decay = (
-            unfreeze_lr_scale,
-            base_lr_scale,
-            lr_depth_decay,
-        )
+        self.unfreeze_lr_scale, self.lr_depth_decay = unfreeze_lr_scale, lr_depth_decay
         self.cache_features = cache_features
         self.cached_augmentations, self.feature_memory = cached_augmentations, feature_memory
-        network.base_lr_scale, network.lr_depth_decay = base_lr_scale, lr_depth_decay
+        if lr_depth_decay != 1:
+            depth = network.depth_scales(lr_depth_decay)
+            self.lr_scales = {
+                name: depth.get(innermost(name, depth), 1.0) * self.lr_scales.get(innermost(name, self.lr_scales), 1.0)
+                for name in {"head": 1.0, **depth, **self.lr_scales}
+            }
 
         mixes = bool(self.mixup or self.cutmix)
         self._keeps_features = (strategy == "frozen" and not mixes) if cache_features is None else cache_features

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from litlens.errors import UserError
-from litlens.models.networks.layers import Network
+from litlens.models.networks.building_blocks import Network
 from litlens.models.networks.mlp import MLP, FashionMLP
 from litlens.models.networks.scratch import BottleneckCNN, CatDogCNN, FashionCNN, LeNet5, MnistCNN
 

@@ -1,29 +1,26 @@
 """The convolutional networks that are trained from scratch, each readable from its constructor."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from litlens.models.networks.layers import (
+from litlens.models.networks.building_blocks import (
     Activation,
     Initialization,
     Network,
     activation_layer,
+    conv,
     dense,
     initialize,
-    norm_1d,
-    norm_2d,
 )
 
 
 class MnistCNN(Network):
     """Two blocks of conv-conv-BN-activation-pool, one linear layer: 513,930 parameters at 1×28×28, K=10.
 
-    Only `inner_activation` stands between the two convolutions of a block; the original had none there.
+    `inner_activation` is between the two convolutions of a block; the original had none there.
 
-    `head_lr_scale` multiplies the optimizer's learning rate for the linear layer. It has 12,544 inputs, each of which
-    one step of Adam moves by the whole rate, so that at the convolutions' rate the logits jump; a rate that falls with
-    the number of inputs is what Yang and Hu derive ("Tensor Programs V", 2022, table 3).
+    The linear layer wants a lower learning rate, `lr_scales: {head: 0.03}` on the classifier: it has 12,544 inputs,
+    the weight of each changes by the full rate in a step of Adam, and at the convolutions' rate the logits jump. Yang
+    and Hu derive a rate that falls with the number of inputs ("Tensor Programs V", 2022, table 3).
     """
 
     def __init__(
@@ -36,18 +33,14 @@ class MnistCNN(Network):
         initialization: Initialization | None = "xavier_uniform",
         dropout: float = 0.1,
         batch_norm: bool = True,
-        head_lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.head_lr_scale = head_lr_scale
 
         def block(channels_in: int, channels_inside: int, channels_out: int) -> list[nn.Module]:
             return [
                 nn.Conv2d(channels_in, channels_inside, 3, padding=1),
                 activation_layer(inner_activation),
-                nn.Conv2d(channels_inside, channels_out, 3, padding=1),
-                *norm_2d(channels_out, batch_norm),
-                activation_layer(activation),
+                *conv(channels_inside, channels_out, 3, activation, batch_norm, padding=1),
                 nn.MaxPool2d(2),
             ]
 
@@ -60,26 +53,11 @@ class MnistCNN(Network):
         self.head = nn.Linear(flat, num_classes)
         initialize(self, initialization, activation)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.head(self.features(images).flatten(1))
-        return logits
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """For the optimizer: the linear layer's share of the learning rate, where it has one of its own."""
-        if self.head_lr_scale == 1:
-            return [{"params": list(self.parameters())}]
-        return [
-            {"name": "features", "params": list(self.features.parameters())},
-            {"name": "head", "params": list(self.head.parameters()), "lr_scale": self.head_lr_scale},
-        ]
-
 
 class FashionCNN(Network):
     """Conv 32, conv 64, each BN-activation-pool; linear 600, 120, K: 1,475,338 parameters at 1×28×28, K=10.
 
-    The original had no activation between the linear layers: `head_activation` puts one there.
-    `dropout` follows the first of them.
+    `head_activation` is between the linear layers, where the original had none; `dropout` follows the first of them.
     """
 
     def __init__(
@@ -95,13 +73,9 @@ class FashionCNN(Network):
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 32, 3, padding=1),
-            *norm_2d(32, batch_norm),
-            activation_layer(activation),
+            *conv(in_channels, 32, 3, activation, batch_norm, padding=1),
             nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3),
-            *norm_2d(64, batch_norm),
-            activation_layer(activation),
+            *conv(32, 64, 3, activation, batch_norm),
             nn.MaxPool2d(2),
         )
         flat = self.flat_size(self.features, in_channels, image_size)
@@ -116,17 +90,12 @@ class FashionCNN(Network):
         initialize(self.features, initialization, activation)
         initialize(self.head, initialization, head_activation)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.head(self.features(images).flatten(1))
-        return logits
-
 
 class BottleneckCNN(Network):
     """A stem, four stages of 1×1-3×3-1×1 bottlenecks, no shortcuts: 2,636,148 parameters at 1×90×90, K=52.
 
-    Every convolution has a bias and is followed by BN and the activation. `dropout` acts before and after
-    the hidden linear layer.
+    Every convolution has a bias and is followed by BN and the activation. `dropout`: before and after the hidden
+    linear layer.
     """
 
     def __init__(
@@ -141,18 +110,11 @@ class BottleneckCNN(Network):
     ) -> None:
         super().__init__()
 
-        def conv(channels_in: int, channels_out: int, kernel: int, padding: int = 0) -> list[nn.Module]:
-            return [
-                nn.Conv2d(channels_in, channels_out, kernel, padding=padding),
-                *norm_2d(channels_out, batch_norm),
-                activation_layer(activation),
-            ]
-
         def bottleneck(channels_in: int, channels_inside: int, channels_out: int) -> list[nn.Module]:
             return [
-                *conv(channels_in, channels_inside, 1),
-                *conv(channels_inside, channels_inside, 3, padding=1),
-                *conv(channels_inside, channels_out, 1),
+                *conv(channels_in, channels_inside, 1, activation, batch_norm),
+                *conv(channels_inside, channels_inside, 3, activation, batch_norm, padding=1),
+                *conv(channels_inside, channels_out, 1, activation, batch_norm),
             ]
 
         def stage(channels_in: int, channels_inside: int, channels_out: int, pool: nn.Module) -> nn.Sequential:
@@ -163,7 +125,7 @@ class BottleneckCNN(Network):
             )
 
         self.features = nn.Sequential(
-            nn.Sequential(*conv(in_channels, 16, 7), nn.MaxPool2d(3, stride=2)),
+            nn.Sequential(*conv(in_channels, 16, 7, activation, batch_norm), nn.MaxPool2d(3, stride=2)),
             stage(16, 16, 32, nn.MaxPool2d(2)),
             stage(32, 32, 128, nn.MaxPool2d(2)),
             stage(128, 128, 256, nn.MaxPool2d(2)),
@@ -172,25 +134,18 @@ class BottleneckCNN(Network):
         flat = self.flat_size(self.features, in_channels, image_size)
         self.head = nn.Sequential(
             nn.Dropout(dropout[0]),
-            nn.Linear(flat, 256),
-            *norm_1d(256, batch_norm),
-            activation_layer(activation),
+            *dense(flat, 256, activation, batch_norm),
             nn.Dropout(dropout[1]),
             nn.Linear(256, num_classes),
         )
         initialize(self, initialization, activation)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.head(self.features(images).flatten(1))
-        return logits
-
 
 class CatDogCNN(Network):
     """VGG-like, 13 convolutions in five blocks, global average pooling: 14,983,106 parameters with 2 classes.
 
-    `features` is one flat sequence, 52 layers with BN. `dropout` acts after the first convolution, after all
-    others that no pool follows, and around the hidden linear layer. Layers that BN follows have no bias.
+    `features` is one flat sequence, 52 layers with BN. `dropout`: after the first convolution, after all others
+    that no pool follows, and around the hidden linear layer. Layers that BN follows have no bias.
     """
 
     def __init__(
@@ -210,11 +165,8 @@ class CatDogCNN(Network):
         for widths in ([64, 64], [128, 128], [256] * 3, [512] * 3, [512] * 3):
             for position, width in enumerate(widths):
                 is_first = not layers
-                layers += [
-                    nn.Conv2d(channels, width, 3, padding=0 if is_first else 1, bias=not batch_norm),
-                    *norm_2d(width, batch_norm),
-                    activation_layer(activation),
-                ]
+                padding = 0 if is_first else 1
+                layers += conv(channels, width, 3, activation, batch_norm, padding=padding, bias=not batch_norm)
                 if position < len(widths) - 1:
                     layers.append(nn.Dropout(first_dropout if is_first else conv_dropout))
                 channels = width
@@ -226,7 +178,7 @@ class CatDogCNN(Network):
             nn.Flatten(),
             nn.Linear(512, 512, bias=not batch_norm),
             nn.Dropout(head_dropout),
-            *norm_1d(512, batch_norm),
+            *([nn.BatchNorm1d(512)] if batch_norm else []),
             activation_layer(activation),
             nn.Dropout(head_dropout),
             nn.Linear(512, num_classes),
@@ -234,7 +186,7 @@ class CatDogCNN(Network):
         initialize(self, initialization, activation)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
+        """Compute the logits (B, num_classes) of images (B, C, H, W); the head pools."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
@@ -257,13 +209,9 @@ class LeNet5(Network):
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 6, 5, padding=2),
-            *norm_2d(6, batch_norm),
-            activation_layer(activation),
+            *conv(in_channels, 6, 5, activation, batch_norm, padding=2),
             nn.AvgPool2d(2),
-            nn.Conv2d(6, 16, 5),
-            *norm_2d(16, batch_norm),
-            activation_layer(activation),
+            *conv(6, 16, 5, activation, batch_norm),
             nn.AvgPool2d(2),
         )
         flat = self.flat_size(self.features, in_channels, image_size)
@@ -274,8 +222,3 @@ class LeNet5(Network):
             nn.Linear(84, num_classes),
         )
         initialize(self, initialization, activation)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.head(self.features(images).flatten(1))
-        return logits

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from litlens.models.networks.layers import initialize
+from litlens.models.networks.building_blocks import initialize
 
 FAN_IN, FAN_OUT = 3 * 3 * 50, 3 * 3 * 200
 
