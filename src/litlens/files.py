@@ -1,8 +1,13 @@
-"""Paths as a user gives them, and writing a file in one step."""
+"""Paths as a user gives them, writing a file in one step, and what a disk that cannot be written means."""
 
+import errno
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from litlens.errors import UserError
 
 
 def user_path(path: str | Path | int) -> Path:
@@ -30,3 +35,24 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that no space, or no quota of it, is left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def disk_errors(what: object, *, elsewhere: str = "choose another folder") -> Iterator[None]:
+    """Turn what the user can fix (a full disk, a folder that cannot be written) into one line.
+
+    Args:
+        what: What is written, such as its path.
+        elsewhere: How to write it to another place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise UserError(f"no space is left for {what}: make room, or {elsewhere}") from error
+        raise UserError(f"cannot write {what} ({error.strerror or error}): {elsewhere}") from error

@@ -33,7 +33,9 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         zipped.writestr("PetImages/Cat/666.jpg", b"")
         zipped.writestr("PetImages/Dog/Thumbs.db", b"\xd0\xcf\x11\xe0")
     monkeypatch.setattr(
-        CatDogDataModule, "archive", Archive(archive.as_uri(), folder="PetImages", class_names=("Cat", "Dog"))
+        CatDogDataModule,
+        "archive",
+        Archive(archive.as_uri(), checksum=None, folder="PetImages", class_names=("Cat", "Dog")),
     )
     return archive
 
@@ -55,7 +57,7 @@ def test_fetched_once_and_unpacked(tmp_path: Path, published: Path) -> None:
 def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, published: Path) -> None:
     published.unlink()
     data = CatDogDataModule(tmp_path / "data" / "PetImages")
-    with pytest.raises(UserError, match=r"pets\.zip is not in .*data and could not be fetched .* by hand"):
+    with pytest.raises(UserError, match=r"pets\.zip is not in .*data and could not be fetched .*put it there"):
         data.prepare_data()
     assert list((tmp_path / "data").iterdir()) == []
 

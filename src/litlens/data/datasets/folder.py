@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -28,9 +27,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a data set can be fetched: the archive, the folder in it, and the classes it will have."""
+    """Where a data set can be fetched: the archive, its checksum, the folder in it, and the classes it has."""
 
     url: str
+    checksum: str | None
     folder: str
     class_names: tuple[str, ...]
 
@@ -128,7 +128,9 @@ class FolderDataModule(ImageDataModule):
     def load(self) -> dict[str, Split]:
         """Decode the files that the cache lacks, leave out bad ones, and create missing splits."""
         if self.archive is not None and self.csv is None and not self.folder.exists():
-            _fetch(self.archive, self.folder)
+            archive = self.folder.parent / self.archive.url.rpartition("/")[2]
+            fetch([self.archive.url], archive, checksum=self.archive.checksum)
+            extract(archive, self.folder, inner=self.archive.folder)
         listing = self._listed()
         images = decode_files(
             listing.files,
@@ -267,17 +269,3 @@ class FolderDataModule(ImageDataModule):
         divided = sorted(set().union(*(a & b for a, b in combinations(homes, 2))))
         if divided:
             _log.warning("%s: %d groups are in two splits: %s", self.csv, len(divided), listed(divided))
-
-
-def _fetch(archive: Archive, folder: Path) -> None:
-    """Fetch an archive, and move the folder in it to its place."""
-    fetched = fetch(archive.url, folder.parent / archive.url.rsplit("/", 1)[-1])
-    unpacked = folder.with_name(f".{folder.name}.unpacked")
-    shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
-    try:
-        extract(fetched, unpacked)
-        if not (unpacked / archive.folder).is_dir():
-            raise UserError(f"{fetched} has no folder {archive.folder}; it is another archive than expected")
-        (unpacked / archive.folder).replace(folder)
-    finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
