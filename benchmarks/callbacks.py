@@ -28,6 +28,7 @@ from torch import Tensor
 
 from litlens.checkpoints.provenance import hardware
 from litlens.cli.parser import _CALLBACKS, TrainingCommand
+from litlens.cli.train import build
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist_cnn.yaml"
 BASICS = ("RandomState", "FiniteLoss", "LearningRate")  # they show no image, and stay on in either case
@@ -104,14 +105,14 @@ def fit(root: Path, *, on: bool, epochs: int, limit: int | None) -> tuple[Counte
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         try:
-            command = TrainingCommand(arguments)
-            inside = _timed(command.trainer)
+            parts = build(TrainingCommand(arguments), Path("run"))
+            inside = _timed(parts.trainer)
             start = time.perf_counter()
-            command.trainer.fit(command.model, datamodule=command.datamodule)
+            parts.trainer.fit(parts.classifier, datamodule=parts.data)
             elapsed = time.perf_counter() - start
         finally:
             os.chdir(before)
-    return inside, elapsed, {name: value.clone() for name, value in command.model.state_dict().items()}
+    return inside, elapsed, {name: value.clone() for name, value in parts.classifier.state_dict().items()}
 
 
 def _timed(trainer: Trainer) -> Counter[str]:

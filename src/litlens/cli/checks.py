@@ -1,8 +1,8 @@
 """What is checked before anything is trained or written: settings of the trainer that this run cannot serve."""
 
 import math
-from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
@@ -12,11 +12,9 @@ from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 
 
-def check_checkpointing(options: dict[str, Any], trainer: dict[str, Any]) -> None:
-    """Raise UserError where the best checkpoint would not be complete, or not hold the weights that were validated.
-
-    `options` are the arguments of `model_checkpoint`, `trainer` those of the trainer.
-    """
+def check_checkpointing(config: Namespace) -> None:
+    """Raise UserError where the best checkpoint would not be complete, or not hold the weights that were validated."""
+    options, trainer = config.model_checkpoint.init_args, config.trainer
     if options.get("save_top_k", 1) != 1:
         raise UserError(
             f"model_checkpoint.save_top_k: {options['save_top_k']}: a run keeps its best checkpoint, which is tested, "

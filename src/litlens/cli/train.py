@@ -1,48 +1,159 @@
 """What `train.py` does: fit, test the best checkpoint once, say what the run is worth, and write its page."""
 
 import copy
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
+from litlens.callbacks.collect_predictions import CollectPredictions
+from litlens.callbacks.run_metadata import Provenance
+from litlens.callbacks.steps import FiniteLoss, RandomState
 from litlens.checkpoints import record
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
-from litlens.cli.checks import check_batches, check_model, check_monitors
+from litlens.cli.checks import check_batches, check_checkpointing, check_model, check_monitors
 from litlens.cli.inspection import inspect
 from litlens.cli.layers import layer_table
+from litlens.cli.mistakes import mistakes_of_values
 from litlens.cli.parser import TrainingCommand
+from litlens.cli.precision import available_precision
 from litlens.cli.report import write_report
 from litlens.cli.results import print_results, run_results, test_results, write_results
-from litlens.cli.resume import keep_metrics, last_checkpoint
-from litlens.cli.run_folder import removed_if_refused, write_config
+from litlens.cli.resume import LastCheckpoint, Resumption, keep_metrics, last_checkpoint
+from litlens.cli.run_folder import new_run_folder, removed_if_refused, write_config
 from litlens.cli.upstream import upstream_mistakes
 from litlens.data.duplicates import shared_between_splits
+from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
-from litlens.models.pretrained import check_normalization
+from litlens.models.classifier import ImageClassifier
+from litlens.models.pretrained import channels_of, check_normalization, mean_and_std, weights_normalization
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training consists of, as its command line describes it."""
+
+    folder: Path
+    trainer: Trainer
+    classifier: ImageClassifier
+    data: ImageDataModule
+    config: dict[str, Any]
+    collect: CollectPredictions
+    checkpoint: ModelCheckpoint
+    early_stopping: EarlyStopping | None
 
 
 def run(args: list[str], *, console: Console) -> None:
     """Parse and build, then train, or with `--inspect` show the data."""
     command = TrainingCommand(args)
     if command.config.inspect:
-        inspect(command.datamodule, folder=Path("runs") / command.run_name, console=console)
+        data = command.build_data()
+        use_constants_of_weights(command.config, data)
+        inspect(data, folder=Path("runs") / command.run_name, console=console)
+        return
+    asked = command.config.trainer.precision
+    command.config.trainer.precision = available_precision(asked, accelerator=command.config.trainer.accelerator)
+    if command.config.trainer.precision != asked:
+        console.print(
+            f"trainer.precision: this processor has no bf16 and would emulate {asked}, many times slower: training in "
+            "float32"
+        )
+    check_checkpointing(command.config)
+    folder = command.resumed or new_run_folder(command.run_name)
+    with removed_if_refused(folder, kept=lambda: command.resumed is not None):
+        parts = build(command, folder)
+    try:
+        train(command, parts, console=console)
+    finally:
+        _finish(parts.trainer.loggers)
+
+
+def build(command: TrainingCommand, folder: Path) -> Run:
+    """Build data module, classifier and trainer, with the callbacks that correctness needs."""
+    data = command.build_data()
+    built = command.build(in_run_folder(command.config, folder), data)
+    # Before the data are read: `auto` means the constants of the pretrained weights.
+    use_constants_of_weights(command.config, data)
+    config = command.resolved_config(data)
+    collect = CollectPredictions()
+    # `trainer.callbacks` replaces what is drawn, and nothing else.
+    needed: list[Callback] = [RandomState(), FiniteLoss(), collect, Provenance(config)]
+    own = [*needed, built.model_checkpoint, LastCheckpoint(folder)]
+    if built.early_stopping is not None:
+        own.append(built.early_stopping)
+    if command.resumed is not None:
+        own.append(Resumption(config, folder=folder))
+    chosen = built.trainer.callbacks or []
+    chosen = chosen if isinstance(chosen, list) else [chosen]
+    chosen = [callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))]
+    settings = built.trainer.as_dict() | {"callbacks": chosen + own}
+    with mistakes_of_values():
+        # In place of Lightning's summary the command prints `layer_table`.
+        trainer = Trainer(**settings | {"enable_model_summary": False})
+    return Run(folder, trainer, built.model, data, config, collect, built.model_checkpoint, built.early_stopping)
+
+
+def in_run_folder(config: Namespace, folder: Path) -> Namespace:
+    """A copy of the configuration whose loggers and checkpoints are in the run folder.
+
+    config.yaml shows the experiment without the places of this run: it can be trained again.
+    """
+    config = config.clone()
+    checkpoint, options = config.model_checkpoint.init_args, config.trainer
+    checkpoint.dirpath = checkpoint.dirpath or str(folder / "checkpoints")
+    for logger in options.logger if isinstance(options.logger, list) else [options.logger]:
+        if not hasattr(logger, "class_path"):  # a truth value
+            continue
+        if logger.class_path.endswith("WandbLogger"):
+            # W&B makes a folder of its own inside, and shows the run under its name and time. Absolute: its service
+            # stays in the folder that the process was in when its first run began.
+            logger.init_args.save_dir = str(folder.resolve())
+            logger.init_args.name = logger.init_args.name or "/".join(folder.parts[-2:])
+        elif "save_dir" in logger.init_args:
+            places = {"save_dir": str(folder.parent), "name": folder.name, "version": ""}
+            for key, value in places.items():
+                logger.init_args[key] = value
+    options.default_root_dir = str(folder)
+    if options.enable_progress_bar is None:  # in a file, a bar is one line of 30 kB
+        options.enable_progress_bar = sys.stdout.isatty()
+    return config
+
+
+def use_constants_of_weights(config: Namespace, data: ImageDataModule) -> None:
+    """Replace `data.normalize: auto` by the constants of pretrained weights, in the data module and its configuration.
+
+    They follow from the options of a TransferNetwork, so that `--inspect` need not build it.
+    """
+    network = config.model.init_args.network
+    if data.normalize != "auto" or not network.class_path.endswith(".TransferNetwork"):
+        return
+    options = network.init_args
+    if options.weights in (None, "None") or options.normalization in (None, "None"):
+        return
+    if options.normalization != "auto":
+        found: dict[str, list[float]] | None = mean_and_std(options.normalization)
     else:
-        try:
-            train(command, console=console)
-        finally:
-            _finish(command.trainer.loggers)
+        with mistakes_of_values():
+            found = weights_normalization(options.backbone, options.weights)
+    if wanted := channels_of(found, data.in_channels):
+        data.normalize = config.data.init_args.normalize = wanted
 
 
-def train(command: TrainingCommand, *, console: Console) -> None:
+def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     """Fit, test the best checkpoint once, and keep in the run folder what came out."""
-    trainer, classifier, data, folder = command.trainer, command.model, command.datamodule, command.run_folder
+    trainer, classifier, data, folder = parts.trainer, parts.classifier, parts.data, parts.folder
     trial = bool(command.config.trainer.fast_dev_run)
     with removed_if_refused(folder, kept=lambda: trainer.global_step > 0 or command.resumed is not None):
-        check(command)
-        start_from(command, console=console)
+        check(command, parts)
+        start_from(command, classifier, console=console)
         classifier.record = record.check(classifier)
         for reason in classifier.record.get("undescribed", {}).values():
             console.print(f"{reason}; its checkpoint is loaded by load_classifier(path, network=…)")
@@ -51,10 +162,10 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         if command.resumed is not None:
             keep_metrics(trainer, folder=folder)
         elif trainer.is_global_zero and not trial:
-            write_config(folder, command.resolved_config())
-        announce(command, console=console)
+            write_config(folder, parts.config)
+        announce(command, parts, console=console)
         start = time.monotonic()
-        fit(command)
+        fit(parts, resumed=command.resumed is not None)
         seconds = time.monotonic() - start
         if trial:
             trainer.test(classifier, datamodule=data, verbose=False)
@@ -62,19 +173,19 @@ def train(command: TrainingCommand, *, console: Console) -> None:
                 folder.rmdir()
             console.print("fast_dev_run: every step works; nothing was kept")
             return
-        if not command.checkpoint.best_model_path:
+        if not parts.checkpoint.best_model_path:
             raise UserError(
                 f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated to its end, so there is "
                 f"nothing to test; validation comes every {trainer.check_val_every_n_epoch} epoch(s)"
             )
 
-    best = Path(command.checkpoint.best_model_path)
+    best = Path(parts.checkpoint.best_model_path)
     # Read here, as evaluation reads it: given to `trainer.test`, a checkpoint of Lightning's weight averaging sets the
     # weights in training, which nobody validated.
     checkpoint = read_checkpoint(best)
     classifier.load_state_dict(checkpoint["state_dict"])
     trainer.test(classifier, datamodule=data, verbose=False)
-    predictions = command.collect.predictions
+    predictions = parts.collect.predictions
     assert predictions is not None  # gathered by the test
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if trainer.is_global_zero:
@@ -98,10 +209,10 @@ def train(command: TrainingCommand, *, console: Console) -> None:
         console.print(f"TensorBoard    tensorboard --logdir {folder.parent.parent}")
 
 
-def check(command: TrainingCommand) -> None:
+def check(command: TrainingCommand, parts: Run) -> None:
     """Raise UserError for whatever this run cannot serve, rather than when it has trained."""
-    trainer, classifier, data = command.trainer, command.model, command.datamodule
-    check_monitors(trainer, {"early_stopping": command.early_stopping, "model_checkpoint": command.checkpoint})
+    trainer, classifier, data = parts.trainer, parts.classifier, parts.data
+    check_monitors(trainer, {"early_stopping": parts.early_stopping, "model_checkpoint": parts.checkpoint})
     if command.resumed is not None and trainer.max_steps > -1:
         step = read_checkpoint(last_checkpoint(command.resumed))["global_step"]
         if step < trainer.max_steps:
@@ -118,25 +229,19 @@ def check(command: TrainingCommand) -> None:
         check_normalization(classifier.network, data.preprocessing)
 
 
-def start_from(command: TrainingCommand, *, console: Console) -> None:
+def start_from(command: TrainingCommand, classifier: ImageClassifier, *, console: Console) -> None:
     """Read the weights that `init_from` names; a resumed run has its own."""
-    classifier = command.model
     if classifier.init_from is not None and command.resumed is None:
         source = checkpoint_path(Path(classifier.init_from))
         fresh = initialize_from(classifier.network, classifier.class_names, source)
         console.print(f"initialized from {source}" + (f"; not in it: {', '.join(fresh)}" if fresh else ""))
 
 
-def announce(command: TrainingCommand, *, console: Console) -> None:
+def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     """Print the layers, the batch size, the precision and the run folder."""
-    trainer, data, folder = command.trainer, command.datamodule, command.run_folder
+    trainer, data, folder = parts.trainer, parts.data, parts.folder
     if command.config.trainer.enable_model_summary is not False:
-        console.print(layer_table(command.model), soft_wrap=False)
-    if command.config.trainer.precision != command.asked_precision:
-        console.print(
-            f"trainer.precision: this processor has no bf16 and would emulate {command.asked_precision}, many times "
-            "slower: training in float32"
-        )
+        console.print(layer_table(parts.classifier), soft_wrap=False)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     console.print(
         f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} a step in total, "
@@ -145,15 +250,15 @@ def announce(command: TrainingCommand, *, console: Console) -> None:
     )
 
 
-def fit(command: TrainingCommand) -> None:
+def fit(parts: Run, *, resumed: bool) -> None:
     """Train, from the last checkpoint where a run is resumed. Ctrl-C becomes a KeyboardInterrupt with the folder."""
-    trainer, folder = command.trainer, command.run_folder
-    ckpt_path = last_checkpoint(folder) if command.resumed is not None else None
+    trainer, folder = parts.trainer, parts.folder
+    ckpt_path = last_checkpoint(folder) if resumed else None
     try:
         with upstream_mistakes(trainer):
             trainer.fit(
-                command.model,
-                datamodule=command.datamodule,
+                parts.classifier,
+                datamodule=parts.data,
                 ckpt_path=ckpt_path,
                 weights_only=True if ckpt_path else None,
             )
