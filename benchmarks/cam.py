@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from faithfulness import Faithfulness, faithfulness, random_maps
-from PIL import Image
 from pytorch_grad_cam import GradCAM
 from torch import Tensor
 from torchvision.models import resnet18, squeezenet1_1
 
 from litlens.constants import NORMALIZATIONS
-from litlens.data.preprocessing import Preprocessing
+from litlens.data.decode import read_image
+from litlens.data.preprocessing import Normalize, Preprocessing, Resize
 from litlens.explain.cam import METHODS, cam
 
 SEED, THREADS, BATCH, SIZE = 0, 2, 16, 224
@@ -169,8 +169,8 @@ def _spread(folder: Path, number: int) -> list[Path]:
 
 def _load(photos: list[Path]) -> Tensor:
     mean, std = NORMALIZATIONS["imagenet"]
-    preprocessing = Preprocessing(size=(SIZE, SIZE), channels=3, mean=mean, std=std)
-    return preprocessing.normalize(np.stack([preprocessing.geometry(Image.open(photo)) for photo in photos]))
+    preprocessing = Preprocessing(Resize((SIZE, SIZE)), Normalize(mean, std))
+    return preprocessing.normalize(np.stack([preprocessing.resize(read_image(photo, channels=3)) for photo in photos]))
 
 
 def _hardware() -> str:

@@ -103,9 +103,9 @@ def main() -> None:
     options = parser.parse_args()
     network, _ = litlens.imagenet_network("squeezenet1_1", options.weights)
     mean, std = NORMALIZATIONS["imagenet"]
-    preprocessing = litlens.Preprocessing(size=(224, 224), channels=3, mean=mean, std=std)
+    preprocessing = litlens.Preprocessing(litlens.Resize((224, 224)), litlens.Normalize(mean, std))
     files = sorted(path for path in options.images.rglob("*") if path.is_file())[: options.count]
-    images = preprocessing.normalize(np.stack([preprocessing.geometry(read_image(file)) for file in files]))
+    images = preprocessing.normalize(np.stack([preprocessing.resize(read_image(file, channels=3)) for file in files]))
     target = network(images).argmax(dim=1).detach()
     maps = {"Grad-CAM": cam(network, images).maps, "random": random_maps((len(images), 224, 224), seed=0)}
     for name, of_images in maps.items():

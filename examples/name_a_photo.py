@@ -6,7 +6,7 @@ python examples/name_a_photo.py photo.jpg --backbone squeezenet1_1 --weights wei
 import argparse
 import itertools
 
-from litlens import ImageClassifier, LoadedClassifier, Preprocessing, imagenet_network
+from litlens import ImageClassifier, LoadedClassifier, Normalize, Preprocessing, Resize, imagenet_network
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("photo")
@@ -15,7 +15,7 @@ parser.add_argument("--weights", default="DEFAULT", help="a state-dict file; DEF
 options = parser.parse_args()
 
 network, class_names = imagenet_network(options.backbone, options.weights)
-prepared = Preprocessing(size=(224, 224), channels=3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+prepared = Preprocessing(Resize((224, 224)), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 classifier = ImageClassifier(network, class_names).eval()
 named = LoadedClassifier(classifier, prepared).predict(options.photo)
 for name, probability in itertools.islice(named.items(), 5):

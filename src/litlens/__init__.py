@@ -15,6 +15,8 @@ _HOMES = {
     "CatDogDataModule": "litlens.data.datasets.catdog",
     "ImageDataModule": "litlens.data.module",
     "Preprocessing": "litlens.data.preprocessing",
+    "Resize": "litlens.data.preprocessing",
+    "Normalize": "litlens.data.preprocessing",
     "ImageClassifier": "litlens.models.classifier",
     "Network": "litlens.models.networks.building_blocks",
     "MnistCNN": "litlens.models.networks.scratch",

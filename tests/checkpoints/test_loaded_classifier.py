@@ -14,12 +14,13 @@ from PIL import Image
 from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
-from litlens.data.preprocessing import Preprocessing
+from litlens.data.decode import read_image
+from litlens.data.preprocessing import Normalize, Preprocessing, Resize
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
 
-PREPARED = Preprocessing(size=(6, 6), channels=1, mean=(0.4,), std=(0.2,))
+PREPARED = Preprocessing(Resize((6, 6)), Normalize((0.4,), (0.2,)))
 
 
 def saved(tmp_path: Path, *, classes: int = 3, **changes: Any) -> tuple[ImageClassifier, Path]:
@@ -50,7 +51,7 @@ def test_predict_names_what_the_network_says_of_the_prepared_image(tmp_path: Pat
     pixels = np.random.default_rng(0).integers(256, size=(9, 12, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     said = load_classifier(path).predict(tmp_path / "photo.png")
-    images = PREPARED.normalize(PREPARED.geometry(Image.fromarray(pixels))[None])
+    images = PREPARED.normalize(PREPARED.resize(read_image(pixels, channels=1))[None])
     expected = classifier(images)[0].softmax(dim=0)
     assert list(said.values()) == sorted(said.values(), reverse=True)
     assert said["class 1"] == pytest.approx(expected[1].item(), abs=1e-6)
@@ -152,7 +153,7 @@ def test_every_source_of_an_image_gives_the_same_prediction(kind: Any, tmp_path:
     values = pixels.astype(float) / (257 if pixels.dtype == np.uint16 else 1)
     if values.shape[2] == 4:
         values = values[..., :3] * values[..., 3:] / 255 + 255 - values[..., 3:]
-    images = PREPARED.normalize(PREPARED.geometry(values.round().astype(np.uint8))[None])
+    images = PREPARED.normalize(PREPARED.resize(read_image(values.round().astype(np.uint8), channels=1))[None])
     logits = classifier(images)[0]
     assert [expected[name] for name in classifier.class_names] == pytest.approx(logits.softmax(0).tolist(), abs=0.005)
 

@@ -62,7 +62,7 @@ def test_auto_takes_the_constants_of_the_weights(options: list[str], mean: list[
     assert yaml.safe_load(config.read_text())["data"]["init_args"]["normalize"]["mean"] == pytest.approx(mean)
     loaded = load_classifier(config.parent / "checkpoints" / "best.ckpt")
     assert loaded.preprocessing is not None
-    assert loaded.preprocessing.mean == pytest.approx(mean)
+    assert loaded.preprocessing.normalize.mean == pytest.approx(mean)
 
 
 def test_the_recipe_of_ones_own_images_and_the_frozen_recipe_go_together(tmp_path: Path) -> None:

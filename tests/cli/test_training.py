@@ -146,7 +146,7 @@ def test_the_checkpoint_says_where_it_comes_from(trained: Path) -> None:
     about = read_checkpoint(trained / "checkpoints" / "best.ckpt")["litlens"]
     assert about["seed"] == 42
     assert about["class_names"] == [str(digit) for digit in range(10)]
-    assert about["preprocessing"]["size"] == [8, 8]
+    assert about["preprocessing"]["resize"] == {"size": (8, 8), "mode": "crop"}
     assert about["computed_on"]["batch_size"] == 32
     assert about["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert set(about["data"]) == {"files", "bytes", "stat", "content"}

@@ -13,7 +13,7 @@ import pytest
 
 from litlens.data.augment import Augmentation
 from litlens.data.movements import moving_matrix
-from litlens.data.preprocessing import Preprocessing, ResizeMode
+from litlens.data.preprocessing import Resize, ResizeMode
 from litlens.data.sampling import augmentation_rng
 from litlens.errors import UserError
 
@@ -197,10 +197,7 @@ def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
 @pytest.mark.parametrize(("channels", "resize_mode"), [(1, "squash"), (3, "crop"), (3, "pad")])
 def test_where_no_crop_is_drawn_the_whole_image_comes(step: str, channels: int, resize_mode: ResizeMode) -> None:
     pixels = image(100, 150, channels)
-    plain = Preprocessing(
-        size=(40, 60), channels=channels, mean=(0,) * channels, std=(1,) * channels, resize_mode=resize_mode
-    )
-    whole = plain.geometry(pixels)
+    whole = Resize((40, 60), resize_mode)(pixels)
     augmentation = Augmentation([{step: {"p": 0.25}}], image_size=(40, 60), resize_mode=resize_mode)
     results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(400)]
     assert {result.shape for result in results} == {(40, 60, channels)}

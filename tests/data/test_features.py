@@ -19,7 +19,7 @@ from litlens.data.augment import Augmentation
 from litlens.data.features import FeatureDataset
 from litlens.data.loader import SplitDataset
 from litlens.data.module import ImageDataModule
-from litlens.data.preprocessing import Preprocessing
+from litlens.data.preprocessing import Normalize, Preprocessing, Resize
 from litlens.data.split import ArrayImages, Split
 from litlens.models.backbones import TransferNetwork
 from litlens.models.transfer import TransferClassifier
@@ -56,7 +56,7 @@ def dataset(
 ) -> FeatureDataset:
     rows = np.array(rows)
     split = Split(ArrayImages(PIXELS), rows, rows % 3, [str(row) for row in rows])
-    prepared = Preprocessing(size=(4, 6), channels=3, mean=(mean,) * 3, std=(0.5,) * 3)
+    prepared = Preprocessing(Resize((4, 6)), Normalize((mean,) * 3, (0.5,) * 3))
     augmentation = Augmentation(augment, image_size=(4, 6)) if augment else None
     images = SplitDataset(split, preprocessing=prepared, augmentation=augmentation, seed=seed)
     return FeatureDataset(images, lambda epoch: frozen, views=views, memory=memory * 2**30)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from litlens.data.augment import Augmentation
 from litlens.data.decode import BadImage
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
-from litlens.data.preprocessing import Preprocessing
+from litlens.data.preprocessing import Normalize, Preprocessing, Resize
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
@@ -24,7 +24,7 @@ def make_dataset(*, augmented: bool = False, size: int = SIZE) -> SplitDataset:
     split = Split(
         ArrayImages(pixels), rows=np.arange(size), labels=np.arange(size), names=[str(i) for i in range(size)]
     )
-    prepared = Preprocessing(size=(6, 6), channels=1, mean=(0.5,), std=(0.5,))
+    prepared = Preprocessing(Resize((6, 6)), Normalize((0.5,), (0.5,)))
     augmentation = Augmentation(["rotation", "horizontal_flip"], image_size=(6, 6)) if augmented else None
     return SplitDataset(split, preprocessing=prepared, augmentation=augmentation, seed=3)
 

@@ -53,17 +53,17 @@ def test_auto_statistics_are_those_of_the_training_split_alone() -> None:
     data = ready(seed=5)
     split = data.samples("train")
     pixels = split.images.batch(split.rows) / 255
-    assert data.preprocessing.mean[0] == pytest.approx(pixels.mean(), abs=1e-9)
-    assert data.preprocessing.std[0] == pytest.approx(pixels.std(), abs=1e-9)
-    assert ready(seed=6).preprocessing.mean != data.preprocessing.mean
+    assert data.preprocessing.normalize.mean[0] == pytest.approx(pixels.mean(), abs=1e-9)
+    assert data.preprocessing.normalize.std[0] == pytest.approx(pixels.std(), abs=1e-9)
+    assert ready(seed=6).preprocessing.normalize.mean != data.preprocessing.normalize.mean
 
 
 def test_statistics_of_data_without_files_are_their_own() -> None:
     for values in ([10, 30] * 6, [100, 140] * 6, [10, 30] * 6):
         data = Gray(values)
         data.setup()
-        assert data.preprocessing.mean == pytest.approx([sum(values[:2]) / 2 / 255])
-        assert data.preprocessing.std == pytest.approx([(values[1] - values[0]) / 2 / 255])
+        assert data.preprocessing.normalize.mean == pytest.approx([sum(values[:2]) / 2 / 255])
+        assert data.preprocessing.normalize.std == pytest.approx([(values[1] - values[0]) / 2 / 255])
 
 
 def test_training_batches_have_mean_zero_and_deviation_one() -> None:
@@ -239,7 +239,7 @@ def test_auto_means_imagenet_for_color(tmp_path: Path) -> None:
 
     data = Colored()
     data.setup()
-    assert (data.preprocessing.mean, data.preprocessing.std) == NORMALIZATIONS["imagenet"]
+    assert (data.preprocessing.normalize.mean, data.preprocessing.normalize.std) == NORMALIZATIONS["imagenet"]
 
 
 @pytest.mark.parametrize("part", [np.s_[:], np.s_[2:], np.s_[1:499, 5:], np.s_[::2]])

@@ -11,7 +11,7 @@ import torchvision.transforms.v2.functional
 from torch import nn
 
 from litlens.data.datasets.arrays import MNISTDataModule
-from litlens.data.preprocessing import Pixels, Preprocessing
+from litlens.data.preprocessing import Normalize, Pixels, Preprocessing, Resize
 from litlens.evaluation.distortions import (
     DISTORTIONS,
     DistortedAccuracy,
@@ -137,7 +137,7 @@ class Threshold(nn.Module):
 
 def test_accuracies_are_counted_with_wilsons_interval() -> None:
     before = images(300, size=(6, 6), channels=1)
-    prepared = Preprocessing(size=(6, 6), channels=1, mean=(0.5,), std=(0.25,))
+    prepared = Preprocessing(Resize((6, 6)), Normalize((0.5,), (0.25,)))
     labels = np.random.default_rng(1).integers(2, size=300)
     network = Threshold().train()
     points = list(robustness(network, prepared, before, labels))
@@ -159,7 +159,7 @@ def test_large_images_go_in_small_batches() -> None:
     sizes = []
     network = Threshold()
     network.register_forward_hook(lambda _network, _inputs, logits: sizes.append(len(logits)))
-    prepared = Preprocessing(size=(224, 224), channels=1, mean=(0.5,), std=(0.25,))
+    prepared = Preprocessing(Resize((224, 224)), Normalize((0.5,), (0.25,)))
     next(robustness(network, prepared, np.zeros((50, 224, 224, 1), dtype=np.uint8), np.zeros(50, dtype=np.int64)))
     assert sum(sizes) == 50
     assert max(sizes) <= 32

@@ -8,7 +8,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from litlens.data.preprocessing import Preprocessing, ResizeMode
+from litlens.data.preprocessing import Resize, ResizeMode
 from litlens.explain.overlay import feature_grid, onto_photo, overlay, overlay_on_photo
 
 
@@ -96,18 +96,18 @@ def test_there_and_back_by_pillow() -> None:
 
 @pytest.mark.parametrize("resize_mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("size", [(301, 403), (403, 301), (97, 640), (224, 224), (61, 60)])
-def test_a_spot_comes_back_from_the_geometry_itself(resize_mode: ResizeMode, size: tuple[int, int]) -> None:
-    """What `Preprocessing.geometry` makes of a bright spot, taken as the map, lies on the spot again."""
+def test_a_spot_comes_back_from_the_resize_itself(resize_mode: ResizeMode, size: tuple[int, int]) -> None:
+    """What `Resize` makes of a bright spot, taken as the map, lies on the spot again."""
     height, width = size
-    preprocessing = Preprocessing(size=(75, 91), channels=1, mean=(0.5,), std=(0.5,), resize_mode=resize_mode)
+    resize = Resize((75, 91), resize_mode)
     photo = np.zeros((height, width, 1), dtype=np.uint8)
     middle = (round(height * 0.47), round(width * 0.52))  # off the center, but within every crop
     side = min(size) // 6
     photo[middle[0] : middle[0] + side, middle[1] : middle[1] + side] = 255
     back = onto_photo(
-        preprocessing.geometry(photo)[..., 0] / 255.0,
+        resize(photo)[..., 0] / 255.0,
         size=size,
-        **dict(zip(("photo_box", "map_box"), preprocessing.boxes(size), strict=True)),
+        **dict(zip(("photo_box", "map_box"), resize.boxes(size), strict=True)),
     )
     rows, columns = (back.sum(axis) @ np.arange(length) / back.sum() for axis, length in ((1, height), (0, width)))
     pixel = max(size) / 75  # of the map, seen on the photo
@@ -117,9 +117,9 @@ def test_a_spot_comes_back_from_the_geometry_itself(resize_mode: ResizeMode, siz
 
 
 def test_the_overlay_of_a_photo_leaves_alone_what_the_network_did_not_see() -> None:
-    preprocessing = Preprocessing(size=(10, 10), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    resize = Resize((10, 10))
     photo = np.random.default_rng(0).integers(256, size=(20, 50, 1), dtype=np.uint8)
-    laid = overlay_on_photo(photo, torch.ones(10, 10), *preprocessing.boxes((20, 50)))
+    laid = overlay_on_photo(photo, torch.ones(10, 10), *resize.boxes((20, 50)))
     assert (laid.dtype, laid.shape) == (np.uint8, (20, 50, 3))
     assert (laid[:, :15] == photo[:, :15]).all()
     assert (laid[:, 35:] == photo[:, 35:]).all()
@@ -128,11 +128,11 @@ def test_the_overlay_of_a_photo_leaves_alone_what_the_network_did_not_see() -> N
 
 @pytest.mark.parametrize("resize_mode", ["crop", "squash", "pad"])
 def test_the_overlay_of_a_large_photo_is_that_of_the_whole_in_little_memory(resize_mode: ResizeMode) -> None:
-    preprocessing = Preprocessing(size=(75, 91), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3, resize_mode=resize_mode)
+    resize = Resize((75, 91), resize_mode)
     generator = np.random.default_rng(0)
     photo = generator.integers(256, size=(1000, 1501, 3), dtype=np.uint8)
     heat = generator.random((75, 91), dtype=np.float32)
-    photo_box, map_box = preprocessing.boxes((1000, 1501))
+    photo_box, map_box = resize.boxes((1000, 1501))
     overlay_on_photo(photo[:10], heat, photo_box, map_box)  # matplotlib's colors are loaded once
     tracemalloc.start()
     laid = overlay_on_photo(photo, heat, photo_box, map_box)

@@ -286,13 +286,13 @@ def test_a_missing_file_is_told_in_one_line() -> None:
 def test_the_real_weights_name_a_dog(shared_weights: Path, shared_data: Path) -> None:
     from litlens.constants import NORMALIZATIONS
     from litlens.data.decode import read_image
-    from litlens.data.preprocessing import Preprocessing
+    from litlens.data.preprocessing import Normalize, Preprocessing, Resize
 
     network, names = imagenet_network("squeezenet1_1", str(shared_weights / "squeezenet1_1_imagenet.pth"))
     mean, std = NORMALIZATIONS["imagenet"]
-    prepared = Preprocessing(size=(224, 224), channels=3, mean=mean, std=std)
+    prepared = Preprocessing(Resize((224, 224)), Normalize(mean, std))
     dogs = sorted((shared_data / "catdog_2k" / "dog").iterdir())[:8]
-    pixels = [prepared.geometry(read_image(path)) for path in dogs]
+    pixels = [prepared.resize(read_image(path, channels=3)) for path in dogs]
     with torch.inference_mode():
         best = network(prepared.normalize(np.stack(pixels))).topk(5).indices
     # ImageNet's classes 151 to 268 are the breeds of dogs.

@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from litlens.constants import NORMALIZATIONS
-from litlens.data.preprocessing import Preprocessing
+from litlens.data.preprocessing import Normalize
 from litlens.errors import UserError
 from litlens.models.backbones import TransferNetwork
 from litlens.models.networks.scratch import MnistCNN
@@ -17,9 +17,9 @@ from litlens.models.pretrained import check_normalization, mean_and_std, weights
 Wanted = str | dict[str, list[float]]
 
 
-def prepared(name: str, channels: int = 3) -> Preprocessing:
+def prepared(name: str, channels: int = 3) -> Normalize:
     mean, std = ((*values,) * (channels if len(values) == 1 else 1) for values in NORMALIZATIONS[name])
-    return Preprocessing(size=(32, 32), channels=channels, mean=mean, std=std)
+    return Normalize(mean, std)
 
 
 def network(wanted: Wanted | None) -> TransferNetwork:

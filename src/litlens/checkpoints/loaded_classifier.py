@@ -70,10 +70,11 @@ class LoadedClassifier:
         assert self.preprocessing is not None
         prepared = np.stack(
             [
-                self.preprocessing.geometry(
+                self.preprocessing.resize(
                     read_image(
                         image,
                         name=None if isinstance(image, str | Path) else name,
+                        channels=self.preprocessing.channels,
                         value_range=self.preprocessing.value_range,
                     )
                 )

@@ -24,11 +24,11 @@ def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
     data.prepare_data()
     data.setup()
     prepared = data.preprocessing
-    height, width = prepared.size
-    console.print(f"images  {height}×{width}, {prepared.channels} channel(s), {prepared.resize_mode}")
+    height, width = prepared.resize.size
+    console.print(f"images  {height}×{width}, {prepared.channels} channel(s), {prepared.resize.mode}")
     if len(sizes := _original_sizes(data)):
         console.print(f"files     {_range(sizes)}")
-    console.print(f"mean      {_numbers(prepared.mean)}\nstd       {_numbers(prepared.std)}")
+    console.print(f"mean      {_numbers(prepared.normalize.mean)}\nstd       {_numbers(prepared.normalize.std)}")
     console.print(_counts(data), soft_wrap=False)
     _list("left out", data.left_out, console=console)
     _list(

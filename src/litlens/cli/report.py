@@ -98,12 +98,13 @@ def _run_facts(loaded: LoadedClassifier, checkpoint: Path) -> RunFacts:
 def _facts(loaded: LoadedClassifier) -> dict[str, str]:
     metadata, network = loaded.metadata, loaded.classifier.network
     model, data = metadata["config"]["model"]["init_args"], metadata["config"]["data"]
-    height, width = metadata["preprocessing"]["size"]
+    preprocessing = metadata["preprocessing"]
+    height, width = preprocessing["resize"]["size"]
     where, monitor = metadata["computed_on"], metadata["config"]["model_checkpoint"]["init_args"]["monitor"]
     kind = _name(model.get("network")) or type(network).__name__  # a classifier may construct its own network
     facts = {
         "network": f"{kind}, {sum(p.numel() for p in network.parameters()):,} parameters",
-        "data": f"{_name(data)}, {height}×{width}, {metadata['preprocessing']['channels']} channel(s)",
+        "data": f"{_name(data)}, {height}×{width}, {len(preprocessing['normalize']['mean'])} channel(s)",
         "optimizer": _with_rate(model.get("optimizer")),
         "schedule": _name(model.get("lr_scheduler")),
         "batches": f"{where['batch_size']} on {where['devices']} device(s)",

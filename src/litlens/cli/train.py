@@ -226,7 +226,7 @@ def check(command: TrainingCommand, parts: Run) -> None:
         data.setup("fit")
         check_batches(trainer, data)
         check_model(classifier, data)
-        check_normalization(classifier.network, data.preprocessing)
+        check_normalization(classifier.network, data.preprocessing.normalize)
 
 
 def start_from(command: TrainingCommand, classifier: ImageClassifier, *, console: Console) -> None:

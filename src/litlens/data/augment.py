@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.movements import MOVEMENTS, moving_matrix
-from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
+from litlens.data.preprocessing import Pixels, Resize, ResizeMode
 from litlens.errors import UserError, nearest
 
 
@@ -45,7 +45,7 @@ class Augmentation:
         steps: Names, or one name with its options each; or classes of albumentations with their arguments. Its
             containers (`OneOf`, `SomeOf`, `Sequential`, …) take steps of either kind as `transforms`.
         image_size: Height and width that images must have in the end.
-        resize_mode: What becomes of another aspect ratio where a crop is not drawn (`Preprocessing.resize_mode`).
+        resize_mode: What becomes of another aspect ratio where a crop is not drawn (`Resize.mode`).
 
     Raises:
         UserError: No such name or option.
@@ -284,11 +284,7 @@ def _or_whole(crop: Any, *, image_size: tuple[int, int], resize_mode: ResizeMode
 
     class Whole(albumentations.ImageOnlyTransform):  # type: ignore[misc, name-defined, unused-ignore]
         def apply(self, img: Pixels, **params: Any) -> Pixels:
-            channels = img.shape[2]
-            zeros, ones = (0.0,) * channels, (1.0,) * channels
-            return Preprocessing(
-                size=image_size, channels=channels, mean=zeros, std=ones, resize_mode=resize_mode
-            ).geometry(img)
+            return Resize(image_size, resize_mode)(img)
 
     # One of the two, with their p as weights.
     return albumentations.OneOf([crop, Whole(p=1 - crop.p)], p=1.0)

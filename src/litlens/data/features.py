@@ -91,8 +91,7 @@ class FeatureDataset(BatchDataset):
     def _view(self, frozen: FrozenLayers, *, epoch: int) -> "_View":
         """The features of the split in an epoch, computed where they are not there yet."""
         normalize = self.preprocessing.normalize
-        values = self.preprocessing.to_dict()
-        folder = cache_folder() / f"features-{digest([_VERSION, frozen.key(), values['mean'], values['std']])}"
+        folder = cache_folder() / f"features-{digest([_VERSION, frozen.key(), normalize.mean, normalize.std])}"
         names: list[bytes] = []
         with _one_process(folder):
             store = _Store(folder)

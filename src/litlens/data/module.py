@@ -18,7 +18,7 @@ from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.features import FeatureDataset, FrozenAt
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader, is_running
-from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
+from litlens.data.preprocessing import Normalize, Pixels, Preprocessing, Resize, ResizeMode
 from litlens.data.progress import progress
 from litlens.data.sampling import images_in_batch
 from litlens.data.split import Split
@@ -53,7 +53,7 @@ class ImageDataModule(LightningDataModule, ABC):
     class_names: list[str]
     in_channels: int
     image_size: tuple[int, int]
-    # What becomes of an image of another aspect ratio (`Preprocessing.resize_mode`).
+    # What becomes of an image of another aspect ratio (`Resize.mode`).
     resize_mode: ResizeMode = "crop"
     # The known set (`NORMALIZATIONS`) whose constants `normalize: auto` means here, where there is one.
     preset: str | None = None
@@ -280,14 +280,13 @@ class ImageDataModule(LightningDataModule, ABC):
         mean, std = self._statistics(splits["train"])
         if len(mean) == len(std) == 1:
             mean, std = mean * self.in_channels, std * self.in_channels
-        preprocessing = Preprocessing(
-            size=self.image_size,
-            channels=self.in_channels,
-            mean=mean,
-            std=std,
-            resize_mode=self.resize_mode,
-            value_range=self.value_range,
-        )
+        if len(mean) != self.in_channels:
+            raise UserError(
+                f"data.normalize: {len(mean)} values for images of {self.in_channels} channels: give "
+                f"{self.in_channels}, or a preset: auto, {', '.join(NORMALIZATIONS)}"
+            )
+        resize, normalize = Resize(self.image_size, self.resize_mode), Normalize(mean, std)
+        preprocessing = Preprocessing(resize, normalize, self.value_range)
         if self.augment:
             self._augmentation = Augmentation(self.augment, image_size=self.image_size, resize_mode=self.resize_mode)
         # Last, so that a setup that failed fails again.

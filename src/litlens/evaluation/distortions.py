@@ -117,7 +117,7 @@ def robustness_figure(runs: Mapping[str, Sequence[DistortedAccuracy]]) -> Figure
 
 
 def _accuracy(network: nn.Module, preprocessing: Preprocessing, pixels: Pixels, labels: NDArray[np.int64]) -> Interval:
-    hits, size = 0, max(1, _BATCH_PIXELS // math.prod(preprocessing.size))
+    hits, size = 0, max(1, _BATCH_PIXELS // math.prod(preprocessing.resize.size))
     with preserve_state(network), torch.no_grad():
         for start in range(0, len(pixels), size):
             images = at_home(preprocessing.normalize(pixels[start : start + size]), network)

@@ -71,7 +71,7 @@ def onto_photo(
 def overlay_on_photo(photo: Pixels, heat: ArrayLike, photo_box: Box, map_box: Box) -> Pixels:
     """Lay a heat map (H, W) of what the network saw over the whole photo uint8 (h, w, 3 or 1); gives RGB (h, w, 3).
 
-    The boxes are those that `Preprocessing.boxes` gives for the photo's size; the map is at the network's size.
+    The boxes are those that `Preprocessing.resize.boxes` gives for the photo's size; the map is at the network's size.
     """
     height, width = photo.shape[:2]
     left, upper, right, lower = photo_box

@@ -22,7 +22,7 @@ from litlens.models.optimization import adam, add_penalty_gradients, build_optim
 from litlens.models.recording import KeepsArguments, describe, plain_options
 from litlens.models.schedules import schedule
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 _MIXING = 0x6D6978  # tells this rng from others of the same seed
 
 

@@ -142,14 +142,14 @@ def channels_of(wanted: dict[str, list[float]] | None, channels: int) -> dict[st
     return wanted and {key: list(_for_channels(wanted[key], channels)) for key in ("mean", "std")}
 
 
-def check_normalization(network: nn.Module, preprocessing: Any) -> None:
-    """Raise UserError where the network's weights want other pixels than those of this `mean` and `std`."""
-    channels = len(preprocessing.mean)
+def check_normalization(network: nn.Module, normalize: Any) -> None:
+    """Raise UserError where the network's weights want other constants than `normalize.mean` and `normalize.std`."""
+    channels = len(normalize.mean)
     wanted = wanted_normalization(network, channels=channels)
     if wanted is None:
         return
     mean, std = tuple(wanted["mean"]), tuple(wanted["std"])
-    given = (*preprocessing.mean, *preprocessing.std)
+    given = (*normalize.mean, *normalize.std)
     if all(math.isclose(a, b, abs_tol=5e-4) for a, b in zip((*mean, *std), given, strict=True)):
         return
     known = (
@@ -161,7 +161,7 @@ def check_normalization(network: nn.Module, preprocessing: Any) -> None:
     name = next(known, f"{{mean: {_rounded(mean)}, std: {_rounded(std)}}}")
     raise UserError(
         f"data.normalize: the weights were trained with mean {_rounded(mean)} and std {_rounded(std)}, the data have "
-        f"{_rounded(preprocessing.mean)} and {_rounded(preprocessing.std)}: set data.normalize to {name}"
+        f"{_rounded(normalize.mean)} and {_rounded(normalize.std)}: set data.normalize to {name}"
     )
 
 

@@ -112,9 +112,9 @@ class TransferClassifier(ImageClassifier):
     def setup(self, stage: str) -> None:
         """Refuse data that are not normalized as the weights want, and hand the frozen layers to the data module."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        preprocessing = getattr(datamodule, "preprocessing", None)
-        if stage == "fit" and hasattr(preprocessing, "mean") and hasattr(preprocessing, "std"):
-            check_normalization(self.network, preprocessing)
+        normalize = getattr(getattr(datamodule, "preprocessing", None), "normalize", None)
+        if stage == "fit" and hasattr(normalize, "mean") and hasattr(normalize, "std"):
+            check_normalization(self.network, normalize)
         # Lightning sets the data module up first, which ends the cache of an earlier fit.
         if stage == "fit" and self._keeps_features and hasattr(datamodule, "cache_features"):
             datamodule.cache_features(self.frozen_layers, views=self.cached_augmentations, memory=self.feature_memory)

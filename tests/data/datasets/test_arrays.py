@@ -48,7 +48,7 @@ def test_files_are_read_unpacked_or_not_and_nothing_is_written_beside_them(tmp_p
     assert np.bincount(data.samples("val").labels).tolist() == [1] * 10
     assert data.samples("test").labels.tolist() == list(range(10))
     assert data.image("test", 3)[0, :3, 0].tolist() == [(3 * 784 + i) % 251 for i in range(3)]
-    assert data.preprocessing.mean == (0.1307,)
+    assert data.preprocessing.normalize.mean == (0.1307,)
 
 
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"])

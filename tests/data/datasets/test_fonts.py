@@ -267,8 +267,8 @@ def test_drawn_fonts_have_the_same_interface(tmp_path: Path, caplog: pytest.LogC
     assert labels.shape == (16,)
     # Normalized by the training split's own mean and deviation.
     pixels = data.samples("train").images.batch(data.samples("train").rows) / 255
-    assert data.preprocessing.mean[0] == pytest.approx(pixels.mean())
-    assert data.preprocessing.std[0] == pytest.approx(pixels.std())
+    assert data.preprocessing.normalize.mean[0] == pytest.approx(pixels.mean())
+    assert data.preprocessing.normalize.std[0] == pytest.approx(pixels.std())
 
 
 def test_no_usable_font_and_too_few_have_their_own_messages(tmp_path: Path) -> None:

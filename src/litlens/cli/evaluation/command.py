@@ -114,7 +114,7 @@ def evaluate(
     if metadata.get("config") is None:
         raise UserError(f"{path} does not say which data it was trained on: it was not written by train.py")
     options, data, changed = _parsed(args, metadata=metadata, path=path, trust=trust)
-    data.normalize = {"mean": metadata["preprocessing"]["mean"], "std": metadata["preprocessing"]["std"]}
+    data.normalize = metadata["preprocessing"]["normalize"]
     if data.class_names != loaded.class_names:
         known, here = listed(loaded.class_names), listed(data.class_names)
         raise UserError(f"{path} knows the classes {known}; the data have {here}")
@@ -201,8 +201,9 @@ def _keep_what_was_learned(data: Any, metadata: dict[str, Any], *, same_class: b
     prepared = metadata["preprocessing"]
     known = {"class_names": metadata["class_names"]}
     if not same_class:
-        known |= {"image_size": prepared["size"], "channels": prepared["channels"]}
-        known |= {key: prepared[key] for key in ("resize_mode",) if key in prepared}
+        resize = prepared["resize"]
+        known |= {"image_size": resize["size"], "resize_mode": resize["mode"]}
+        known |= {"channels": len(prepared["normalize"]["mean"])}
     for key, value in known.items():
         if key in data.init_args:
             data.init_args[key] = value

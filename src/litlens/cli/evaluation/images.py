@@ -84,7 +84,9 @@ def _label_batch(found: _Labelled, loaded: LoadedClassifier, images: Path, files
     for file in files:
         name = file.relative_to(images).as_posix()
         try:
-            prepared[name] = preprocessing.geometry(read_image(file, name=name, value_range=preprocessing.value_range))
+            prepared[name] = preprocessing.resize(
+                read_image(file, name=name, channels=preprocessing.channels, value_range=preprocessing.value_range)
+            )
         except BadImage as error:
             found.unreadable.append((name, error.reason))
     if not prepared:
@@ -120,7 +122,7 @@ def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Prepr
     """
     if heat is None:
         return embedded_image(photo, side=_SIDE), None
-    laid = overlay_on_photo(photo, heat, *preprocessing.boxes((photo.shape[0], photo.shape[1])))
+    laid = overlay_on_photo(photo, heat, *preprocessing.resize.boxes((photo.shape[0], photo.shape[1])))
     return embedded_image(photo, side=_SIDE, quality=72), embedded_image(laid, side=_SIDE, quality=72)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from litlens.data.cache import digest, file_state, filled_array
 from litlens.data.decode import BadImage, UnreadableImage, ValueRange, decode_image
-from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
+from litlens.data.preprocessing import Pixels, Resize, ResizeMode
 from litlens.data.progress import progress
 from litlens.errors import UserError
 
@@ -93,13 +93,12 @@ def decode_files(
     """
     settings = [size, channels, resize_mode, value_range]
     stats = [(name, *_stat(file)) for name, file in zip(names, files, strict=True)]
-    zeros, ones = (0.0,) * channels, (1.0,) * channels
-    geometry = Preprocessing(size=size, channels=channels, mean=zeros, std=ones, resize_mode=resize_mode).geometry
+    resize = Resize(size, resize_mode)
 
     def fill(table: NDArray[Any]) -> None:
         def decode(index: int) -> None:
             try:
-                decoded = decode_image(files[index], name=names[index], value_range=value_range)
+                decoded = decode_image(files[index], name=names[index], channels=channels, value_range=value_range)
             except UnreadableImage as error:
                 # Kept as a bad image, it would be left out forever, though the next try may read it.
                 raise UserError(f"{files[index]} cannot be read ({error.reason}): repair or remove it") from error
@@ -107,7 +106,7 @@ def decode_files(
                 table["reason"][index] = _clipped(error.reason)
             else:
                 table["size"][index] = decoded.pixels.shape[:2]
-                table["pixels"][index] = geometry(decoded.pixels)
+                table["pixels"][index] = resize(decoded.pixels)
                 table["values"][index] = decoded.values or (0, 0)
 
         _for_each(decode, count=len(files), description=f"Decoding {owner.name}")

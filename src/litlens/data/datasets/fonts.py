@@ -24,7 +24,7 @@ from litlens.data.datasets.download import fetch
 from litlens.data.datasets.font_families import font_families, split_by_family
 from litlens.data.datasets.font_render import FontError, RenderedFonts
 from litlens.data.module import ImageDataModule
-from litlens.data.preprocessing import Pixels, Preprocessing, ResizeMode
+from litlens.data.preprocessing import Pixels, Resize, ResizeMode
 from litlens.data.progress import progress
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
@@ -259,9 +259,7 @@ def _cached_fonts(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
 
 
 def _read(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
-    preprocessing = Preprocessing(
-        size=image_size, channels=1, mean=(0,), std=(1,), resize_mode=FontsDataModule.resize_mode
-    )
+    resize = Resize(image_size, FontsDataModule.resize_mode)
     names, pixels, digests, left_out = list[str](), list[Pixels](), list[Any](), list[tuple[str, str, str]]()
     for name, images in source.fonts():
         if isinstance(images, FontError):
@@ -269,7 +267,7 @@ def _read(source: FontSource, *, image_size: tuple[int, int]) -> _Fonts:
             continue
         names.append(name)
         digests.append([_glyph_digest(image) for image in images])
-        pixels.append(np.stack([preprocessing.geometry(image) for image in images]))
+        pixels.append(np.stack([resize(np.array(image.convert("L"))[..., None]) for image in images]))
     if not names:
         examples = "; ".join(f"{name} {reason} ({detail})" for name, reason, detail in left_out[:3])
         raise UserError(f"fonts: none of {len(left_out)} font files can be used: {examples}")
