@@ -16,7 +16,7 @@ from litlens.evaluation.figures import (
     per_class_figure,
     reliability_figure,
 )
-from litlens.evaluation.scores import class_table, confusion_matrix
+from litlens.evaluation.scores import class_table
 from litlens.evaluation.style import pixels, svg
 
 HISTORY = [
@@ -38,7 +38,7 @@ def test_two_classes_show_every_count() -> None:
 
 def test_sixty_two_classes_show_no_numbers_and_few_names(made_up) -> None:
     some = made_up(7800, 62, strength=4.0)
-    figure = confusion_matrix_figure(confusion_matrix(some), some.class_names)
+    figure = confusion_matrix_figure(some.confusion_matrix, some.class_names)
     axes = figure.axes[0]
     assert not axes.texts
     assert 20 <= len(axes.get_xticks()) <= 32

@@ -18,7 +18,7 @@ def by_hand() -> Predictions:
 
 def test_a_hand_count() -> None:
     some = by_hand()
-    assert scores.confusion_matrix(some).tolist() == [[2, 1, 0], [0, 0, 2], [0, 0, 1]]
+    assert some.confusion_matrix.tolist() == [[2, 1, 0], [0, 0, 2], [0, 0, 1]]
     assert scores.row_shares(np.array([[0, 0], [1, 3]])).tolist() == [[0, 0], [0.25, 0.75]]
     assert scores.accuracy(some).value == 0.5
     # -log(e / (e + 2)) for the three right ones, -log(1 / (e + 2)) for the others
@@ -43,11 +43,11 @@ def test_as_torchmetrics_scikit_learn_and_torch_count(made_up, classes: int) -> 
     some = made_up(3000, classes, strength=2.0)
     labels, predicted = torch.from_numpy(some.labels), torch.from_numpy(some.predicted)
     expected = reference.multiclass_confusion_matrix(predicted, labels, classes)
-    assert scores.confusion_matrix(some).tolist() == expected.tolist()
+    assert some.confusion_matrix.tolist() == expected.tolist()
     normalized = sklearn.metrics.confusion_matrix(
         some.labels, some.predicted, labels=np.arange(classes), normalize="true"
     )
-    np.testing.assert_allclose(scores.row_shares(scores.confusion_matrix(some)), normalized, rtol=1e-12)
+    np.testing.assert_allclose(scores.row_shares(some.confusion_matrix), normalized, rtol=1e-12)
     assert scores.accuracy(some).value == sklearn.metrics.accuracy_score(some.labels, some.predicted)
     expected_loss = torch.nn.functional.cross_entropy(torch.from_numpy(some.logits).double(), labels)
     assert scores.loss(some) == pytest.approx(float(expected_loss), rel=1e-12)

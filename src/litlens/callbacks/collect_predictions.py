@@ -1,5 +1,6 @@
-"""Collects what a test yields, from every device and in the order of the data, as `Predictions`."""
+"""Predictions of a pass over validation or test, from every device and in the order of the data."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,27 +11,101 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
-from litlens.callbacks.live.drawing import names_of_classes, outputs_of_step, warn_of_outputs
+from litlens.callbacks.live.drawing import names_of_classes, warn_once
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 
 
-class CollectPredictions(Callback):
-    """Collects the `logits` and `labels` that every `test_step` returns; `predictions` holds them afterwards.
+class PassPredictions(Callback, ABC):
+    """Collects the `logits` and `labels` that every step of a pass returns, and hands them on at its end.
 
-    Of W devices, device r tests samples r, r + W, r + 2W, ... of the split, without padding, so one may have
+    Of W devices, device r has samples r, r + W, r + 2W, ... of the split, without padding, so one may have
     a sample less than another. None may have no sample at all: Lightning stops there, and where it is told not
-    to, that device skips the whole test, hooks and all, while the others wait for it in theirs. Names come from
-    the data module's `samples("test")` where it has that, and otherwise count: `test/00000`. Every device has
-    the same predictions in the end. A module whose `test_step` returns neither is reported in one line, once, and
-    `predictions` raises UserError then; before any test it is None.
+    to, that device skips the pass, hooks and all, while the others wait for it in theirs. A module whose steps
+    return neither logits nor labels is reported in one line, once.
     """
 
     def __init__(self) -> None:
+        self._collecting = False
+        self._missing = ""  # what the module should return
+        self._batches: list[tuple[Tensor, Tensor]] = []
+
+    @abstractmethod
+    def is_wanted(self, trainer: Trainer, pl_module: LightningModule, split: str) -> bool:
+        """Whether to collect the pass that begins over `val` or `test`; the same on every rank."""
+
+    @abstractmethod
+    def use(self, trainer: Trainer, pl_module: LightningModule, split: str, predictions: Predictions) -> None:
+        """Do something with the complete predictions, named `val/00042`; called on every rank."""
+
+    def keep_batch(self, trainer: Trainer, batch: Any, logits: Tensor, labels: Tensor) -> None:
+        """Keep one batch, on its device, so that no step waits for a copy."""
+        self._batches.append((logits, labels))
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin("val", trainer, pl_module)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin("test", trainer, pl_module)
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self._collect("validation_step", *args)
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self._collect("test_step", *args)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end("val", trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end("test", trainer, pl_module)
+
+    def _begin(self, split: str, trainer: Trainer, module: LightningModule) -> None:
+        self._collecting, self._missing = self.is_wanted(trainer, module, split), ""
+        self._batches.clear()
+
+    def _collect(
+        self,
+        step: str,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: object,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._collecting or dataloader_idx:
+            return
+        found = outputs_of_step(outputs)
+        if found is not None:
+            self.keep_batch(trainer, batch, *found)
+            return
+        self._missing = f'{type(module).__name__}.{step} should return {{"logits": (B, K), "labels": int64 (B,)}}'
+        warn_once(self, f"nothing to show: {self._missing}")
+
+    def _end(self, split: str, trainer: Trainer, module: LightningModule) -> None:
+        if self._collecting and not self._missing:
+            shard = None
+            if self._batches:
+                logits, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._batches, strict=True))
+                shard = logits, labels
+            logits, labels, places = gather_in_order(shard)
+            names = [f"{split}/{place:05d}" for place in places]
+            predictions = Predictions(logits, labels, names, names_of_classes(module, logits.shape[1]))
+            self.use(trainer, module, split, predictions)
+        self._batches.clear()
+
+
+class CollectPredictions(PassPredictions):
+    """Collects a test's predictions; `predictions` holds them afterwards, the same on every device.
+
+    Names come from the data module's `samples("test")` where it has that, and otherwise count: `test/00000`. If the
+    module's `test_step` does not return logits and labels, `predictions` raises UserError; before any test it is None.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
         self._predictions: Predictions | None = None
-        self._missing = ""
-        self._logits: list[Tensor] = []
-        self._labels: list[Tensor] = []
 
     @property
     def predictions(self) -> Predictions | None:
@@ -39,42 +114,29 @@ class CollectPredictions(Callback):
             raise UserError(f"no predictions were collected: {self._missing}")
         return self._predictions
 
+    def is_wanted(self, trainer: Trainer, pl_module: LightningModule, split: str) -> bool:
+        return split == "test"
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._predictions, self._missing = None, ""
-        self._logits.clear()
-        self._labels.clear()
+        self._predictions = None
+        super().on_test_epoch_start(trainer, pl_module)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep one batch, on its device, so that no step waits for a copy."""
-        found = outputs_of_step(outputs)
-        if found is None:
-            warn_of_outputs(self, pl_module, "test")
-            self._missing = f'{type(pl_module).__name__}.test_step should return {{"logits": ..., "labels": ...}}'
-            return
-        self._logits.append(found[0])
-        self._labels.append(found[1])
+    def use(self, trainer: Trainer, pl_module: LightningModule, split: str, predictions: Predictions) -> None:
+        """Give every sample its name."""
+        names = _names(trainer, predictions)
+        self._predictions = Predictions(predictions.logits, predictions.labels, names, predictions.class_names)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather over the devices and name every sample."""
-        if self._missing:
-            return
-        shard = None
-        if self._logits:
-            shard = torch.cat(self._logits).cpu().numpy(), torch.cat(self._labels).cpu().numpy()
-        self._logits.clear()
-        self._labels.clear()
-        logits, labels, places = gather_in_order(shard)
-        class_names = names_of_classes(pl_module, logits.shape[1])
-        names = _names(trainer, places, labels)
-        self._predictions = Predictions(logits, labels, names, class_names)
+
+def outputs_of_step(outputs: object) -> tuple[Tensor, Tensor] | None:
+    """The logits float32 (B, K) and labels int64 (B,) that a step returned, or None if it returned anything else."""
+    if not isinstance(outputs, Mapping):
+        return None
+    logits, labels = outputs.get("logits"), outputs.get("labels")
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
+        return None
+    if logits.ndim != 2 or logits.shape[:1] != labels.shape or labels.dtype != torch.int64:
+        return None
+    return logits.detach().float(), labels.detach()
 
 
 Shard = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -93,7 +155,7 @@ def gather_in_order(shard: Shard | None) -> tuple[NDArray[np.float32], NDArray[n
         dist.all_gather_object(shards, shard)
     filled = [(rank, *shard) for rank, shard in enumerate(shards) if shard is not None]
     if not filled:
-        raise ValueError("the test had no samples")
+        raise ValueError("the split had no samples")
     places = np.concatenate([rank + np.arange(len(labels)) * len(shards) for rank, _, labels in filled])
     order = np.argsort(places)
     logits = np.concatenate([logits for _, logits, _ in filled])[order]
@@ -101,15 +163,15 @@ def gather_in_order(shard: Shard | None) -> tuple[NDArray[np.float32], NDArray[n
     return logits, labels, places[order]
 
 
-def _names(trainer: Trainer, places: NDArray[np.int64], labels: NDArray[np.int64]) -> Sequence[str]:
+def _names(trainer: Trainer, predictions: Predictions) -> Sequence[str]:
     samples = getattr(trainer.datamodule, "samples", None)  # type: ignore[attr-defined]
     if samples is None:
-        return [f"test/{place:05d}" for place in places]
-    split = samples("test")
-    # One batch (an int) is not the complete split (a share of 1.0).
+        return predictions.names
+    split, number = samples("test"), len(predictions)
+    # One batch (an int) is not the complete split (1.0, a fraction).
     complete = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1.0
-    if places[-1] >= len(split.names) or (complete and len(places) != len(split.names)):
-        raise RuntimeError(f"{len(places)} predictions for {len(split.names)} test samples: some were repeated or lost")
-    if not np.array_equal(labels, np.asarray(split.labels)[places]):
+    if number > len(split.names) or (complete and number != len(split.names)):
+        raise RuntimeError(f"{number} predictions for {len(split.names)} test samples: some were repeated or lost")
+    if not np.array_equal(predictions.labels, np.asarray(split.labels)[:number]):
         raise RuntimeError("the test's labels are not in the data module's order, so no sample can be named")
-    return [split.names[place] for place in places]
+    return list(split.names[:number])

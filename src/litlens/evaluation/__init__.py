@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from litlens.evaluation.scores import accuracy as accuracy
     from litlens.evaluation.scores import bootstrap_intervals as bootstrap_intervals
     from litlens.evaluation.scores import class_table as class_table
-    from litlens.evaluation.scores import confusion_matrix as confusion_matrix
 
 _MODULES = {
     "calibration": ("calibration_error", "temperature"),
@@ -28,7 +27,7 @@ _MODULES = {
     "predictions": ("Predictions",),
     "report_page": ("RunFacts", "write_report"),
     "run_comparison": ("compare",),
-    "scores": ("accuracy", "bootstrap_intervals", "class_table", "confusion_matrix"),
+    "scores": ("accuracy", "bootstrap_intervals", "class_table"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_HOMES)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.scores import Interval, highest_losses, sample_losses
+from litlens.evaluation.scores import Interval, highest_losses, sample_losses, worst_mistakes
 from litlens.evaluation.style import percent, pixels, svg
 
 ImageOf = Callable[[int], NDArray[np.uint8]]  # the image (h, w, 1 or 3) of a sample, by its index
@@ -71,12 +71,6 @@ def ranking(probabilities: NDArray[np.floating], class_names: Sequence[str]) -> 
     return [(class_names[k], float(probabilities[k])) for k in order]
 
 
-def worst_mistakes(predictions: Predictions, *, limit: int) -> list[int]:
-    """The misclassified samples with the highest losses, worst first."""
-    order = highest_losses(predictions)
-    return [int(index) for index in order[~predictions.correct[order]][:limit]]
-
-
 def least_confident(predictions: Predictions, *, limit: int) -> list[int]:
     """The correctly predicted samples with the highest losses, the least confident first."""
     order = highest_losses(predictions)
@@ -91,7 +85,7 @@ def shown_samples(predictions: Predictions, *, limit: int) -> list[int]:
     order = highest_losses(predictions)
     if len(predictions) <= limit:
         return [int(index) for index in order]
-    chosen = set(worst_mistakes(predictions, limit=limit // 2))
+    chosen = set(worst_mistakes(predictions)[: limit // 2])
     share = max(1, (limit - len(chosen)) // predictions.num_classes)
     for label in range(predictions.num_classes):
         own = np.flatnonzero(predictions.correct & (predictions.labels == label))

@@ -87,6 +87,12 @@ class Predictions:
         return np.asarray(self.predicted == self.labels)
 
     @cached_property
+    def confusion_matrix(self) -> NDArray[np.int64]:
+        """Counts `(K, K)`: row = label, column = predicted, as in torchmetrics and scikit-learn."""
+        cells = self.labels * self.num_classes + self.predicted
+        return np.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, -1).astype(np.int64)
+
+    @cached_property
     def finite(self) -> NDArray[np.bool_]:
         """Whether all logits of a sample are finite `(N,)`."""
         return np.asarray(np.isfinite(self.logits).all(axis=1))

@@ -23,7 +23,6 @@ from litlens.evaluation.html import (
     rendered,
     sample_card,
     shown_samples,
-    worst_mistakes,
 )
 from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.scores import (
@@ -32,11 +31,11 @@ from litlens.evaluation.scores import (
     accuracy,
     bootstrap_intervals,
     class_table,
-    confusion_matrix,
     most_confused,
     noise_difference,
     precision_recall_curves,
     wilson_interval,
+    worst_mistakes,
 )
 from litlens.explain.map_layers import NoMapError
 from litlens.files import write_atomically
@@ -111,7 +110,7 @@ def render_report(
     divisor = temperature(finite)
     large, no_map = _large_cards(predictions, image=image, overlays=overlays)
     curves = {curve.name: curve for curve in precision_recall_curves(finite)}
-    confusion = confusion_matrix(predictions)
+    confusion = predictions.confusion_matrix
     error = calibration_error(finite)
     return rendered(
         "report.html",
@@ -173,7 +172,7 @@ def render_labelled(
 def _large_cards(
     predictions: Predictions, *, image: ImageOf | None, overlays: Overlays | None
 ) -> tuple[list[Card], str | None]:
-    chosen = worst_mistakes(predictions, limit=_MISTAKES)
+    chosen = worst_mistakes(predictions)[:_MISTAKES]
     chosen += least_confident(predictions, limit=max(0, _FEW - len(chosen)))
     laid: Sequence[NDArray[np.uint8] | None] = [None] * len(chosen)
     no_map = None

@@ -3,7 +3,7 @@
 All random numbers come from generators made here from a seed; the global states of NumPy and torch are not touched.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from litlens.evaluation.predictions import Predictions
 
 _CHUNK = 2**20  # numbers drawn at a time: small enough for the cache, large enough to hide Python's overhead
-_SPARSE = 6  # samples a cell must hold for a binomial draw to be cheaper than choosing each: 50 ns against 10
+
+Counts = NDArray[np.integer] | NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,6 @@ def loss(predictions: Predictions) -> float:
     return float(sample_losses(predictions).mean())
 
 
-def confusion_matrix(predictions: Predictions) -> NDArray[np.int64]:
-    """Counts `(K, K)`: row = label, column = predicted, as in torchmetrics and scikit-learn."""
-    classes = predictions.num_classes
-    cells = predictions.labels * classes + predictions.predicted
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
-
-
 def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """A confusion matrix `(K, K)` with rows normalized to sum to 1; a row without samples is 0."""
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
@@ -88,55 +82,51 @@ def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def class_table(predictions: Predictions) -> list[ClassMetrics]:
     """Precision, recall and F1 of every class, in the order of the class names."""
-    return class_table_of(confusion_matrix(predictions), predictions.class_names)
-
-
-def class_table_of(counts: NDArray[np.integer], class_names: Sequence[str]) -> list[ClassMetrics]:
-    """The same table from a confusion matrix `(K, K)`."""
-    right = np.diagonal(counts)
-    labelled, predicted = counts.sum(axis=1), counts.sum(axis=0)
-    precision, recall = right / np.maximum(predicted, 1), right / np.maximum(labelled, 1)
-    f1 = 2 * right / np.maximum(labelled + predicted, 1)
+    right, labelled, predicted = _counts(predictions)
+    precision, recall, f1 = class_metrics(right, labelled, predicted).values()
     return [
         ClassMetrics(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k]))
-        for k, name in enumerate(class_names)
+        for k, name in enumerate(predictions.class_names)
     ]
 
 
-def macro_metrics(
-    right: NDArray[np.floating], labelled: NDArray[np.floating], predicted: NDArray[np.floating]
-) -> dict[str, NDArray[np.float64]]:
-    """Macro precision, recall and F1 `(...)` from counts per class `(..., K)`.
+def class_metrics(right: Counts, labelled: Counts, predicted: Counts) -> dict[str, NDArray[np.float64]]:
+    """Precision, recall and F1 of every class from its counts `(..., K)`; an undefined one is 0."""
 
-    As torchmetrics averages: a class that is neither labelled nor predicted anywhere is left out, any other
-    undefined value counts 0. Leading dimensions are resamples.
-    """
-    present = (labelled + predicted) > 0
-    number = np.maximum(present.sum(axis=-1), 1)
-
-    def mean(numerator: NDArray[np.floating], denominator: NDArray[np.floating]) -> NDArray[np.float64]:
-        ratio = np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
-        return np.asarray(ratio.sum(axis=-1) / number)
+    def ratio(numerator: Counts, denominator: Counts) -> NDArray[np.float64]:
+        return np.divide(numerator, denominator, out=np.zeros(numerator.shape), where=denominator > 0)
 
     return {
-        "precision": mean(right, predicted),
-        "recall": mean(right, labelled),
-        "f1": mean(2 * right, labelled + predicted),
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, labelled),
+        "f1": ratio(2 * right, labelled + predicted),
     }
+
+
+def macro_metrics(right: Counts, labelled: Counts, predicted: Counts) -> dict[str, NDArray[np.float64]]:
+    """Macro precision, recall and F1 `(...)` from counts per class `(..., K)`; leading dimensions are resamples.
+
+    As torchmetrics averages: a class that is neither labelled nor predicted anywhere is left out.
+    """
+    present = np.maximum(((labelled + predicted) > 0).sum(axis=-1), 1)
+    of_classes = class_metrics(right, labelled, predicted)
+    return {name: np.asarray(values.sum(axis=-1) / present) for name, values in of_classes.items()}
 
 
 def macro(predictions: Predictions) -> dict[str, float]:
     """Macro precision, recall and F1, equal to torchmetrics' `average="macro"`."""
-    counts = confusion_matrix(predictions).astype(np.float64)
-    figures = macro_metrics(np.diagonal(counts).copy(), counts.sum(axis=1), counts.sum(axis=0))
-    return {name: float(value) for name, value in figures.items()}
+    return {name: float(value) for name, value in macro_metrics(*_counts(predictions)).items()}
+
+
+def _counts(predictions: Predictions) -> tuple[Counts, Counts, Counts]:
+    matrix = predictions.confusion_matrix
+    return np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
 
 
 def most_confused(predictions: Predictions, *, limit: int = 10) -> list[ConfusedPair]:
     """The pairs (label, predicted) that are confused most often, worst first, ties by class number."""
-    counts = confusion_matrix(predictions)
-    labelled = counts.sum(axis=1)
-    np.fill_diagonal(counts, 0)
+    counts = predictions.confusion_matrix * ~np.eye(predictions.num_classes, dtype=bool)
+    labelled = predictions.confusion_matrix.sum(axis=1)
     order = np.argsort(-counts, axis=None, kind="stable")[:limit]
     rows, columns = np.unravel_index(order, counts.shape)
     return [
@@ -146,10 +136,16 @@ def most_confused(predictions: Predictions, *, limit: int = 10) -> list[Confused
     ]
 
 
-def highest_losses(predictions: Predictions, *, limit: int | None = None) -> NDArray[np.int64]:
-    """Indices of the samples with the highest loss, worst first, ties in order; a NaN loss counts as infinite."""
+def highest_losses(predictions: Predictions) -> NDArray[np.int64]:
+    """Indices of the samples, highest loss first, ties in order; a NaN loss counts as infinite."""
     losses = np.nan_to_num(sample_losses(predictions), nan=np.inf, posinf=np.inf)
-    return np.argsort(-losses, kind="stable")[:limit].astype(np.int64)
+    return np.argsort(-losses, kind="stable").astype(np.int64)
+
+
+def worst_mistakes(predictions: Predictions) -> list[int]:
+    """Indices of the misclassified samples, highest loss first."""
+    order = highest_losses(predictions)
+    return [int(index) for index in order[~predictions.correct[order]]]
 
 
 def precision_recall_curves(predictions: Predictions) -> list[PrecisionRecall]:
@@ -225,25 +221,13 @@ def resampled_counts(
 ) -> Iterator[NDArray[np.float32]]:
     """Bootstrap resamples of N samples that fall into C cells with the given counts `(C,)`: chunks `(r, C)`.
 
-    Drawing N samples with replacement and counting them per cell is one multinomial draw over the cells,
-    which costs a binomial draw per cell instead of a choice per sample. In sparse cells choosing samples is
-    cheaper, so those share one cell of the multinomial and are separated afterwards.
+    Drawing N samples with replacement and counting them per cell is one multinomial draw over the cells.
     """
     total = int(counts.sum())
-    dense, sparse = np.flatnonzero(counts >= _SPARSE), np.flatnonzero(counts < _SPARSE)
-    cell_of = np.repeat(np.arange(len(sparse)), counts[sparse])  # of every sample that lies in a sparse cell
-    shares = np.append(counts[dense], len(cell_of)) / total
     rows = max(1, _CHUNK // total)
     for start in range(0, resamples, rows):
-        size = min(rows, resamples - start)
-        coarse = generator.multinomial(total, shares, size=size)
-        drawn = np.empty((size, len(counts)), dtype=np.float32)  # exact up to 2**24 samples
-        drawn[:, dense] = coarse[:, :-1]
-        if len(sparse):
-            chosen = cell_of[generator.integers(len(cell_of), size=int(coarse[:, -1].sum()))]
-            chosen += np.repeat(np.arange(size) * len(sparse), coarse[:, -1])
-            drawn[:, sparse] = np.bincount(chosen, minlength=size * len(sparse)).reshape(size, len(sparse))
-        yield drawn
+        drawn = generator.multinomial(total, counts / total, size=min(rows, resamples - start))
+        yield drawn.astype(np.float32)  # exact up to 2**24 samples
 
 
 def resampled_means(

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -64,35 +64,17 @@ def split_title(trainer: Trainer, split: str) -> str:
 
 
 def names_of_classes(module: LightningModule, number: int) -> list[str]:
-    """The module's `class_names` if there are at least `number`, otherwise the classes' numbers."""
+    """The first `number` of the module's `class_names` if it has so many, otherwise the classes' numbers."""
     names = [str(name) for name in getattr(module, "class_names", None) or ()]
-    return names if len(names) >= number else [str(k) for k in range(number)]
+    return names[:number] if len(names) >= number else [str(k) for k in range(number)]
 
 
+@rank_zero_only
 def warn_once(callback: Callback, message: str) -> None:
     """Log one line about what this callback misses, the first time only."""
     if not vars(callback).get("_warned"):
         vars(callback)["_warned"] = True
         _log.warning("%s: %s", type(callback).__name__, message)
-
-
-def outputs_of_step(outputs: object) -> tuple[Tensor, Tensor] | None:
-    """The logits float32 (B, K) and labels int64 (B,) that a step returned, or None if it returned anything else."""
-    if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
-        return None
-    logits, labels = outputs["logits"], outputs["labels"]
-    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor) or logits.shape[:1] != labels.shape:
-        return None
-    if logits.ndim != 2 or labels.dtype != torch.int64:
-        return None
-    return logits.detach().float(), labels.detach()
-
-
-def warn_of_outputs(callback: Callback, module: LightningModule, split: str) -> None:
-    """Warn once that a step does not return what `outputs_of_step` reads."""
-    step = {"val": "validation_step", "test": "test_step"}[split]
-    returned = '{"logits": (B, K), "labels": int64 (B,)}'
-    warn_once(callback, f"nothing to show: {type(module).__name__}.{step} should return {returned}")
 
 
 def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:

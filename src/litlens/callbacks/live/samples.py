@@ -1,5 +1,6 @@
 """Validation samples on display: a fixed set with its predictions, and the worst mistakes."""
 
+import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +12,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from litlens.callbacks.live.drawing import (
-    names_of_classes,
-    outputs_of_step,
-    should_draw,
-    show_figure,
-    split_title,
-    warn_of_outputs,
-    warn_once,
-)
+from litlens.callbacks.live.drawing import names_of_classes, should_draw, show_figure, split_title, warn_once
+from litlens.callbacks.live.score_figures import PassFigure
+from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.sample_figures import prediction_grid_figure, wrong_samples_figure
+from litlens.evaluation.scores import worst_mistakes
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.preserve_state import at_home, plain, preserve_state
 
@@ -121,11 +117,12 @@ class PredictionGrid(ShownSamples):
         )
 
 
-class WrongSamples(Callback):
+class WrongSamples(PassFigure):
     """Shows the misclassified validation samples with the highest loss: `wrong_samples/val`.
 
     With file name, label and the three most probable classes. `validation_step` has to return `logits` and
-    `labels`, otherwise one line says so; with several devices, the first one's share of the split.
+    `labels`, otherwise one line says so. Where the data module gives no images, they are kept from the batches, with
+    several devices from those of the first.
 
     Args:
         samples: How many at most.
@@ -133,74 +130,58 @@ class WrongSamples(Callback):
     """
 
     def __init__(self, samples: int = 12, every_n_epochs: int | None = None) -> None:
-        self.samples, self.every_n_epochs = samples, every_n_epochs
-        self._worst: dict[str, Tensor] = {}
+        super().__init__(every_n_epochs)
+        self.samples = samples
         self._seen = 0
+        self._worst: list[tuple[float, int, Tensor]] = []  # loss, place in the split, image
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._worst, self._seen = {}, 0
+    def is_wanted(self, trainer: Trainer, pl_module: LightningModule, split: str) -> bool:
+        self._seen, self._worst = 0, []
+        return split == "val" and super().is_wanted(trainer, pl_module, split)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the worst so far, on their device: a step waits for a copy only if images come from the batch."""
-        if dataloader_idx or not trainer.is_global_zero or not should_draw(trainer, self.every_n_epochs):
+    def keep_batch(self, trainer: Trainer, batch: object, logits: Tensor, labels: Tensor) -> None:
+        """Keep the images of the worst so far, too, where the data module gives none."""
+        super().keep_batch(trainer, batch, logits, labels)
+        if has_images(trainer) or not trainer.is_global_zero:
             return
-        found = outputs_of_step(outputs)
-        if found is None:
-            warn_of_outputs(self, pl_module, "val")
+        given = samples_of(batch, len(labels))
+        if given is None:
+            warn_once(self, _NO_IMAGES)
             return
-        logits, labels = found
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        rows = {
-            "losses": losses.masked_fill(logits.argmax(1) == labels, -1),
-            "places": torch.arange(len(labels), device=labels.device) + self._seen,
-            "labels": labels,
-            "logits": logits,
-        }
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none").nan_to_num(nan=torch.inf)
+        for row in (logits.argmax(1) != labels).nonzero().flatten().tolist():
+            # Of W devices the first has samples 0, W, 2W, ... of the split.
+            self._worst.append((float(losses[row]), (self._seen + row) * trainer.world_size, given.images[row]))
+        self._worst = heapq.nlargest(self.samples, self._worst, key=lambda kept: kept[0])
         self._seen += len(labels)
-        if not has_images(trainer):
-            given = samples_of(batch, len(labels))
-            if given is None:
-                warn_once(self, _NO_IMAGES)
-                return
-            rows["images"] = given.images
-        if self._worst:
-            rows = {name: torch.cat([self._worst[name], values]) for name, values in rows.items()}
-        order = rows["losses"].argsort(descending=True, stable=True)[: self.samples]
-        self._worst = {name: values[order.to(values.device)] for name, values in rows.items()}
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def use(self, trainer: Trainer, pl_module: LightningModule, split: str, predictions: Predictions) -> None:
         """Fetch the images of the worst and draw."""
-        if not self._worst:
+        kept = {place: image for _, place, image in self._worst}
+        worst = [place for place in worst_mistakes(predictions) if has_images(trainer) or place in kept]
+        worst, self._worst = worst[: self.samples], []
+        if not worst or not trainer.is_global_zero:
             return
-        wrong = ~(self._worst["losses"] < 0)  # NaN is
-        rows = {name: values[wrong.to(values.device)] for name, values in self._worst.items()}
-        self._worst = {}
-        probabilities = rows["logits"].softmax(1).cpu().numpy()
-        if not len(probabilities):
-            return
-        samples = _samples(trainer, rows)
-        if not np.array_equal(samples.labels, rows["labels"].cpu().numpy()):
+        labels, names = predictions.labels[worst], [predictions.names[place] for place in worst]
+        if has_images(trainer):
+            samples = samples_at(trainer, worst)
+        else:
+            images = torch.stack([kept[place] for place in worst])
+            samples = Samples(images, pixels_of(images), labels, names)
+        if not np.array_equal(samples.labels, labels):
             warn_once(self, "nothing to show: the labels are not in the data module's order")
             return
-        names, title = names_of_classes(pl_module, probabilities.shape[1]), split_title(trainer, "val")
+        title = f"{split_title(trainer, split)}: misclassified, highest loss first"
         show_figure(
             trainer,
             "wrong_samples/val",
             lambda: wrong_samples_figure(
                 samples.pixels,
                 samples.names,
-                samples.labels,
-                probabilities,
-                names,
-                title=f"{title}: misclassified, highest loss first",
+                labels,
+                predictions.probabilities[worst],
+                predictions.class_names,
+                title=title,
             ),
         )
 
@@ -254,15 +235,6 @@ def pixels_of(images: Tensor) -> NDArray[np.uint8]:
     stretched = (values - lowest) / (highest - lowest).clamp(min=1e-12) * 255
     pixels: NDArray[np.uint8] = stretched.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return pixels
-
-
-def _samples(trainer: Trainer, rows: dict[str, Tensor]) -> Samples:
-    # Of W devices the first has samples 0, W, 2W, ... of the split.
-    places = rows["places"].cpu().numpy() * trainer.world_size
-    if "images" not in rows:
-        return samples_at(trainer, places)
-    names = [f"val/{place:05d}" for place in places]
-    return Samples(rows["images"], pixels_of(rows["images"]), rows["labels"].cpu().numpy(), names)
 
 
 def _spread(trainer: Trainer, number: int) -> Samples | None:
