@@ -11,8 +11,7 @@ import albumentations
 import numpy as np
 import pytest
 
-from litlens.data.augment import Augmentation
-from litlens.data.movements import moving_matrix
+from litlens.data.augment import Augmentation, _read, _warp_matrix
 from litlens.data.preprocessing import Resize, ResizeMode
 from litlens.data.sampling import augmentation_rng
 from litlens.errors import UserError
@@ -34,7 +33,7 @@ def augmented(
     index: int = 0,
     size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    augmentation = Augmentation(steps, image_size=size or (pixels.shape[0], pixels.shape[1]))
+    augmentation = Augmentation(steps, Resize(size or (pixels.shape[0], pixels.shape[1])))
     return augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index))
 
 
@@ -43,7 +42,7 @@ def augmented(
 def test_depends_on_image_and_stream_alone(steps: list[str | dict[str, Any]], channels: int) -> None:
     pixels = image(20, 30, channels)
     original = pixels.copy()
-    augmentation = Augmentation(steps, image_size=(20, 30))
+    augmentation = Augmentation(steps, Resize((20, 30)))
     before = np.random.get_state()[1].copy(), random.getstate()
     first = [augmentation(pixels, augmentation_rng(seed=0, epoch=2, index=index)) for index in range(6)]
     # In another order, from another object that came through a pickle, with the global generators elsewhere.
@@ -65,7 +64,7 @@ def test_flips() -> None:
     np.testing.assert_array_equal(augmented([{"horizontal_flip": 1}], pixels), pixels[:, ::-1])
     np.testing.assert_array_equal(augmented([{"vertical_flip": {"p": 1.0}}], pixels), pixels[::-1])
     np.testing.assert_array_equal(augmented([{"vertical_flip": 0}], pixels), pixels)
-    augmentation = Augmentation(["horizontal_flip"], image_size=(28, 28))
+    augmentation = Augmentation(["horizontal_flip"], Resize((28, 28)))
     rngs = [augmentation_rng(seed=0, epoch=0, index=index) for index in range(400)]
     flipped = sum(not np.array_equal(augmentation(pixels, rng), pixels) for rng in rngs)
     assert 150 < flipped < 250  # five standard deviations of a fair coin
@@ -154,17 +153,15 @@ UNMOVED = [[1, 0, 0], [0, 1, 0]]
 def test_the_defaults_move_pixels_as_far_as_is_said(
     name: str, second_axis: bool, lowest: list[list[float]], highest: list[list[float]]
 ) -> None:
-    (step,) = Augmentation([name], image_size=(21, 41)).steps
     for expected, is_highest in ((lowest, False), (highest, True)):
         rng: Any = Drawn(highest=is_highest, second_axis=second_axis)
-        matrix = moving_matrix([(name, step.options)], rng, height=21, width=41)
+        matrix = _warp_matrix([(_read(name), 1.0)], rng, height=21, width=41)
         np.testing.assert_allclose(matrix, expected, atol=1e-5)
 
 
 def test_shear_draws_every_angle_up_to_its_limit_along_both_axes() -> None:
-    (step,) = Augmentation(["shear"], image_size=(21, 41)).steps
     rngs = (augmentation_rng(seed=0, epoch=0, index=index) for index in range(2000))
-    matrices = np.array([moving_matrix([("shear", step.options)], s, height=21, width=41) for s in rngs])
+    matrices = np.array([_warp_matrix([(_read("shear"), 1.0)], s, height=21, width=41) for s in rngs])
     slopes = matrices[:, [0, 1], [1, 0]]
     assert ((slopes == 0).sum(axis=1) == 1).all()  # one axis at a time
     assert 850 < (slopes[:, 0] != 0).sum() < 1150
@@ -184,9 +181,9 @@ def test_neighbors_are_one_warp() -> None:
 
 
 def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
-    assert Augmentation(["crop"], image_size=(8, 8)).crops
-    assert Augmentation([{"RandomCrop": {}}], image_size=(8, 8)).crops
-    assert not Augmentation(["scale"], image_size=(8, 8)).crops
+    assert Augmentation(["crop"], Resize((8, 8))).crops
+    assert Augmentation([{"RandomCrop": {}}], Resize((8, 8))).crops
+    assert not Augmentation(["scale"], Resize((8, 8))).crops
     for step in ("crop", "RandomCrop", "CenterCrop", "RandomResizedCrop"):
         assert augmented([step], image(100, 150, 3), size=(40, 60)).shape == (40, 60, 3)
     whole = {"crop": {"range": 1.0, "ratio": 1.0}}
@@ -198,12 +195,12 @@ def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
 def test_where_no_crop_is_drawn_the_whole_image_comes(step: str, channels: int, resize_mode: ResizeMode) -> None:
     pixels = image(100, 150, channels)
     whole = Resize((40, 60), resize_mode)(pixels)
-    augmentation = Augmentation([{step: {"p": 0.25}}], image_size=(40, 60), resize_mode=resize_mode)
+    augmentation = Augmentation([{step: {"p": 0.25}}], Resize((40, 60), resize_mode))
     results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(400)]
     assert {result.shape for result in results} == {(40, 60, channels)}
     # 300 expected; five standard deviations are 43.
     assert 257 < sum(np.array_equal(result, whole) for result in results) < 343
-    never = Augmentation([{step: {"p": 0}}, "rotation"], image_size=(40, 60), resize_mode=resize_mode)
+    never = Augmentation([{step: {"p": 0}}, "rotation"], Resize((40, 60), resize_mode))
     assert never(pixels, augmentation_rng(seed=0, epoch=0, index=0)).shape == (40, 60, channels)
 
 
@@ -235,7 +232,7 @@ def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.Monkey
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ValueError("ours")
 
-    monkeypatch.setattr("litlens.data.augment.moving_matrix", broken)
+    monkeypatch.setattr("litlens.data.augment._warp_matrix", broken)
     with pytest.raises(ValueError, match=r"^ours$"):
         augmented(["rotation"], image())
 
@@ -247,7 +244,7 @@ def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.Monkey
         ("gaussnoise", "'gaussnoise'; did you mean 'GaussNoise'?"),
         ("Compose", "Compose does not take {}"),
         ({"shift": {"fil": "border"}}, "shift has no option 'fil'; it has limit, fill, p"),
-        ({"shift": {"fill": "white"}}, "'white' is none of constant, border, reflect, wrap"),
+        ({"shift": {"fill": "white"}}, "'white' is not constant, border, reflect, wrap or a gray value from 0 to 255"),
         ({"shift": 2}, "2 is not a number from 0 to 1"),
         ({"rotation": "ten"}, "'ten' is not a number from 0 to 180"),
         ({"scale": [1.6, 1.0]}, "not a range"),
@@ -261,22 +258,23 @@ def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.Monkey
 )
 def test_mistakes_are_one_line(step: Any, told: str) -> None:
     with pytest.raises(UserError) as caught:
-        Augmentation([step], image_size=(28, 28))
+        Augmentation([step], Resize((28, 28)))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_own_names_cost_no_import_of_albumentations() -> None:
+def test_evaluation_does_not_wait_for_the_import_of_albumentations() -> None:
     code = (
-        "import sys; from litlens.data.augment import Augmentation; "
-        "Augmentation(['rotation', 'crop'], image_size=(8, 8)); assert 'albumentations' not in sys.modules"
+        "import sys; from litlens import DigitsDataModule; data = DigitsDataModule(augment=['rotation']); "
+        "data.setup('test'); next(iter(data.test_dataloader())); assert 'albumentations' not in sys.modules; "
+        "data.setup('fit'); assert 'albumentations' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("side", [28, 90])
 def test_five_movements_cost_less_than_a_third_of_albumentations_five(side: int) -> None:
-    augmentation = Augmentation(["rotation", "shift", "scale", "shear", "stretch"], image_size=(side, side))
+    augmentation = Augmentation(["rotation", "shift", "scale", "shear", "stretch"], Resize((side, side)))
     kinds: list[dict[str, Any]] = [
         {"rotate": (-10, 10)}, {"translate_percent": (-0.1, 0.1)}, {"scale": (1, 1.6)}, {"shear": (-20, 20)},
         {"scale": {"x": (1, 1.3), "y": (1, 1)}},
@@ -298,7 +296,7 @@ def test_five_movements_cost_less_than_a_third_of_albumentations_five(side: int)
 def test_one_of_a_container_chooses_one_of_its_steps() -> None:
     """Of a flip to the right and one downwards, each alone, three to one."""
     steps = [{"OneOf": {"transforms": [{"horizontal_flip": 0.75}, {"vertical_flip": 0.25}], "p": 1.0}}]
-    augmentation, pixels = Augmentation(steps, image_size=(12, 10)), image(12, 10)
+    augmentation, pixels = Augmentation(steps, Resize((12, 10))), image(12, 10)
     results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(400)]
     mirrored = sum(np.array_equal(result, pixels[:, ::-1]) for result in results)
     upended = sum(np.array_equal(result, pixels[::-1]) for result in results)
@@ -309,14 +307,14 @@ def test_one_of_a_container_chooses_one_of_its_steps() -> None:
 def test_movements_in_a_container_are_alternatives() -> None:
     """Not one warp of both, as neighbors in the list are."""
     steps = [{"OneOf": {"transforms": [{"scale": 1.0}, {"rotation": 90}], "p": 1.0}}]
-    augmentation, pixels = Augmentation(steps, image_size=(12, 12)), image(12, 12)
+    augmentation, pixels = Augmentation(steps, Resize((12, 12))), image(12, 12)
     results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(200)]
     assert 70 < sum(np.array_equal(result, pixels) for result in results) < 130  # a scale of 1 changes nothing
 
 
 def test_a_crop_in_a_container_takes_the_original() -> None:
     steps = [{"OneOf": {"transforms": ["crop", {"crop": {"range": [0.9, 1.0]}}], "p": 1.0}}]
-    augmentation = Augmentation(steps, image_size=(12, 10))
+    augmentation = Augmentation(steps, Resize((12, 10)))
     assert augmentation.crops
     assert augmentation(image(40, 30), augmentation_rng(seed=0, epoch=0, index=0)).shape == (12, 10, 1)
 
@@ -325,7 +323,7 @@ def test_a_crop_in_a_container_takes_the_original() -> None:
     ("step", "told"),
     [
         ({"horizontal_flip": {"alternate": True, "p": 0.5}}, "horizontal_flip.alternate: it does not go with p"),
-        ({"horizontal_flip": {"alternate": 1}}, "1 is neither true nor false"),
+        ({"horizontal_flip": {"alternate": 1}}, "1 is not true or false"),
         ({"OneOf": {"transforms": [{"horizontal_flip": {"alternate": True}}]}}, "does not go inside OneOf"),
         ({"OneOf": {"transforms": "crop"}}, "is not a list of augmentations"),
         ({"OneOf": {"transforms": ["rotatoin"]}}, "no augmentation is called 'rotatoin'"),
@@ -333,6 +331,6 @@ def test_a_crop_in_a_container_takes_the_original() -> None:
 )
 def test_mistakes_of_alternation_and_containers_are_one_line(step: Any, told: str) -> None:
     with pytest.raises(UserError) as caught:
-        Augmentation([step], image_size=(28, 28))
+        Augmentation([step], Resize((28, 28)))
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)

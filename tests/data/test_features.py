@@ -57,7 +57,7 @@ def dataset(
     rows = np.array(rows)
     split = Split(ArrayImages(PIXELS), rows, rows % 3, [str(row) for row in rows])
     prepared = Preprocessing(Resize((4, 6)), Normalize((mean,) * 3, (0.5,) * 3))
-    augmentation = Augmentation(augment, image_size=(4, 6)) if augment else None
+    augmentation = Augmentation(augment, Resize((4, 6))) if augment else None
     images = SplitDataset(split, preprocessing=prepared, augmentation=augmentation, seed=seed)
     return FeatureDataset(images, lambda epoch: frozen, views=views, memory=memory * 2**30)
 

@@ -25,7 +25,7 @@ def make_dataset(*, augmented: bool = False, size: int = SIZE) -> SplitDataset:
         ArrayImages(pixels), rows=np.arange(size), labels=np.arange(size), names=[str(i) for i in range(size)]
     )
     prepared = Preprocessing(Resize((6, 6)), Normalize((0.5,), (0.5,)))
-    augmentation = Augmentation(["rotation", "horizontal_flip"], image_size=(6, 6)) if augmented else None
+    augmentation = Augmentation(["rotation", "horizontal_flip"], Resize((6, 6))) if augmented else None
     return SplitDataset(split, preprocessing=prepared, augmentation=augmentation, seed=3)
 
 

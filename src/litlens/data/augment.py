@@ -1,22 +1,54 @@
-"""Augmentation of training images, by albumentations: the only module that knows it.
+"""Augmentation of training images, by albumentations: the only module that imports it.
 
-The names below need no knowledge of albumentations; any of its transforms serves by its class name.
+The names of `Augmentation` need no knowledge of albumentations; any of its transforms serves by its class name.
 """
 
 import itertools
+import math
 import os
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from litlens.data.movements import MOVEMENTS, moving_matrix
-from litlens.data.preprocessing import Pixels, Resize, ResizeMode
+from litlens.data.preprocessing import Pixels, Resize
 from litlens.errors import UserError, nearest
+
+# On import, albumentations asks a server for its newest version: two seconds where there is no network.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations
+
+_BORDERS = {
+    "constant": cv2.BORDER_CONSTANT,
+    "border": cv2.BORDER_REPLICATE,
+    "reflect": cv2.BORDER_REFLECT_101,
+    "wrap": cv2.BORDER_WRAP,
+}
+# The options of each name, with defaults. The first is the one that `name: value` sets. What has a fill is warped.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "rotation": {"limit": 10.0, "fill": "constant", "p": 1.0},
+    "shift": {"limit": 0.1, "fill": "constant", "p": 1.0},
+    "scale": {"range": (1.0, 1.6), "fill": "constant", "p": 1.0},
+    "zoom": {"range": (0.8, 1.2), "fill": "constant", "p": 1.0},
+    "shear": {"limit": 20.0, "fill": "constant", "p": 1.0},
+    "stretch": {"range": (1.0, 1.3), "fill": "constant", "p": 1.0},
+    "horizontal_flip": {"p": 0.5, "alternate": False},
+    "vertical_flip": {"p": 0.5},
+    "crop": {"range": (0.5, 1.0), "ratio": (3 / 4, 4 / 3), "p": 1.0},
+}
+_LARGEST = {"rotation.limit": 180.0, "shift.limit": 1.0, "shear.limit": 80.0, "crop.range": 1.0}
+# albumentations' own transforms that crop to a size, which is the network's where none is given.
+_CROPS = {
+    "RandomResizedCrop": ("size",),
+    "RandomSizedCrop": ("size",),
+    "RandomCrop": ("height", "width"),
+    "CenterCrop": ("height", "width"),
+}
 
 
 class Augmentation:
@@ -32,46 +64,35 @@ class Augmentation:
     * `shear`: by up to `limit` degrees (20), along either axis
     * `stretch`: by a factor in `range` (1.0 to 1.3), along one axis
     * `horizontal_flip`, `vertical_flip`: with probability `p` (0.5)
-    * `horizontal_flip: {alternate: true}`: in every second epoch; which one an image begins with follows from the seed
+    * `horizontal_flip: {alternate: true}`: in every second epoch; the seed decides in which one an image begins
       (the alternating flip of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024)
     * `crop`: a part of the original, an area in `range` (0.5 to 1.0) of it and of an aspect ratio in `ratio`
-      (0.75 to 1.333), brought to `image_size`; where it is not drawn, the image resized as `resize_mode` says
+      (0.75 to 1.333), resized to the network's size; where it is not drawn, the image is resized as in evaluation
 
-    Each takes `p`, the probability that it is done at all (1, flips 0.5). What comes into view from outside
-    follows from `fill`: `constant` (black), a gray value from 0 to 255, `border` (the nearest pixel), `reflect` or
-    `wrap`. Neighbors of one fill are done as one warp, so that pixels are interpolated once.
+    Each takes `p`, the probability that it is applied (1, flips 0.5). Pixels from outside the image follow from
+    `fill`: `constant` (black), a gray value from 0 to 255, `border` (the nearest pixel), `reflect` or `wrap`.
+    Neighbors of one fill are done as one warp, so that pixels are interpolated once.
 
     Args:
         steps: Names, or one name with its options each; or classes of albumentations with their arguments. Its
             containers (`OneOf`, `SomeOf`, `Sequential`, …) take steps of either kind as `transforms`.
-        image_size: Height and width that images must have in the end.
-        resize_mode: What becomes of another aspect ratio where a crop is not drawn (`Resize.mode`).
+        resize: Gives the size of the result, and replaces a crop that is not drawn.
 
     Raises:
         UserError: No such name or option.
     """
 
-    def __init__(
-        self, steps: list[str | dict[str, Any]], *, image_size: tuple[int, int], resize_mode: ResizeMode = "crop"
-    ) -> None:
-        self.steps = [_step(step) for step in steps]
-        self.image_size = image_size
-        self.resize_mode: ResizeMode = resize_mode
-        self._chains: dict[bool, Any] = {}
+    def __init__(self, steps: list[str | dict[str, Any]], resize: Resize) -> None:
+        self._size = resize.size
+        chosen = [_read(step) for step in steps]
+        self._foreign = [step.name for step in chosen if step.name not in _OPTIONS]
+        # Whether it takes the image before the resize and brings it to the network's size itself.
+        self.crops = any(step.crops for step in chosen)
+        self._chain = albumentations.Compose(_transforms(chosen, resize))
+        self._alternating = [flip for flip in self._chain.transforms if isinstance(flip, _AlternatingFlip)]
+        # Whether images are flipped in every second epoch.
+        self.alternates = bool(self._alternating)
         self._random = random.Random()
-        # A foreign name may be wrong: better reported now than in a worker.
-        if any(step.name not in _OPTIONS for step in self.steps):
-            self._chain(flipped=False)
-
-    @property
-    def crops(self) -> bool:
-        """Whether it takes the image before the resize and brings it to the network's size itself."""
-        return any(step.name == "crop" or step.name in _CROPS for step in _all_steps(self.steps))
-
-    @property
-    def alternates(self) -> bool:
-        """Whether images are flipped in every second epoch."""
-        return any(step.options.get("alternate") is True for step in self.steps)
 
     def __call__(self, image: Pixels, rng: np.random.Generator, *, flipped: bool = False) -> Pixels:
         """Augment one image, uint8 (h, w, C), to uint8 (H, W, C); `flipped` says what an alternating flip does.
@@ -79,26 +100,26 @@ class Augmentation:
         Raises:
             UserError: A class of albumentations does not take the image, or leaves it at another size.
         """
-        chain = self._chain(flipped=flipped)
+        for flip in self._alternating:
+            flip.p = float(flipped)
         # albumentations draws from both kinds of generator. Seeding ours again costs a fraction of what its
         # own set_random_seed does, which makes two new ones for each transform.
         self._random.seed(int(rng.integers(2**63)))
-        chain.set_random_state(rng, self._random)
+        self._chain.set_random_state(rng, self._random)
         try:
-            augmented: Pixels = chain(image=np.ascontiguousarray(image))["image"]
+            augmented: Pixels = self._chain(image=np.ascontiguousarray(image))["image"]
         # albumentations has no error type of its own for an image that does not suit; each transform raises another.
         except Exception as error:
-            foreign = [step.name for step in self.steps if step.name not in _OPTIONS]
-            if not foreign or isinstance(error, MemoryError):
+            if not self._foreign or isinstance(error, MemoryError):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"data.augment: {' or '.join(foreign)} does not take an image {image.shape[0]} pixels high and "
+                f"data.augment: {' or '.join(self._foreign)} does not take an image {image.shape[0]} pixels high and "
                 f"{image.shape[1]} wide ({reason}): change its options or leave it out; crop takes any size"
             ) from error
         if augmented.ndim == 2:
             augmented = augmented[..., None]
-        expected = (*self.image_size, image.shape[2])
+        expected = (*self._size, image.shape[2])
         if augmented.shape != expected or augmented.dtype != np.uint8:
             raise UserError(
                 f"data.augment: images become {augmented.dtype} {augmented.shape}, not uint8 {expected}: "
@@ -106,230 +127,203 @@ class Augmentation:
             )
         return augmented
 
-    def _chain(self, *, flipped: bool) -> Any:
-        if flipped not in self._chains:
-            transforms = _transforms(
-                self.steps, image_size=self.image_size, resize_mode=self.resize_mode, flipped=flipped
-            )
-            self._chains[flipped] = _albumentations().Compose(transforms)
-        return self._chains[flipped]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # albumentations' objects of our own class cannot be pickled; a worker makes them again.
-        return {**self.__dict__, "_chains": {}}
-
 
 @dataclass(frozen=True)
 class _Step:
+    """One entry of the list; `inner` are those of a container of albumentations."""
+
     name: str
     options: dict[str, Any]
-    inner: list["_Step"] = field(default_factory=list)  # of a container of albumentations
+    inner: list["_Step"] = field(default_factory=list)
+
+    @property
+    def fill(self) -> Any:
+        """What a warp fills with; None of anything else."""
+        return self.options.get("fill") if self.name in _OPTIONS else None
+
+    @property
+    def crops(self) -> bool:
+        return self.name == "crop" or self.name in _CROPS or any(step.crops for step in self.inner)
 
 
-def _all_steps(steps: list[_Step]) -> Iterator[_Step]:
-    for step in steps:
-        yield step
-        yield from _all_steps(step.inner)
-
-
-_FILLS = ("constant", "border", "reflect", "wrap")
-_FLIPS = ("horizontal_flip", "vertical_flip")
-# albumentations' own transforms that crop to a size, which is ours where none is given.
-_CROPS = {
-    "RandomResizedCrop": ("size",),
-    "RandomSizedCrop": ("size",),
-    "RandomCrop": ("height", "width"),
-    "CenterCrop": ("height", "width"),
-}
-# The options of each name, with defaults. The first is the one that `name: value` sets.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "rotation": {"limit": 10.0, "fill": "constant", "p": 1.0},
-    "shift": {"limit": 0.1, "fill": "constant", "p": 1.0},
-    "scale": {"range": (1.0, 1.6), "fill": "constant", "p": 1.0},
-    "zoom": {"range": (0.8, 1.2), "fill": "constant", "p": 1.0},
-    "shear": {"limit": 20.0, "fill": "constant", "p": 1.0},
-    "stretch": {"range": (1.0, 1.3), "fill": "constant", "p": 1.0},
-    "horizontal_flip": {"p": 0.5, "alternate": False},
-    "vertical_flip": {"p": 0.5},
-    "crop": {"range": (0.5, 1.0), "ratio": (3 / 4, 4 / 3), "p": 1.0},
-}
-
-
-def _step(step: str | dict[str, Any], *, inside: str | None = None) -> _Step:
+def _read(entry: str | dict[str, Any], *, inside: str = "") -> _Step:
     """Read one entry of the list, and check the options of the names that are ours."""
-    if isinstance(step, str):
-        name, given = step, None
-    elif isinstance(step, dict) and len(step) == 1:
-        ((name, given),) = step.items()
-    else:
-        raise UserError(f"data.augment: an entry is a name, or one name with its options, not {step!r}")
-    if name not in _OPTIONS:
-        if given is not None and not isinstance(given, dict):
-            raise UserError(f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}")
-        options = dict(given or {})
-        inner = options.pop("transforms", [])
-        if not isinstance(inner, list):
-            raise UserError(f"data.augment: {name}.transforms: {inner!r} is not a list of augmentations")
-        return _Step(name, options, [_step(one, inside=name) for one in inner])
-    defaults = _OPTIONS[name]
-    if given is None:
-        given = {}
-    elif not isinstance(given, dict):
-        given = {next(iter(defaults)): given}
-    if unknown := sorted(set(given) - set(defaults)):
-        raise UserError(f"data.augment: {name} has no option {unknown[0]!r}; it has {', '.join(defaults)}")
-    if given.get("alternate") and (inside is not None or "p" in given):
-        other = f"inside {inside}" if inside else "with p"
-        raise UserError(f"data.augment: {name}.alternate: it does not go {other}: it flips every second epoch")
-    return _Step(name, {key: _checked(name, key, given.get(key, default)) for key, default in defaults.items()})
+    if isinstance(entry, str):
+        entry = {entry: None}
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise UserError(f"data.augment: an entry is a name, or one name with its options, not {entry!r}")
+    ((name, given),) = entry.items()
+    given = {} if given is None else given
+    if name in _OPTIONS:
+        defaults = _OPTIONS[name]
+        if not isinstance(given, dict):
+            given = {next(iter(defaults)): given}
+        if unknown := sorted(set(given) - set(defaults)):
+            raise UserError(f"data.augment: {name} has no option {unknown[0]!r}; it has {', '.join(defaults)}")
+        if given.get("alternate") and (inside or "p" in given):
+            other = f"inside {inside}" if inside else "with p"
+            raise UserError(f"data.augment: {name}.alternate: it does not go {other}: it flips every second epoch")
+        return _Step(name, {key: _checked(f"{name}.{key}", given.get(key, defaults[key])) for key in defaults})
+    if not isinstance(given, dict):
+        raise UserError(f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}")
+    inner = given.get("transforms", [])
+    if not isinstance(inner, list):
+        raise UserError(f"data.augment: {name}.transforms: {inner!r} is not a list of augmentations")
+    options = {key: value for key, value in given.items() if key != "transforms"}
+    return _Step(name, options, [_read(one, inside=name) for one in inner])
 
 
-def _checked(name: str, key: str, value: Any) -> Any:
-    """The value of an option, ranges as pairs; a line says what it must be."""
-    where = f"data.augment: {name}.{key}"
-    if key in ("range", "ratio"):
+def _checked(key: str, value: Any) -> Any:
+    """The value of an option `name.option`, ranges as pairs, where it is of the kind of the default."""
+    name, _, option = key.partition(".")
+    default, largest = _OPTIONS[name][option], _LARGEST.get(key, 1.0 if option == "p" else math.inf)
+    if isinstance(default, bool):
+        wanted = "true or false"
+        if isinstance(value, bool):
+            return value
+    elif isinstance(default, str):
+        wanted = f"{', '.join(_BORDERS)} or a gray value from 0 to 255"
+        if value in list(_BORDERS) or _is_number(value, largest=255):
+            return value
+    elif isinstance(default, tuple):
+        wanted = f"a range [low, high] with 0 < low <= high{' <= 1' * (largest == 1)}"
         pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
-        most = 1.0 if name == "crop" and key == "range" else float("inf")
-        if len(pair) != 2 or not all(_is_number(v) for v in pair) or not 0 < pair[0] <= pair[1] <= most:
-            raise UserError(
-                f"{where}: {value!r} is not a range [low, high] with 0 < low <= high{' <= 1' * (most == 1)}"
-            )
-        return float(pair[0]), float(pair[1])
-    if key == "alternate":
-        if not isinstance(value, bool):
-            raise UserError(f"{where}: {value!r} is neither true nor false")
-        return value
-    if key == "fill":
-        if value not in _FILLS and not (_is_number(value) and 0 <= value <= 255):
-            raise UserError(f"{where}: {value!r} is none of {', '.join(_FILLS)}, nor a gray value from 0 to 255")
-        return value
-    most = {"p": 1.0, "rotation": 180.0, "shear": 80.0, "shift": 1.0}["p" if key == "p" else name]
-    if not _is_number(value) or not 0 <= value <= most:
-        raise UserError(f"{where}: {value!r} is not a number from 0 to {most:g}")
-    return float(value)
+        if len(pair) == 2 and all(_is_number(v, largest=largest) for v in pair) and 0 < pair[0] <= pair[1]:
+            return float(pair[0]), float(pair[1])
+    else:
+        wanted = f"a number from 0 to {largest:g}"
+        if _is_number(value, largest=largest):
+            return float(value)
+    raise UserError(f"data.augment: {key}: {value!r} is not {wanted}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: Any, *, largest: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= largest
 
 
-def _transforms(
-    steps: list[_Step], *, image_size: tuple[int, int], resize_mode: ResizeMode, flipped: bool, join: bool = True
-) -> list[Any]:
+def _transforms(steps: Sequence[_Step], resize: Resize, *, joined: bool = True) -> list[Any]:
     """The transforms of albumentations for the steps, with neighbors of one fill joined to one warp."""
-    albumentations = _albumentations()
-    sizes: dict[str, Any] = {"image_size": image_size, "resize_mode": resize_mode}
     transforms: list[Any] = []
-    by_fill = itertools.groupby(steps, key=lambda step: (step.name in MOVEMENTS, step.options.get("fill")))
-    for (moves, _), group in by_fill:
+    for fill, group in itertools.groupby(steps, key=lambda step: step.fill):
         chosen = list(group)
-        if moves:
-            transforms += [_warp(chosen)] if join else [_warp([step], separate=True) for step in chosen]
-            continue
-        for step in chosen:
-            if step.name == "crop":
-                crop = albumentations.RandomResizedCrop(
-                    size=image_size,
-                    scale=step.options["range"],
-                    ratio=step.options["ratio"],
-                    p=step.options["p"],
-                    # Shrinking without it would alias, and training would see other images than evaluation.
-                    area_for_downscale="image",
-                )
-                transforms.append(_or_whole(crop, **sizes))
-            elif step.name in _FLIPS:
-                flip = albumentations.HorizontalFlip if step.name == "horizontal_flip" else albumentations.VerticalFlip
-                alternates = step.options.get("alternate") is True
-                transforms.append(flip(p=float(flipped) if alternates else step.options["p"]))
-            else:
-                foreign = _foreign(step, **sizes)
-                transforms.append(_or_whole(foreign, **sizes) if step.name in _CROPS else foreign)
+        if fill is None:
+            transforms += [_transform(step, resize) for step in chosen]
+        elif joined:
+            transforms.append(_Warp(chosen))
+        else:  # a container reads the p of each transform
+            transforms += [_Warp([step], p=step.options["p"]) for step in chosen]
     return transforms
 
 
-def _foreign(step: _Step, *, image_size: tuple[int, int], resize_mode: ResizeMode) -> Any:
-    """One of albumentations' own transforms or containers, by its class name."""
-    albumentations = _albumentations()
+def _transform(step: _Step, resize: Resize) -> Any:
+    """The transform of albumentations for anything but a warp."""
+    if step.name == "crop":
+        crop = albumentations.RandomResizedCrop(
+            size=resize.size,
+            scale=step.options["range"],
+            ratio=step.options["ratio"],
+            p=step.options["p"],
+            # Shrinking without it would alias, and training would see other images than evaluation.
+            area_for_downscale="image",
+        )
+        return _or_resize(crop, resize)
+    if step.name == "horizontal_flip" and step.options["alternate"]:
+        return _AlternatingFlip()
+    if step.name in _OPTIONS:
+        flips = {"horizontal_flip": albumentations.HorizontalFlip, "vertical_flip": albumentations.VerticalFlip}
+        return flips[step.name](p=step.options["p"])
     kind = getattr(albumentations, step.name, None)
     if not (isinstance(kind, type) and issubclass(kind, (albumentations.BasicTransform, albumentations.BaseCompose))):
         classes = [name for name in dir(albumentations) if isinstance(getattr(albumentations, name), type)]
         known = nearest(step.name, [*_OPTIONS, *classes])
         raise UserError(f"data.augment: no augmentation is called {step.name!r}{known}")
-    options = dict(step.options)
+    sizes = {"size": resize.size, "height": resize.size[0], "width": resize.size[1]}
+    options = {key: sizes[key] for key in _CROPS.get(step.name, ())}
+    options |= {key: tuple(value) if isinstance(value, list) else value for key, value in step.options.items()}
     if step.inner:
-        # Of a container's transforms each stands alone: OneOf chooses one of them.
-        options["transforms"] = _transforms(
-            step.inner, image_size=image_size, resize_mode=resize_mode, flipped=False, join=False
-        )
-    defaults = {"size": image_size, "height": image_size[0], "width": image_size[1]}
-    for key in _CROPS.get(step.name, ()):
-        options.setdefault(key, defaults[key])
+        # Each by itself: OneOf chooses one of them.
+        options["transforms"] = _transforms(step.inner, resize, joined=False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an argument that it does not know is but a warning there
-            return kind(
-                **{key: tuple(v) if isinstance(v, list) and key != "transforms" else v for key, v in options.items()}
-            )
+            made = kind(**options)
     # pydantic's ValidationError is a ValueError; its own checks raise others.
     except (ValueError, TypeError, UserWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"data.augment: {step.name} does not take {step.options}: {reason}") from error
+    return _or_resize(made, resize) if step.name in _CROPS else made
 
 
-def _or_whole(crop: Any, *, image_size: tuple[int, int], resize_mode: ResizeMode) -> Any:
+def _or_resize(crop: Any, resize: Resize) -> Any:
     """A crop, or the resize where the crop is not drawn: otherwise the image would keep its own size."""
-    if crop.p >= 1:
-        return crop
-    albumentations = _albumentations()
-
-    class Whole(albumentations.ImageOnlyTransform):  # type: ignore[misc, name-defined, unused-ignore]
-        def apply(self, img: Pixels, **params: Any) -> Pixels:
-            return Resize(image_size, resize_mode)(img)
-
     # One of the two, with their p as weights.
-    return albumentations.OneOf([crop, Whole(p=1 - crop.p)], p=1.0)
+    return crop if crop.p >= 1 else albumentations.OneOf([crop, _Resized(resize, p=1 - crop.p)], p=1.0)
 
 
-def _warp(steps: list[_Step], *, separate: bool = False) -> Any:
-    """A transform of our own, as albumentations' guide says: it moves pixels once for all its steps.
-
-    Its `p` is 1, as each step has its own; where it is `separate`, that of its one step, which containers read.
-    """
-    import cv2
-
-    albumentations = _albumentations()
-    fill, p = steps[0].options["fill"], steps[0].options["p"] if separate else 1.0
-    movements = [(step.name, {**step.options, "p": 1.0} if separate else step.options) for step in steps]
-    border = {
-        "border": cv2.BORDER_REPLICATE,
-        "reflect": cv2.BORDER_REFLECT_101,
-        "wrap": cv2.BORDER_WRAP,
-    }.get(fill, cv2.BORDER_CONSTANT)
-    value = [float(fill)] * 4 if _is_number(fill) else [0.0] * 4
-
-    class Warp(albumentations.ImageOnlyTransform):  # type: ignore[misc, name-defined, unused-ignore]
-        def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-            height, width = data["image"].shape[:2]
-            return {
-                "matrix": moving_matrix(
-                    movements,
-                    self.random_generator,
-                    height=height,
-                    width=width,
-                )
-            }
-
-        def apply(self, img: Pixels, matrix: NDArray[np.float64], **params: Any) -> Pixels:
-            size = (img.shape[1], img.shape[0])
-            moved: Any = cv2.warpAffine(img, matrix, size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=value)
-            return moved.reshape(img.shape)  # type: ignore[no-any-return]
-
-    return Warp(p=p)
+class _AlternatingFlip(albumentations.HorizontalFlip):  # type: ignore[misc]
+    """Flips where `Augmentation` sets its p to 1."""
 
 
-def _albumentations() -> Any:
-    # On import it asks a server for its newest version, two seconds where there is no network.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations
+class _Resized(albumentations.ImageOnlyTransform):  # type: ignore[misc]
+    def __init__(self, resize: Resize, *, p: float) -> None:
+        super().__init__(p=p)
+        self.resize = resize
 
-    return albumentations
+    def apply(self, img: Pixels, **params: Any) -> Pixels:
+        return self.resize(img)
+
+
+class _Warp(albumentations.ImageOnlyTransform):  # type: ignore[misc]
+    """Moves the pixels once for all its steps, each with its own p; a single step may leave its p to the warp."""
+
+    def __init__(self, steps: list[_Step], *, p: float | None = None) -> None:
+        super().__init__(p=1.0 if p is None else p)
+        self.steps = [(step, step.options["p"] if p is None else 1.0) for step in steps]
+        fill = steps[0].fill
+        self.border = _BORDERS.get(fill, cv2.BORDER_CONSTANT)
+        self.value = [0.0 if fill in _BORDERS else float(fill)] * 4
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        height, width = data["image"].shape[:2]
+        return {"matrix": _warp_matrix(self.steps, self.random_generator, height=height, width=width)}
+
+    def apply(self, img: Pixels, matrix: NDArray[np.float64], **params: Any) -> Pixels:
+        moved: Any = cv2.warpAffine(
+            img, matrix, img.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=self.border, borderValue=self.value
+        )
+        return moved.reshape(img.shape)  # type: ignore[no-any-return]
+
+
+# The first two rows of the matrix that takes a point (x, y, 1), seen from the image's center, to its new
+# place. In plain numbers: numpy's overhead on 3×3 matrices would cost more than the warp of a small image.
+_Matrix = tuple[float, float, float, float, float, float]
+
+
+def _warp_matrix(
+    steps: Sequence[tuple[_Step, float]], rng: np.random.Generator, *, height: int, width: int
+) -> NDArray[np.float64]:
+    """Draw each step with its p and join them, the first done first: (2, 3) in pixels, for OpenCV."""
+    a, b, x, c, d, y = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    for step, p in steps:
+        if p >= 1 or rng.random() < p:
+            e, f, u, g, h, v = _drawn(step, rng, height=height, width=width)
+            a, b, c, d = e * a + f * c, e * b + f * d, g * a + h * c, g * b + h * d
+            x, y = e * x + f * y + u, g * x + h * y + v
+    right, down = (width - 1) / 2, (height - 1) / 2
+    return np.array([[a, b, x + right - a * right - b * down], [c, d, y + down - c * right - d * down]])
+
+
+def _drawn(step: _Step, rng: np.random.Generator, *, height: int, width: int) -> _Matrix:
+    if step.name == "shift":
+        limit = step.options["limit"]
+        return 1.0, 0.0, rng.uniform(-limit, limit) * width, 0.0, 1.0, rng.uniform(-limit, limit) * height
+    if step.name in ("rotation", "shear"):
+        angle = math.radians(rng.uniform(-step.options["limit"], step.options["limit"]))
+        if step.name == "rotation":
+            return math.cos(angle), math.sin(angle), 0.0, -math.sin(angle), math.cos(angle), 0.0
+        along_x, along_y = (math.tan(angle), 0.0) if rng.random() < 0.5 else (0.0, math.tan(angle))
+        return 1.0, along_x, 0.0, along_y, 1.0, 0.0
+    along_x = along_y = rng.uniform(*step.options["range"])
+    if step.name == "stretch":
+        along_x, along_y = (along_x, 1.0) if rng.random() < 0.5 else (1.0, along_y)
+    return along_x, 0.0, 0.0, 0.0, along_y, 0.0

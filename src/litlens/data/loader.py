@@ -6,7 +6,7 @@ A batch is fetched at once: one index array, one slice of a uint8 array. They ar
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from litlens.data import sampling
-from litlens.data.augment import Augmentation
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.data.split import Split
 from litlens.errors import UserError
+
+if TYPE_CHECKING:
+    from litlens.data.augment import Augmentation
 
 Batch = tuple[Tensor, Tensor]
 # What a dataset is asked for: an epoch and the indices of a batch. The epoch travels with the indices, so that workers
@@ -55,7 +57,7 @@ class SplitDataset(BatchDataset):
     """One split as a dataset that is fetched by the batch, augmented where asked."""
 
     def __init__(
-        self, split: Split, *, preprocessing: Preprocessing, augmentation: Augmentation | None = None, seed: int = 0
+        self, split: Split, *, preprocessing: Preprocessing, augmentation: "Augmentation | None" = None, seed: int = 0
     ) -> None:
         self.split = split
         self.preprocessing = preprocessing
@@ -75,7 +77,7 @@ class SplitDataset(BatchDataset):
             return self.split.images.batch(self.split.rows[indices])
         return np.stack([self._augmented(self.augmentation, int(index), epoch) for index in indices])
 
-    def _augmented(self, augmentation: Augmentation, index: int, epoch: int) -> Pixels:
+    def _augmented(self, augmentation: "Augmentation", index: int, epoch: int) -> Pixels:
         images, row = self.split.images, int(self.split.rows[index])
         # A crop takes the place of the resize, so it needs the image as it was.
         image = images.original(row) if augmentation.crops else images.batch(np.array([row]))[0]

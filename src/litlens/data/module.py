@@ -5,8 +5,9 @@ import itertools
 import logging
 import os
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from litlens.constants import NORMALIZATIONS
-from litlens.data.augment import Augmentation
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.features import FeatureDataset, FrozenAt
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader, is_running
@@ -23,6 +23,9 @@ from litlens.data.progress import progress
 from litlens.data.sampling import images_in_batch
 from litlens.data.split import Split
 from litlens.errors import UserError
+
+if TYPE_CHECKING:
+    from litlens.data.augment import Augmentation
 
 SPLITS = ("train", "val", "test")
 _FEWEST_STEPS = 5  # an epoch of fewer steps is rarely meant
@@ -88,7 +91,6 @@ class ImageDataModule(LightningDataModule, ABC):
         self.left_out: list[str] = []
         self._splits: dict[str, Split] = {}
         self._preprocessing: Preprocessing | None = None
-        self._augmentation: Augmentation | None = None
         self._epochs = itertools.count()
         self._frozen_at: FrozenAt | None = None
         self._views, self._feature_memory = 1, 0.0
@@ -131,6 +133,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Load the splits, the same for every stage; a second call reads nothing."""
         self._load_once()
+        if stage in ("fit", None):
+            _ = self._augmentation  # a mistake is found now
         self._frozen_at = None  # of an earlier fit
 
     def cache_features(self, frozen_at: FrozenAt, *, views: int, memory: float) -> None:
@@ -216,6 +220,15 @@ class ImageDataModule(LightningDataModule, ABC):
             "content": content.tobytes().hex(),
         }
 
+    @cached_property
+    def _augmentation(self) -> "Augmentation | None":
+        if not self.augment:
+            return None
+        # The import of albumentations takes seconds, which evaluation need not wait for.
+        from litlens.data.augment import Augmentation
+
+        return Augmentation(self.augment, self.preprocessing.resize)
+
     def _dataset(self, split: str, *, augmented: bool) -> SplitDataset:
         augmentation = self._augmentation if augmented else None
         return SplitDataset(
@@ -287,8 +300,6 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         resize, normalize = Resize(self.image_size, self.resize_mode), Normalize(mean, std)
         preprocessing = Preprocessing(resize, normalize, self.value_range)
-        if self.augment:
-            self._augmentation = Augmentation(self.augment, image_size=self.image_size, resize_mode=self.resize_mode)
         # Last, so that a setup that failed fails again.
         self._preprocessing, self._splits = preprocessing, splits
 
