@@ -12,11 +12,10 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from litlens.errors import UserError
 from litlens.models.losses import Loss, balanced_weights, check_options, loss_and_weight, one_hot
-from litlens.models.metrics import EpochSums, PassMetrics, WeightedMean
+from litlens.models.metrics import EpochSums, PassMetrics
 from litlens.models.mixing import mix_batch
 from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, check_lr_scales, kernels
 from litlens.models.recording import KeepsArguments, describe, plain_options
@@ -99,7 +98,6 @@ class ImageClassifier(KeepsArguments, LightningModule):
         # No buffer: an average of the weights pairs its buffers with the classifier's by position, and the balanced
         # weights would come as one more after it was made. The checkpoint says them elsewhere.
         self._class_weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
-        self._loss_train, self._accuracy_train = WeightedMean(), WeightedMean()
         self._epoch = EpochSums()
         self._val, self._test = PassMetrics(self.num_classes), PassMetrics(self.num_classes)
 
@@ -107,11 +105,6 @@ class ImageClassifier(KeepsArguments, LightningModule):
     def num_classes(self) -> int:
         """K."""
         return len(self.class_names)
-
-    @property
-    def confusion(self) -> dict[str, MulticlassConfusionMatrix]:
-        """The last pass's confusion matrix of `val` and `test`; in distributed runs compute on every rank."""
-        return {"val": self._val.confusion, "test": self._test.confusion}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
@@ -143,7 +136,13 @@ class ImageClassifier(KeepsArguments, LightningModule):
         if self.mixup or self.cutmix:
             images, targets = self._mix(images, labels, batch_idx)
         logits = self(images).float()
-        loss, weight = self._loss(logits, targets)
+        loss, weight = loss_and_weight(
+            logits,
+            targets,
+            loss=self.loss,
+            label_smoothing=self.label_smoothing,
+            class_weights=self._class_weights,
+        )
         self._epoch.add(loss=loss, weight=weight, logits=logits, labels=labels)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.global_step + 1) % every == 0:  # a self.log costs as much as a small network's step
@@ -186,17 +185,12 @@ class ImageClassifier(KeepsArguments, LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's loss and accuracy."""
-        epoch = self._epoch
-        if epoch.seen == 0:
+        if self._epoch.seen == 0:
             return
-        means = {
-            "loss/train": (self._loss_train, epoch.loss, epoch.weight),
-            "accuracy/train": (self._accuracy_train, epoch.correct, epoch.seen),
-        }
-        for name, (metric, total, weight) in means.items():
-            metric.reset()
-            metric.update(total / weight, weight)
-            self.log(name, metric, prog_bar=name == "accuracy/train")
+        sums: Any = self.all_gather(torch.tensor(list(self._epoch.to_dict().values()), device=self.device))
+        loss, weight, correct, seen = sums.reshape(-1, 4).sum(dim=0)  # of all ranks
+        self._log_epoch("loss/train", loss / weight)
+        self._log_epoch("accuracy/train", correct / seen, prog_bar=True)
 
     # Evaluation
 
@@ -213,19 +207,15 @@ class ImageClassifier(KeepsArguments, LightningModule):
         return self._logits_in_float32(batch if isinstance(batch, Tensor) else batch[0])
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last pass, which could be read until now."""
         self._val.reset()
 
     def on_test_epoch_start(self) -> None:
-        """Forgets the last pass, which could be read until now."""
         self._test.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the pass."""
         self._log_pass("val", self._val)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the pass."""
         self._log_pass("test", self._test)
 
     def _evaluate(self, batch: Any, metrics: PassMetrics) -> dict[str, Tensor]:
@@ -241,20 +231,12 @@ class ImageClassifier(KeepsArguments, LightningModule):
         return logits.float()
 
     def _log_pass(self, split: str, metrics: PassMetrics) -> None:
-        values = {"loss": metrics.loss, "accuracy": metrics.classes["accuracy"], "f1": metrics.classes["f1"]}
-        for name, metric in values.items():
-            # A value, since Lightning resets a metric that it logs, and these are to be read later. All ranks
-            # have the same by now: the maximum is it to the last bit.
-            self.log(f"{name}/{split}", metric.compute(), prog_bar=name != "f1", sync_dist=True, reduce_fx="max")
+        for name, value in metrics.compute().items():
+            self._log_epoch(f"{name}/{split}", value, prog_bar=name != "f1")
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | int]:
-        return loss_and_weight(
-            logits,
-            targets,
-            loss=self.loss,
-            label_smoothing=self.label_smoothing,
-            class_weights=self._class_weights,
-        )
+    def _log_epoch(self, name: str, value: Tensor, *, prog_bar: bool = False) -> None:
+        # All ranks have the same value by now: the maximum is that value to the last bit.
+        self.log(name, value, prog_bar=prog_bar, sync_dist=True, reduce_fx="max")
 
     # Optimization and checkpoint
 

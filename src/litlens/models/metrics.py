@@ -1,83 +1,52 @@
-"""What is counted in training and evaluation: per sample, by torchmetrics, exact on uneven ranks."""
+"""What is counted in training and evaluation: per sample, exact on ranks with different numbers of batches."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 
-class PassMetrics(nn.Module):
-    """All that is counted in one pass over a split; its states are in no checkpoint.
+class PassMetrics(Metric):
+    """The loss and the confusion matrix of one pass over a split, from which accuracy and F1 follow.
 
-    `classes` holds `accuracy` over all samples and `f1`, the macro mean, and for each class, (K,),
-    `precision_per_class`, `recall_per_class`, `f1_per_class`; `confusion` the matrix (K, K), true classes in
-    rows.
+    `confusion` is int64 (K, K) with true classes in rows. A loss of NaN stays NaN, so that it shows.
     """
+
+    loss: Tensor
+    weight: Tensor
+    confusion: Tensor
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = WeightedMean()
-        self.classes = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-                "f1": MulticlassF1Score(num_classes, average="macro", validate_args=False),
-                "precision_per_class": MulticlassPrecision(num_classes, average=None, validate_args=False),
-                "recall_per_class": MulticlassRecall(num_classes, average=None, validate_args=False),
-                "f1_per_class": MulticlassF1Score(num_classes, average=None, validate_args=False),
-            }
-        )
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.num_classes = num_classes
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, *, loss: Tensor, weight: Tensor | int, logits: Tensor, labels: Tensor) -> None:
-        """Counts one batch: its mean loss with what that weighs, logits (B, K) and labels (B,)."""
-        self.loss.update(loss, weight)
-        self.classes.update(logits, labels)
-        self.confusion.update(logits, labels)
-
-    def reset(self) -> None:
-        """Forgets the pass."""
-        self.loss.reset()
-        self.classes.reset()
-        self.confusion.reset()
-
-
-class WeightedMean(Metric):
-    """A weighted mean that lets NaN through, so that a broken loss shows.
-
-    torchmetrics' MeanMetric drops NaN by default, and with `nan_strategy="disable"` the weights (in 1.9).
-    """
-
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
-
-    def update(self, value: Tensor | float, weight: Tensor | float) -> None:
-        """Adds a value that weighs so much."""
-        self.total += value * weight
+        """Count one batch: its mean loss and the weight of that, logits (B, K) and labels (B,)."""
+        self.loss += loss * weight
         self.weight += weight
+        self.confusion += multiclass_confusion_matrix(logits, labels, self.num_classes, validate_args=False)
 
-    def compute(self) -> Tensor:
-        """The mean so far."""
-        return self.total / self.weight
+    def compute(self) -> dict[str, Tensor]:
+        """Mean `loss`, `accuracy`, and `f1`, the mean of the classes that were seen or predicted."""
+        hits = self.confusion.diagonal()
+        f1 = 2 * hits / (self.confusion.sum(dim=0) + self.confusion.sum(dim=1))
+        return {
+            "loss": self.loss / self.weight,
+            "accuracy": hits.sum() / self.confusion.sum(),
+            "f1": f1.nanmean(),
+        }
 
 
 @dataclass
 class EpochSums:
     """The training epoch so far: tensors on the device, so that no step waits for them.
 
-    A torchmetrics update costs as much as a small network's step; its metrics get the epoch's totals, once.
+    A torchmetrics update costs as much as a small network's step.
     """
 
     loss: Tensor | float = 0.0
@@ -86,7 +55,7 @@ class EpochSums:
     seen: float = 0.0
 
     def add(self, *, loss: Tensor, weight: Tensor | int, logits: Tensor, labels: Tensor) -> None:
-        """Counts one batch: its mean loss, what that weighs, and how many the logits get right."""
+        """Count one batch: its mean loss and the weight of that, logits (B, K) and labels (B,)."""
         self.loss = self.loss + loss.detach() * weight
         self.weight = self.weight + weight
         self.correct = self.correct + (logits.detach().argmax(dim=1) == labels).sum()
