@@ -18,7 +18,7 @@ from litlens.models.losses import Loss, balanced_weights, check_options, loss_an
 from litlens.models.metrics import EpochSums, PassMetrics
 from litlens.models.mixing import mix_batch
 from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, check_lr_scales, kernels
-from litlens.models.recording import KeepsArguments, describe, plain_options
+from litlens.models.recording import KeepsArguments, describe
 from litlens.models.schedules import schedule
 
 CHECKPOINT_FORMAT = 2
@@ -260,8 +260,10 @@ class ImageClassifier(KeepsArguments, LightningModule):
         if self._class_weights is not None:  # those that training counted, too
             record["init_args"]["class_weights"] = self._class_weights.tolist()
         metadata.setdefault("model", record)
-        # What Lightning's `load_from_checkpoint(path, network=…)` constructs the classifier with.
-        options = {**plain_options(record), "class_weights": self.class_weights}
+        # Lightning's `load_from_checkpoint(path, network=…)` constructs the classifier from these: the options that are
+        # plain values themselves.
+        plain = {name: value for name, value in record["init_args"].items() if value == self.arguments.get(name)}
+        options = {**plain, "class_weights": self.class_weights}
         checkpoint["hyper_parameters"] = {**options, **checkpoint.get("hyper_parameters", {})}
         metadata["epoch_so_far"] = self._epoch.to_dict()
 

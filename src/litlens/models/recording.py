@@ -1,4 +1,4 @@
-"""How a module was constructed, kept beside it and described in plain values, so that a checkpoint can rebuild it."""
+"""The constructor's arguments of a module, kept and described in plain values, so that a checkpoint can rebuild it."""
 
 import functools
 import inspect
@@ -14,12 +14,12 @@ _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Si
 
 
 class KeepsArguments:
-    """A base whose subclasses keep the arguments of their constructor, defaults included, in `arguments`.
+    """A base class: each instance keeps the arguments of its constructor, defaults included, in `arguments`.
 
     A checkpoint stores them: `type(module)(**module.arguments)` builds the same layers again.
     """
 
-    # Arguments that rebuilding does not need, and that need not be picklable.
+    # Arguments that rebuilding does not need. They need not be picklable.
     not_kept: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -35,47 +35,30 @@ class KeepsArguments:
 
 
 class UndescribedError(Exception):
-    """A module that plain values do not describe; the message says which part of it, and why."""
+    """Plain values cannot describe a module; the message says which part of it, and why."""
 
 
 def keep_arguments(module: nn.Module, arguments: Mapping[str, Any], *, builder: str | None = None) -> None:
-    """Keep how a module was constructed, unless it keeps that itself: by its class, or by a function's dotted path."""
+    """Keep the arguments of a module that does not do so itself; `builder` is the dotted path of a function."""
     module.__dict__.setdefault(_KEPT, (builder, dict(arguments)))
-
-
-def class_path(instance: object) -> str:
-    """The dotted path of an object's class."""
-    return _path(type(instance))
 
 
 def describe(classifier: nn.Module) -> dict[str, Any]:
     """Describe how to rebuild a classifier: `class_path` and `init_args` in plain values, the network's inside.
 
-    What plain values cannot describe is left out of `init_args`, and `undescribed` says why, by the argument's name.
+    An argument that plain values cannot describe is left out, and `undescribed` says why, by the argument's name.
     Options of training alone (optimizer, schedule) are not part of it.
     """
     init_args: dict[str, Any] = {}
     undescribed: dict[str, str] = {}
-    kept: Mapping[str, Any] = classifier.__dict__[_KEPT][1]
-    for name, value in kept.items():
+    for name, value in classifier.__dict__[_KEPT][1].items():
         value = classifier.network if name == "network" else value
         try:
             init_args[name] = _plain(value, where=f"model.{name}", name=name)
         except UndescribedError as error:
             undescribed[name] = str(error)
-    record = {"class_path": class_path(classifier), "init_args": init_args}
+    record = {"class_path": _path(type(classifier)), "init_args": init_args}
     return {**record, "undescribed": undescribed} if undescribed else record
-
-
-def plain_options(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a record that are themselves plain values: neither modules nor classes, nor hold any."""
-    return {name: value for name, value in record["init_args"].items() if not _holds_class(value)}
-
-
-def _holds_class(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return "class_path" in value or any(map(_holds_class, value.values()))
-    return isinstance(value, list | tuple) and any(map(_holds_class, value))
 
 
 def _keeping(init: Callable[..., None]) -> Callable[..., None]:
@@ -83,7 +66,7 @@ def _keeping(init: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(init)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
-        if _KEPT not in self.__dict__:  # the outermost constructor comes first
+        if _KEPT not in self.__dict__:  # the subclass's constructor runs first
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             arguments: dict[str, Any] = {}
@@ -98,7 +81,7 @@ def _keeping(init: Callable[..., None]) -> Callable[..., None]:
             # Past nn.Module.__setattr__, which needs nn.Module.__init__ to have run.
             self.__dict__[_KEPT] = (None, {name: arguments[name] for name in arguments if name not in self.not_kept})
         elif (unnamed := self.arguments.get(_UNNAMED)) and args[: len(unnamed)] == unnamed:
-            # Handed on as they came: this constructor has names for them.
+            # Passed on unchanged: this constructor has names for them.
             del self.arguments[_UNNAMED]
             self.arguments.update(zip(list(signature.parameters)[1:], unnamed, strict=False))
         init(self, *args, **kwargs)
@@ -119,7 +102,7 @@ def _plain(value: Any, *, where: str, name: str = "") -> Any:
     if isinstance(value, nn.Module):
         return _module(value, where=where)
     if isinstance(value, type) and issubclass(value, nn.Module):
-        return {"class_path": _importable(_path(value), where=where)}
+        return {"class_path": _importable(value, where=where)}
     raise UndescribedError(f"{where} is a {type(value).__name__}, which is not a plain value")
 
 
@@ -127,7 +110,7 @@ def _module(module: nn.Module, *, where: str) -> dict[str, Any]:
     builder, arguments = module.__dict__.get(_KEPT) or (None, _attributes(module))
     if arguments is None:
         raise UndescribedError(
-            f"{where}: {class_path(module)} does not keep the arguments of its constructor: "
+            f"{where}: {_path(type(module))} does not keep the arguments of its constructor: "
             "name it in a config, or derive it from litlens.Network"
         )
     defaults = _defaults(type(module))
@@ -136,14 +119,14 @@ def _module(module: nn.Module, *, where: str) -> dict[str, Any]:
         try:
             plain[name] = _plain(value, where=f"{where}.{name}", name=name)
         except UndescribedError:
-            # Where it is the constructor's default, the constructor puts it there again.
+            # The constructor sets its own default again.
             if name not in defaults or not _same(value, defaults[name]):
                 raise
-    return {"class_path": builder or _importable(class_path(module), where=where), "init_args": plain}
+    return {"class_path": builder or _importable(type(module), where=where), "init_args": plain}
 
 
 def _attributes(module: nn.Module) -> dict[str, Any] | None:
-    """The arguments of a module of torch.nn that keeps every one of them as an attribute of the same name."""
+    """The arguments of a module of torch.nn whose constructor stores each as an attribute of the same name."""
     parameters = inspect.signature(type(module)).parameters
     if not parameters or type(module).__init__ is nn.Module.__init__:
         return {}
@@ -168,7 +151,8 @@ def _same(value: Any, default: Any) -> bool:
     return value is default
 
 
-def _importable(path: str, *, where: str) -> str:
+def _importable(kind: type, *, where: str) -> str:
+    path = _path(kind)
     if "<locals>" in path:
         raise UndescribedError(f"{where}: {path} is defined inside a function: move it to the top of a module")
     return path

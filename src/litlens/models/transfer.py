@@ -1,17 +1,20 @@
-"""Transfer learning: a classifier whose network is pretrained, and which part of it trains when."""
+"""Transfer learning: a classifier whose network is pretrained, and which layers of it train in which epoch."""
 
 from typing import Any, Literal
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 from litlens.errors import UserError
 from litlens.models.backbones import FrozenLayers, TransferNetwork
 from litlens.models.classifier import ImageClassifier
-from litlens.models.freezing import Freezing
 from litlens.models.optimization import innermost
 from litlens.models.pretrained import check_normalization
 
 Strategy = Literal["scratch", "frozen", "partial", "finetune"]
+
+# The entries for learning rates in the parameter groups of torch's optimizers and schedules.
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 
 
 class TransferClassifier(ImageClassifier):
@@ -122,3 +125,55 @@ class TransferClassifier(ImageClassifier):
     def configure_callbacks(self) -> list[Callback]:
         """Lightning's hook: what keeps fixed layers fixed, where there are any at any time."""
         return [Freezing()] if self._lowest > 0 or self.unfreeze_epoch is not None else []
+
+
+class Freezing(Callback):
+    """Freezes the layers below the classifier's `first_trainable_layer(epoch)`, before every epoch and after a resume.
+
+    What is fixed follows from the epoch alone; Lightning's `BaseFinetuning` forgets it on resume
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/21901). From the epoch of unfreezing on, every
+    learning rate is multiplied by `unfreeze_lr_scale`, once: the optimizer's state says whether it has been.
+
+    Under DDP every layer that trains at any time wants gradients when the reducer is made, before the first
+    epoch: what the reducer has not seen is never synchronised.
+    """
+
+    def __init__(self) -> None:
+        self._epoch: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Fix what never trains, before DDP looks, and tell DDP of layers that train later."""
+        if stage != "fit":
+            return
+        self._epoch = None
+        module: Any = pl_module
+        # Modes come with the epochs: Lightning warns of layers that are in evaluation mode before.
+        module.network.freeze_below(module.first_trainable_layer(None), modes=False)
+        if module.unfreeze_epoch is not None and isinstance(trainer.strategy, DDPStrategy):
+            trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._apply(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch != self._epoch:  # a run that resumes within an epoch does not start that epoch again
+            self._apply(trainer, pl_module)
+
+    def _apply(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module: Any = pl_module
+        self._epoch = trainer.current_epoch
+        module.network.freeze_below(module.first_trainable_layer(self._epoch))
+        if module.unfreeze_epoch is None or self._epoch < module.unfreeze_epoch:
+            return
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                if not group.get("unfrozen"):
+                    group["unfrozen"] = True
+                    group.update({key: group[key] * module.unfreeze_lr_scale for key in _RATES if key in group})
+        for config in trainer.lr_scheduler_configs:
+            schedule: Any = config.scheduler
+            if not getattr(schedule, "unfrozen", False):
+                schedule.unfrozen = True  # torch's schedules save all their attributes
+                for name in ("base_lrs", "max_lrs"):  # the second is CyclicLR's
+                    if hasattr(schedule, name):
+                        setattr(schedule, name, [rate * module.unfreeze_lr_scale for rate in getattr(schedule, name)])
