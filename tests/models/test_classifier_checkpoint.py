@@ -22,7 +22,7 @@ def test_the_checkpoint_is_plain_and_rebuilds_the_network(data: Data, tmp_path: 
     checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
     assert all(name.startswith("network.") for name in checkpoint["state_dict"])
     about = checkpoint["litlens"]
-    assert about["format"] == 1
+    assert about["format"] == 2
     assert about["class_names"] == NAMES
     assert about["model"]["class_path"] == "litlens.models.classifier.ImageClassifier"
     arguments = dict(about["model"]["init_args"])
