@@ -2,7 +2,6 @@
 
 import errno
 import warnings
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -45,27 +44,19 @@ _opening = Lock()
 
 
 class BadImage(UserError):  # noqa: N818
-    """A source that is not a complete image: `name` says which, `reason` why."""
+    """A source that is not a complete image: `name` says which, `reason` why.
 
-    def __init__(self, name: str, reason: str) -> None:
+    `temporary`: The file exists but could not be read; it may be intact, and the next try may succeed.
+    """
+
+    def __init__(self, name: str, reason: str, *, temporary: bool = False) -> None:
         super().__init__(name, reason)
         self.name = name
         self.reason = reason
+        self.temporary = temporary
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
-
-
-class UnreadableImage(BadImage):
-    """A file that exists but could not be read. The image itself may be intact, and the next try may succeed."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """The pixels of an image, and the range of its values where they had more than 8 bits."""
-
-    pixels: Pixels
-    values: ValueRange | None = None
 
 
 def read_image(
@@ -90,13 +81,12 @@ def read_image(
             for floating-point values. Images of 8 bits are read as they are.
 
     Raises:
-        BadImage: The source is missing, damaged, too large, or not an image; `UnreadableImage` where the disk or
-            the system reported an error.
+        BadImage: The source is missing, damaged, too large, or not an image, or it could not be read.
     """
-    decoded = decode_image(source, name=name, channels=channels, value_range=value_range)
-    if value_range is None and (better := narrow_range(decoded.values)):
+    pixels, values = decode_image(source, name=name, channels=channels, value_range=value_range)
+    if value_range is None and (better := narrow_range(values)):
         warnings.warn(f"{_name(source, name)}: {better}", stacklevel=2)
-    return decoded.pixels
+    return pixels
 
 
 def decode_image(
@@ -105,34 +95,30 @@ def decode_image(
     name: str | None = None,
     channels: int | None = None,
     value_range: ValueRange | None = None,
-) -> Decoded:
-    """Read an image as `read_image` does, without its warning, and return the range of its values, too."""
+) -> tuple[Pixels, ValueRange | None]:
+    """Read an image as `read_image` does, without its warning, and return the range of its values above 8 bits, too."""
     name = _name(source, name)
+    if isinstance(source, str | Path):
+        source = _content(user_path(source), name=name)
     try:
         if isinstance(source, np.ndarray):
-            decoded = _from_array(source, name=name, value_range=value_range)
+            pixels, values = _from_array(source, value_range)
         elif isinstance(source, Image.Image):
-            decoded = _from_pillow(source, name=name, value_range=value_range)
-        elif isinstance(source, str | Path | bytes):
-            decoded = _from_bytes(
-                source if isinstance(source, bytes) else _content(user_path(source), name=name),
-                name=name,
-                value_range=value_range,
-            )
+            pixels, values = _from_pillow(source, value_range)
+        elif isinstance(source, bytes):
+            pixels, values = _from_bytes(source, value_range)
         else:
-            raise BadImage(name, f"{type(source).__name__} is not a path, bytes, a PIL image or a NumPy array")
-    except (BadImage, MemoryError):
+            raise TypeError(f"{type(source).__name__} is not a path, bytes, a PIL image or a NumPy array")
+    except MemoryError:
         raise
-    # Pillow's decoders report damage by OSError, SyntaxError, ValueError, struct.error, EOFError, IndexError
-    # and more.
+    # Ours below, and those of Pillow's decoders, which report damage by OSError, SyntaxError, ValueError,
+    # struct.error, EOFError, IndexError and more.
     except Exception as error:
         raise BadImage(name, " ".join(str(error).split()) or type(error).__name__) from error
-    pixels = decoded.pixels
-    if channels is None or pixels.shape[2] == channels:
-        return decoded
-    converted = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-    converted = converted.convert("L" if channels == 1 else "RGB")
-    return Decoded(np.asarray(converted).reshape(*pixels.shape[:2], channels), decoded.values)
+    if channels not in (None, pixels.shape[2]):
+        image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(*pixels.shape[:2], channels)
+    return pixels, values
 
 
 def narrow_range(values: ValueRange | None) -> str | None:
@@ -157,25 +143,24 @@ def _content(path: Path, *, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         # A link to nowhere, or round in a circle, is as lasting as its content would be.
-        kind = BadImage if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) else UnreadableImage
-        raise kind(name, error.strerror or str(error)) from error
+        lasting = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        raise BadImage(name, error.strerror or str(error), temporary=not lasting) from error
 
 
-def _from_bytes(data: bytes, *, name: str, value_range: ValueRange | None) -> Decoded:
+def _from_bytes(data: bytes, value_range: ValueRange | None) -> tuple[Pixels, ValueRange | None]:
     if not data:
-        raise BadImage(name, "an empty file")
+        raise ValueError("an empty file")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[12:64]:
-        _register_heic(name)
-    with _opened(data, name=name) as image:
+        _register_heic()
+    with _opened(data) as image:
         if isinstance(image, JpegImageFile) and (pixels := image.width * image.height) > _LARGE_JPEG:
-            if pixels > _JPEG_LIMIT:
-                raise _too_large(image, name=name, limit=_JPEG_LIMIT)
+            _check_size(image, limit=_JPEG_LIMIT)
             factor = 2 if pixels <= 4 * _LARGE_JPEG else 4
             image.draft(None, (image.width // factor, image.height // factor))
-        return _from_pillow(image, name=name, value_range=value_range)
+        return _from_pillow(image, value_range)
 
 
-def _opened(data: bytes, *, name: str) -> Image.Image:
+def _opened(data: bytes) -> Image.Image:
     # From memory: Pillow maps some uncompressed files, and a file that shrinks later would kill the process.
     file = BytesIO(data)
     try:
@@ -188,36 +173,35 @@ def _opened(data: bytes, *, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
     except (UnidentifiedImageError, SyntaxError) as error:
-        raise BadImage(name, "not an image") from error
+        raise ValueError("not an image") from error
     except Image.DecompressionBombError as error:
-        raise BadImage(name, f"{error}; save it with fewer pixels") from error
+        raise ValueError(f"{error}; save it with fewer pixels") from error
 
 
-def _too_large(image: Image.Image, *, name: str, limit: int) -> BadImage:
-    return BadImage(
-        name, f"{image.width}x{image.height} pixels are more than the limit of {limit:,}; save it with fewer"
-    )
+def _check_size(image: Image.Image, *, limit: int | None) -> None:
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{image.width}x{image.height} pixels are more than the limit of {limit:,}; save it with fewer"
+        )
 
 
-def _register_heic(name: str) -> None:
+def _register_heic() -> None:
     try:
         import pillow_heif  # an extra: LGPL, and rarely needed
     except ImportError as error:
-        raise BadImage(name, "a HEIC file; pip install pillow-heif to read it, or save it as JPEG") from error
+        raise ValueError("a HEIC file; pip install pillow-heif to read it, or save it as JPEG") from error
     pillow_heif.register_heif_opener()
 
 
-def _from_pillow(image: Image.Image, *, name: str, value_range: ValueRange | None) -> Decoded:
+def _from_pillow(image: Image.Image, value_range: ValueRange | None) -> tuple[Pixels, ValueRange | None]:
     """RGB or gray pixels of a PIL image, turned upright."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise _too_large(image, name=name, limit=limit)
+    _check_size(image, limit=Image.MAX_IMAGE_PIXELS)
     image.load()
     turn = _TURNS.get(_orientation(image))
     values = None
     if image.mode.startswith("I") or image.mode == "F":
-        decoded = _scaled(np.asarray(image), name=name, value_range=value_range)
-        converted, values = Image.fromarray(decoded.pixels[..., 0]), decoded.values
+        scaled, values = _scaled(np.asarray(image), value_range)
+        converted = Image.fromarray(scaled)
         if isinstance(transparent := image.info.get("transparency"), int):
             white = Image.new("L", converted.size, "white")
             converted = Image.composite(white, converted, Image.fromarray(np.asarray(image) == transparent))
@@ -231,44 +215,42 @@ def _from_pillow(image: Image.Image, *, name: str, value_range: ValueRange | Non
     if turn is not None:
         converted = converted.transpose(turn)
     pixels = np.asarray(converted)
-    return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, values)
+    return pixels[..., None] if pixels.ndim == 2 else pixels, values
 
 
-def _from_array(array: NDArray[Any], *, name: str, value_range: ValueRange | None) -> Decoded:
+def _from_array(array: NDArray[Any], value_range: ValueRange | None) -> tuple[Pixels, ValueRange | None]:
     if array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)) or 0 in array.shape:
-        raise BadImage(name, f"an array of shape {array.shape}; it must be (h, w), or (h, w, C) with C 1, 3 or 4")
+        raise ValueError(f"an array of shape {array.shape}; it must be (h, w), or (h, w, C) with C 1, 3 or 4")
     array = array[..., None] if array.ndim == 2 else array
+    values = None
     if array.dtype == np.uint8:
-        decoded = Decoded(np.ascontiguousarray(array))
+        pixels = np.ascontiguousarray(array)
     elif array.dtype == np.bool_:
-        decoded = Decoded(array.astype(np.uint8) * 255)
+        pixels = array.astype(np.uint8) * 255
     elif np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating):
-        decoded = _scaled(array, name=name, value_range=value_range)
+        pixels, values = _scaled(array, value_range)
     else:
-        raise BadImage(name, f"an array of {array.dtype}; it must hold integers or floating-point numbers")
-    if decoded.pixels.shape[2] < 4:
-        return decoded
-    return Decoded(_from_pillow(Image.fromarray(decoded.pixels), name=name, value_range=None).pixels, decoded.values)
+        raise ValueError(f"an array of {array.dtype}; it must hold integers or floating-point numbers")
+    if pixels.shape[2] == 4:
+        pixels, _ = _from_pillow(Image.fromarray(pixels), None)
+    return pixels, values
 
 
-def _scaled(values: NDArray[Any], *, name: str, value_range: ValueRange | None) -> Decoded:
-    """Integers or floating-point numbers to 8 bits: Pillow's own conversion clips at 255."""
-    if values.ndim == 2:
-        values = values[..., None]
+def _scaled(values: NDArray[Any], value_range: ValueRange | None) -> tuple[Pixels, ValueRange]:
+    """Integers or floating-point numbers as 8 bits, and their range: Pillow's own conversion clips at 255."""
     seen = float(values.min()), float(values.max())
     if not np.isfinite(seen).all():
-        raise BadImage(name, "values that are not finite; replace them and save it again")
+        raise ValueError("values that are not finite; replace them and save it again")
     if value_range is None:
         if np.issubdtype(values.dtype, np.floating):
-            raise BadImage(
-                name,
-                f"floating-point values from {seen[0]:g} to {seen[1]:g}, whose range is not known; give value_range",
+            raise ValueError(
+                f"floating-point values from {seen[0]:g} to {seen[1]:g}, whose range is not known; give value_range"
             )
         if seen[0] < 0 or seen[1] > 65_535:
-            raise BadImage(name, f"integers from {seen[0]:.0f} to {seen[1]:.0f}, beyond 16 bits; give value_range")
+            raise ValueError(f"integers from {seen[0]:.0f} to {seen[1]:.0f}, beyond 16 bits; give value_range")
     low, high = value_range or (0, 65_535)
     levels = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
-    return Decoded(np.round(levels.round(9)).astype(np.uint8), seen)
+    return np.round(levels.round(9)).astype(np.uint8), seen
 
 
 def _orientation(image: Image.Image) -> int:
