@@ -35,7 +35,8 @@ def test_built_once_and_mapped(folder: Path) -> None:
 def test_filled_in_place(folder: Path) -> None:
     dtype = [("pixels", np.uint8, (2, 2)), ("reason", "S8")]
 
-    def fill(table: np.ndarray) -> None:
+    def fill(table: np.ndarray, earlier: np.ndarray) -> None:
+        assert len(earlier) == 0
         table["pixels"][1] = 7
         table["reason"][0] = b"broken"
 
@@ -66,6 +67,15 @@ def test_a_new_cache_takes_the_place_of_its_owners_old_one(folder: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["cats.2.npy", "dogs.1.npy", "plain.npy"]
 
 
+def test_a_new_cache_is_filled_from_its_owners_old_one(folder: Path) -> None:
+    found = []
+    for key, owner, dtype in (("1", "a", np.uint8), ("2", "b", np.uint8), ("3", "a", np.int64), ("4", "a", np.int64)):
+        filled_array(
+            key, lambda table, earlier: found.append(earlier.tolist()), shape=(int(key),), dtype=dtype, owner=owner
+        )
+    assert found == [[], [], [], [0, 0, 0]]  # neither another owner's nor one of another dtype
+
+
 def test_what_a_killed_process_left_is_removed_after_a_day(folder: Path) -> None:
     folder.mkdir()
     for name, age in ((".old.tmp", 2), (".new.tmp", 0)):
@@ -76,7 +86,7 @@ def test_what_a_killed_process_left_is_removed_after_a_day(folder: Path) -> None
 
 
 def test_a_failing_build_leaves_nothing(folder: Path) -> None:
-    def fill(table: np.ndarray) -> None:
+    def fill(table: np.ndarray, earlier: np.ndarray) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -90,9 +100,6 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(folder: Path, monkey
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(UserError, match=r"no space is left.*LITLENS_CACHE"):
-        filled_array("key", lambda table: None, shape=(3,), dtype=np.uint8)
-    monkeypatch.setattr(np, "save", full)
-    with pytest.raises(UserError, match="no space is left"):
         cached_array("key", lambda: np.zeros(3))
     assert list(folder.iterdir()) == []
 

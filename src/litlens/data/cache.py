@@ -1,22 +1,23 @@
 """Arrays worth keeping between runs: npy files in one folder, mapped into memory and never pickled."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from litlens.errors import UserError
+from litlens import files
 
+Mapped: TypeAlias = np.memmap[Any, Any]
 _SECONDS_A_DAY = 86_400
 
 
@@ -47,7 +48,7 @@ def file_state(path: Path) -> tuple[int, int, int]:
     return at.st_size, at.st_mtime_ns, at.st_ctime_ns
 
 
-def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None) -> "np.memmap[Any, Any]":
+def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None) -> Mapped:
     """The array that `build` makes, or made in an earlier run: read-only, and shared between processes.
 
     Args:
@@ -59,64 +60,54 @@ def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | No
     Raises:
         UserError: The cache folder cannot be written, or its disk is full. Nothing half written is left.
     """
-
-    def write(path: Path) -> None:
-        array = build()
-        with disk_errors(), path.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-            _to_disk(file.fileno())
-
-    return _cached(key, owner=owner, write=write)
+    if (found := mapped_array(_path(key, owner))) is not None:
+        return found
+    array = build()
+    return filled_array(
+        key, lambda table, _: np.copyto(table, array), shape=array.shape, dtype=array.dtype, owner=owner
+    )
 
 
 def filled_array(
     key: str,
-    fill: Callable[[NDArray[Any]], None],
+    fill: Callable[[NDArray[Any], NDArray[Any]], None],
     *,
     shape: tuple[int, ...],
     dtype: DTypeLike,
     owner: str | None = None,
-) -> "np.memmap[Any, Any]":
-    """As `cached_array`, for what need not fit into memory: `fill` is given an array of zeros on the disk."""
+) -> Mapped:
+    """As `cached_array`, for what need not fit into memory and is made in part from what an earlier run made.
 
-    def write(path: Path) -> None:
-        with disk_errors():
-            array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
-            _reserve(path)
-        fill(array)
-        array.flush()
-        del array
-        with disk_errors(), path.open("rb+") as file:
-            _to_disk(file.fileno())
-
-    return _cached(key, owner=owner, write=write)
-
-
-def _cached(key: str, *, owner: str | None, write: Callable[[Path], None]) -> "np.memmap[Any, Any]":
-    name = key if owner is None else f"{owner}.{key}"
-    path = cache_folder() / f"{name}.npy"
-    array = mapped_array(path)
-    if array is not None:
-        return array
+    `fill` is given an array of zeros on the disk, and the owner's array of this dtype under another key; an empty one
+    where there is none.
+    """
+    path = _path(key, owner)
+    if (found := mapped_array(path)) is not None:
+        return found
+    # Each process writes a file of its own and renames it: two at once do the work twice and both get it complete.
+    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     with disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
-    # Each process writes a file of its own and renames it: two at once do the work twice and both get it
-    # whole.
-    unfinished = path.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
     try:
-        write(unfinished)
+        with disk_errors():
+            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.dtype(dtype), shape=shape)
+            _reserve(unfinished)
+        fill(array, _earlier(path.parent, owner=owner, dtype=array.dtype))
+        array.flush()
+        del array
+        with disk_errors(), unfinished.open("rb+") as file:
+            os.fsync(file.fileno())  # else a power cut may leave a file of the right name and size full of zeros
         with disk_errors():
             unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     _clear(path.parent, owner=owner, keep=path)
-    array = mapped_array(path)
-    if array is None:
+    if (found := mapped_array(path)) is None:
         raise RuntimeError(f"the cache {path} cannot be read though it was just written")
-    return array
+    return found
 
 
-def mapped_array(path: Path) -> "np.memmap[Any, Any] | None":
+def mapped_array(path: Path) -> Mapped | None:
     """The array in a complete file, or None where the file is missing or damaged."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -127,21 +118,30 @@ def mapped_array(path: Path) -> "np.memmap[Any, Any] | None":
     return array if complete else None
 
 
+def disk_errors() -> AbstractContextManager[None]:
+    """Turn what the user can fix (a full disk, a folder that cannot be written) into one line."""
+    return files.disk_errors(f"the cache in {cache_folder()}", elsewhere="set LITLENS_CACHE to another folder")
+
+
+def _path(key: str, owner: str | None) -> Path:
+    return cache_folder() / f"{key if owner is None else f'{owner}.{key}'}.npy"
+
+
+def _earlier(folder: Path, *, owner: str | None, dtype: np.dtype[Any]) -> NDArray[Any]:
+    for path in folder.glob(f"{owner}.*.npy") if owner else ():
+        if (found := mapped_array(path)) is not None and found.dtype == dtype:
+            return found
+    return np.empty(0, dtype)
+
+
 def _clear(folder: Path, *, owner: str | None, keep: Path) -> None:
     stale = [path for path in folder.glob(f"{owner}.*.npy") if path != keep] if owner else []
-    # What a killed process left; nobody writes for a day.
-    stale += [path for path in folder.glob(".*.tmp") if _age(path) > _SECONDS_A_DAY]
-    for path in stale:
+    for path in [*stale, *folder.glob(".*.tmp")]:
         # In use on Windows, or not ours: the next writer tries again.
         with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
+            # Nobody writes for a day: what a killed process left.
+            if path.suffix == ".npy" or time.time() - path.stat().st_mtime > _SECONDS_A_DAY:
+                path.unlink()
 
 
 def _reserve(path: Path) -> None:
@@ -149,21 +149,3 @@ def _reserve(path: Path) -> None:
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-
-
-def _to_disk(descriptor: int) -> None:
-    # Else a power cut may leave a file of the right name and size full of zeros.
-    os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn what the user can fix (a full disk, a folder that cannot be written) into one line."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "no space is left for" if full else f"cannot write ({error.strerror or error})"
-        raise UserError(
-            f"{what} the cache in {cache_folder()}; make room, or set LITLENS_CACHE to another folder"
-        ) from error

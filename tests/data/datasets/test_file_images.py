@@ -1,4 +1,4 @@
-"""Files decoded once into a cache: when that is taken, when it is made anew, and what may never get into it."""
+"""Files are decoded once into a cache: what of it is reused, what is decoded again, and what never gets into it."""
 
 import errno
 import os
@@ -46,32 +46,71 @@ def test_a_file_that_could_not_be_read_is_no_bad_image(
     assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [1, 1]}
 
 
-def test_decoded_once_and_again_when_a_file_changes(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded = []
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded."""
+    names = []
     original = file_images.decode_image
 
-    def counted(path: Path, **options: Any) -> Any:
-        decoded.append(path)
-        return original(path, **options)
+    def counted(path: Path, *, name: str, **options: Any) -> Any:
+        names.append(name)
+        return original(path, name=name, **options)
 
     monkeypatch.setattr(file_images, "decode_image", counted)
+    return names
+
+
+def pixels(data: FolderDataModule) -> dict[str, bytes]:
+    splits = {split: data.samples(split) for split in ("train", "val", "test")}
+    return {name: data.image(split, i).tobytes() for split in splits for i, name in enumerate(splits[split].names)}
+
+
+def test_only_what_is_new_or_changed_is_decoded(tmp_path: Path, cache: Path, decoded: list[str]) -> None:
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
-    fingerprint = made(folder).fingerprint()
-    assert len(decoded) == 20
-    assert made(folder, seed=1).fingerprint() == fingerprint
-    assert len(decoded) == 20
+    (folder / "b" / "empty.png").touch()
+    bad = {"max_bad_files": 0.1}
+    first = made(folder, **bad)
+    assert len(decoded) == 21
+    again = made(folder, seed=1, **bad)
+    assert len(decoded) == 21
+    assert again.fingerprint() == first.fingerprint()
+
+    decoded.clear()
     draw(folder / "a" / "000.png", value=250)
     os.utime(folder / "a" / "000.png", (1, 1))
-    data = made(folder)
-    assert len(decoded) == 40
-    assert data.fingerprint() != fingerprint
-    pixels = [data.image(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
-    assert sum(p[0, 0, 0] == 250 for p in pixels) == 1
+    draw(folder / "a" / "new.png", value=251)
+    (folder / "a" / "001.png").unlink()
+    changed = made(folder, **bad)
+    assert sorted(decoded) == ["a/000.png", "a/new.png"]
+    assert changed.fingerprint() != first.fingerprint()
+    assert changed.left_out == first.left_out == ["b/empty.png (an empty file)"]
     assert len(list(cache.glob("files-*.npy"))) == 1  # the old one is gone
-    FolderDataModule(folder, image_size=9).setup()
+    from_cache = pixels(changed)
+    assert from_cache["a/new.png"] == bytes([251, 100, 0]) * 64
+    for path in cache.glob("*.npy"):
+        path.unlink()
+    assert from_cache == pixels(made(folder, **bad))  # all decoded again
+
+    FolderDataModule(folder, image_size=9, **bad).setup()
     assert len(list(cache.glob("files-*.npy"))) == 2  # of another size: both are of use
+
+
+def test_a_killed_process_leaves_a_cache_as_it_was(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    made(folder)
+    draw(folder / "a" / "new.png", value=251)
+    with monkeypatch.context() as patch:
+        # As after a kill: what was being written is neither renamed nor removed.
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            made(folder)
+    assert len(list(cache.glob(".files-*.tmp"))) == len(list(cache.glob("files-*.npy"))) == 1
+    decoded.clear()
+    made(folder)
+    assert decoded == ["a/new.png"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a file's times are those of its making and writing")
@@ -83,8 +122,7 @@ def test_a_file_replaced_by_one_of_its_size_and_time_is_decoded_again(tmp_path: 
     os.utime(replaced, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `cp -p` does
     assert replaced.stat().st_size == stat.st_size
     data = made(folder)
-    pixels = [data.image(s, i) for s in ("train", "val", "test") for i in range(len(data.samples(s)))]
-    assert sum(p[0, 0, 0] == 250 for p in pixels) == 1
+    assert pixels(data)["a/000.png"] == bytes([250, 100, 0]) * 64
     assert data.fingerprint()["content"] != before["content"]
 
 
@@ -117,5 +155,6 @@ def test_originals_come_from_the_files_where_the_augmentation_crops(tmp_path: Pa
 def test_images_travel_to_workers_without_their_pixels(tmp_path: Path) -> None:
     samples = made(fill(tmp_path / "pets", {"a": 100, "b": 100})).samples("train")
     pickled = pickle.dumps(samples.images)
-    assert b"100.png" not in pickled
-    np.testing.assert_array_equal(pickle.loads(pickled).batch(samples.rows), samples.images.batch(samples.rows))
+    pixels = samples.images.batch(samples.rows)
+    assert pixels[0].tobytes() not in pickled
+    np.testing.assert_array_equal(pickle.loads(pickled).batch(samples.rows), pixels)
