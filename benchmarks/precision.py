@@ -3,7 +3,7 @@
     python benchmarks/precision.py             # writes docs/precision.json
     python benchmarks/precision.py --quick     # does it run? writes nothing
 
-Where the processor has no bf16, training takes float32 instead (src/litlens/cli/precision.py).
+Where the processor has no bf16, training takes float32 instead (src/litlens/cli/checks.py).
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.checkpoints.provenance import hardware
-from litlens.cli.precision import cpu_has_bf16
+from litlens.cli.checks import cpu_has_bf16
 from litlens.models.networks.scratch import BottleneckCNN, CatDogCNN, MnistCNN
 
 THREADS = 2

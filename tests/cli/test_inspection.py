@@ -1,4 +1,4 @@
-"""What `--inspect` prints and draws of a folder small enough to count by hand."""
+"""What `--inspect` prints and draws of a folder small enough to count by hand, and the table of layers."""
 
 import os
 import sys
@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from rich.console import Console
+from torch import nn
 
-from litlens.cli.inspection import inspect
+from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.main import train
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.datasets.folder import FolderDataModule
+from litlens.models.backbones import TransferNetwork
+from litlens.models.classifier import ImageClassifier
+from litlens.models.networks.scratch import BottleneckCNN, CatDogCNN, MnistCNN
+from litlens.models.transfer import TransferClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
 # Gray value, height and width of each image. In order of area: 4×5 (20), 4×6 (24), 5×5 (25), 6×6 (36), 8×8 (64),
@@ -63,7 +69,7 @@ def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
     (folder / "train" / "cat" / "4.png").write_text("no image")
     lines = inspected(folder, sheet=tmp_path / "sheet")
     assert lines == [
-        "images  2×2, 1 channel(s), crop",
+        "images    2×2, 1 channel(s), crop",
         "files     4×5 to 20×20, median 8×8 (by area)",
         "mean      0.4000",  # of 0, 0.2, 0.4, 0.6 and 0.8 in train
         "std       0.2828",  # √((0.4² + 0.2² + 0 + 0.2² + 0.4²) / 5) = √0.08
@@ -75,7 +81,7 @@ def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
         "  train/cat/4.png (not an image)",
         "duplicates across splits: 1",
         "  train/dog/2.png = val/dog/1.png",
-        f"samples   {tmp_path / 'sheet' / 'inspect.png'}: a row a class, raw and beside it augmented",
+        f"samples   {tmp_path / 'sheet' / 'inspect.png'}: one row per class, each image raw and augmented",
     ]
 
 
@@ -154,3 +160,62 @@ def test_the_constants_are_those_that_training_uses(
     printed = capsys.readouterr().out
     # ImageNet's means and deviations, averaged for gray images: (0.485 + 0.456 + 0.406) / 3 and so on.
     assert "mean      0.4490\nstd       0.2260" in printed
+
+
+def rows(classifier: ImageClassifier) -> list[list[str]]:
+    console = Console(width=120)
+    with console.capture() as text:
+        console.print(layer_table(classifier))
+    return [line.split() for line in text.get().splitlines()[1:]]
+
+
+def classifier(network: nn.Module, classes: int) -> ImageClassifier:
+    return ImageClassifier(network, [str(number) for number in range(classes)])
+
+
+def test_a_pretrained_network_names_every_layer_and_whether_it_trains() -> None:
+    with torch.device("meta"):
+        vgg = TransferNetwork(
+            num_classes=4, image_size=(150, 150), backbone="vgg16", head=[4096, 2048, 1024], pool="none"
+        )
+    model = TransferClassifier(
+        vgg, list("abcd"), strategy="partial", train_from="block5_conv1", unfreeze_epoch=20, channels_last=False
+    )
+    table = rows(model)
+    assert len(table) == 15
+    assert table[9] == ["features.21", "(block4_conv3)", "Conv2d", "2,359,808", "no"]
+    assert table[10] == ["features.24", "(block5_conv1)", "Conv2d", "2,359,808", "yes,", "from", "epoch", "20"]
+    assert table[13] == ["head", "Sequential", "44,051,460", "yes"]
+    # 14,714,688 of the base, without the three layers of block 5 that train later.
+    assert table[14] == ["58,766,148", f"{44_051_460 + 3 * 2_359_808:,}"]
+
+
+def test_a_small_network_shows_its_layers() -> None:
+    table = rows(classifier(MnistCNN(num_classes=10, in_channels=1, image_size=(28, 28)), 10))
+    assert [row[1] for row in table[:-1]] == ["Conv2d", "Conv2d", "BatchNorm2d"] * 2 + ["Linear"]
+    assert table[0] == ["features.0", "Conv2d", "320", "yes"]
+    assert table[-1] == ["513,930", "513,930"]
+
+
+@pytest.mark.parametrize(
+    ("network", "names", "parameters"),
+    [
+        (
+            BottleneckCNN(num_classes=52, in_channels=1, image_size=(90, 90)),
+            [*(f"features.{stage}" for stage in range(5)), "head.1", "head.2", "head.5"],
+            "2,636,148",
+        ),
+        (CatDogCNN(num_classes=2, in_channels=3, image_size=(64, 64)), ["features", "head"], "14,983,106"),
+    ],
+    ids=["five stages", "52 layers in a row"],
+)
+def test_a_deep_network_shows_its_parts(network: nn.Module, names: list[str], parameters: str) -> None:
+    table = rows(classifier(network, 2))
+    assert [row[0] for row in table[:-1]] == names
+    assert table[-1] == [parameters, parameters]
+
+
+def test_what_is_fixed_is_told_and_counted() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    network[0].requires_grad_(False)
+    assert rows(classifier(network, 2)) == [["0", "Linear", "15", "no"], ["1", "Linear", "8", "yes"], ["23", "8"]]

@@ -1,10 +1,64 @@
-"""results.json says of a run what its checkpoint says."""
+"""The page of a run: the same after training and after evaluation, and what it takes from the run's files."""
 
-from litlens.cli.results import run_results
+import html
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from litlens.cli.main import evaluate
+from litlens.cli.results import without_places
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_hardware_is_what_the_checkpoint_was_computed_on() -> None:
-    about = {"metrics": {"accuracy/val": 0.5}, "seed": 3, "computed_on": {"hardware": "2 × A GPU"}}
-    results = run_results({"accuracy_test": 0.25}, about=about, parameters=7, epochs=2, seconds=1.23)
-    assert results["hardware"] == "2 × A GPU"
-    assert (results["accuracy_val"], results["accuracy_test"], results["seed"]) == (0.5, 0.25, 3)
+def test_training_and_evaluation_write_the_same_page(digits_runs: dict[str, Path], tmp_path: Path) -> None:
+    run = digits_runs["cnn"]
+    page = (run / "report.html").read_bytes()
+    copy = tmp_path / "runs" / "digits_cnn" / run.name
+    shutil.copytree(run, copy)
+    (copy / "report.html").unlink()
+    for _ in range(2):
+        evaluate(["--ckpt_path", str(copy), "--accelerator=cpu"])
+        assert (copy / "report.html").read_bytes() == page
+
+
+def test_the_page_tells_of_the_run(digits_runs: dict[str, Path]) -> None:
+    text = (digits_runs["cnn"] / "report.html").read_text()
+    for words in ("MnistCNN", "AdamW, learning rate 0.003", "DigitsDataModule, 8×8", "seed_everything: 42", "torch"):
+        assert words in text
+    assert "Grad-CAM of" in text
+    assert "Loss and accuracy of training" in text
+
+
+def test_the_page_tells_nothing_of_the_machine(digits_runs: dict[str, Path]) -> None:
+    text = re.sub(r"data:image/[^\"]*", "", (digits_runs["cnn"] / "report.html").read_text())
+    for place in (str(Path.home()), str(ROOT), str(digits_runs["cnn"].parents[3]), platform.node()):
+        assert len(place) < 3 or place not in text
+    assert not re.search(r"20\d\d-\d\d-\d\d(?!_)", text)  # the run's own name is a time, no other date stands there
+
+
+def test_a_network_without_maps_gets_a_page_too(digits_runs: dict[str, Path]) -> None:
+    text = (digits_runs["mlp"] / "report.html").read_text()
+    assert "No Grad-CAM: MLP has no layer" in text
+    assert "Grad-CAM of" not in text
+
+
+def test_a_config_without_the_places_of_a_machine() -> None:
+    config: dict[str, Any] = {
+        "data": {"root": "/home/me/data", "folder": "~/images", "csv": None, "batch_size": 3, "resize_mode": "crop"},
+        "list": ["C:\\me\\weights.pth", "data/mnist", 0.5],
+    }
+    assert without_places(config) == {
+        "data": {"root": "…/data", "folder": "…/images", "csv": None, "batch_size": 3, "resize_mode": "crop"},
+        "list": ["…/weights.pth", "data/mnist", 0.5],
+    }
+
+
+def test_the_config_of_the_page_is_the_runs(digits_runs: dict[str, Path]) -> None:
+    text = (digits_runs["cnn"] / "report.html").read_text()
+    shown = yaml.safe_load(html.unescape(re.search(r"<pre>(.*?)</pre>", text, flags=re.DOTALL)[1]))  # type: ignore[index]
+    assert shown == without_places(yaml.safe_load((digits_runs["cnn"] / "config.yaml").read_text()))

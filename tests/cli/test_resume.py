@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import train
-from litlens.cli.resume import LastCheckpoint, Resumption, last_checkpoint
+from litlens.cli.resume import LastCheckpoint, Resumption
+from litlens.cli.run_folder import LAST
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ["--config", str(ROOT / "configs" / "digits_cnn.yaml")]
@@ -111,7 +112,7 @@ def test_a_plateau_counts_the_epoch_before_the_interruption(tmp_path: Path) -> N
     uninterrupted = fit(5)
     assert uninterrupted[0] == 1 / 32
     fit(3)
-    assert fit(5, ckpt_path=last_checkpoint(tmp_path), weights_only=True) == uninterrupted
+    assert fit(5, ckpt_path=tmp_path / LAST, weights_only=True) == uninterrupted
 
 
 def test_a_run_by_steps_says_how_to_go_on(

@@ -1,11 +1,19 @@
 """Where a run is kept, and that its config is read as it was written."""
 
+import csv
 from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
 
-from litlens.cli.run_folder import config_text, is_first_process, new_run_folder, removed_if_refused
+from litlens.cli.run_folder import (
+    config_text,
+    is_first_process,
+    new_run_folder,
+    read_history,
+    removed_if_refused,
+    run_title,
+)
 
 NAMES = [
     *("1e3", "2e5", "3e1", "1E3", "1e+3", "1e-3", "-1e3", "+1e3", "1_0e3", ".5e1", "1.e3", ".1", "1.", "1.5", "-.5e+2"),
@@ -102,3 +110,37 @@ def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="before"), removed_if_refused(folder):
         raise ValueError("before")
     assert not folder.exists()
+
+
+def test_the_history_has_a_row_per_epoch(digits_runs: dict[str, Path]) -> None:
+    run = digits_runs["cnn"]
+    history = read_history(run)
+    assert [row["epoch"] for row in history] == [0, 1]
+    assert all(set(row) == {"epoch", "loss/train", "loss/val", "accuracy/train", "accuracy/val"} for row in history)
+    with (run / "metrics.csv").open(newline="") as file:
+        logged = [row for row in csv.DictReader(file) if row["accuracy/val"]]
+    assert [row["accuracy/val"] for row in history] == [float(row["accuracy/val"]) for row in logged]
+
+
+def test_rows_in_any_order_are_joined(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(
+        "accuracy/test,epoch,loss/train,loss/train_step,loss/val,step\n"
+        ",1,,,0.5,20\n,0,,0.9,,3\n,0,0.8,,,10\n,0,,,0.7,10\n,1,0.6,,,20\n0.9,2,,,,21\n"
+    )
+    assert read_history(tmp_path) == [
+        {"epoch": 0, "loss/train": 0.8, "loss/val": 0.7},
+        {"epoch": 1, "loss/val": 0.5, "loss/train": 0.6},
+    ]
+    assert read_history(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("runs/mnist/2026/checkpoints/best.ckpt", "mnist/2026"),
+        ("runs/mnist/2026/checkpoints/last.ckpt", "mnist/2026 (last)"),
+        ("elsewhere/model.ckpt", "model.ckpt"),
+    ],
+)
+def test_what_a_run_is_called(path: str, title: str) -> None:
+    assert run_title(Path(path)) == title

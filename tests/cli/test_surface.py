@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from litlens.cli.evaluation.command import command_parser, run_parser
+from litlens.cli.evaluate import command_parser, run_parser
 from litlens.cli.main import _EVALUATE_HELP, _TRAIN_HELP, train
 from litlens.cli.parser import TrainingCommand, expand_shortcuts
 

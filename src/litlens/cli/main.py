@@ -11,7 +11,6 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from litlens.cli.run_folder import is_first_process
 from litlens.errors import mistake_behind
 
 # Lightning leaves these in the environment when it has started processes, and takes the next run in this process for
@@ -51,7 +50,7 @@ Score checkpoints on labeled images; write report.html.
                           other data, or other options of the run's data
   --split NAME            train, val, test or all: by default test, or all of
                           other data that have no test split
-  --images DIR            instead, name the images of a folder (no labels
+  --images DIR            instead, classify the images of a folder (no labels
                           needed): images-DIR/predictions.csv and images.html
   --robustness            also accuracy against shift, rotation, scale, blur,
                           noise and contrast
@@ -71,7 +70,7 @@ def train(args: list[str] | None = None) -> None:
 
 def evaluate(args: list[str] | None = None) -> None:
     """`python evaluate.py …`: exit statuses as for `train`."""
-    _run("litlens.cli.evaluation.command", _EVALUATE_HELP, sys.argv[1:] if args is None else args)
+    _run("litlens.cli.evaluate", _EVALUATE_HELP, sys.argv[1:] if args is None else args)
 
 
 def _run(module: str, help_text: str, args: list[str]) -> None:
@@ -83,6 +82,8 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
         return
 
     from rich.console import Console
+
+    from litlens.cli.run_folder import is_first_process
 
     # No markup: names in square brackets are names.
     console = Console(quiet=not is_first_process(), highlight=False, markup=False, soft_wrap=True)

@@ -1,69 +1,69 @@
-"""What a run is worth: from test predictions to results.json and the last lines on the terminal."""
+"""What a test yields: metrics, the last lines on the terminal, and the run's page.
 
-import json
-from datetime import date
-from pathlib import Path
+Training and evaluation both come here with the same checkpoint, predictions and metrics, so their pages are equal.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
+import yaml
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
-from litlens.checkpoints.provenance import versions
+from litlens.callbacks.collect_predictions import CollectPredictions
+from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
+from litlens.cli.run_folder import REPORT, read_history, run_home, run_title
+from litlens.data.module import ImageDataModule
+from litlens.data.preprocessing import Pixels
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.scores import noise_difference, wilson_interval
-from litlens.files import write_atomically
+from litlens.evaluation.report_page import RunFacts, render_report, write_page
+from litlens.evaluation.scores import accuracy, noise_difference
+from litlens.explain.cam import cam
+from litlens.explain.overlay import overlay
 
-PREDICTIONS_FILE = "predictions-test.csv"
-RESULTS_FILE = "results.json"
+_PATHS = (PurePosixPath, PureWindowsPath)
+_AT_ONCE = 8  # images in one pass of Grad-CAM, so that VGG16 at 224×224 stays below 1 GB
 
 
-def test_results(predictions: Predictions, metrics: dict[str, float]) -> dict[str, Any]:
-    """The figures of the test split: from the predictions, and from what the trainer's test logged."""
-    accuracy = wilson_interval(int(predictions.correct.sum()), len(predictions))
-    return {
-        "accuracy_test": accuracy.value,
-        "interval_test": [accuracy.low, accuracy.high],
+def test(
+    trainer: Trainer,
+    classifier: LightningModule,
+    data: ImageDataModule,
+    collect: CollectPredictions,
+    *,
+    metadata: dict[str, Any],
+) -> tuple[Predictions, dict[str, Any]]:
+    """Test a classifier: its predictions, and the metrics of results.json. `collect` is among the trainer's callbacks.
+
+    `metadata` is the key `litlens` of the checkpoint, which has the accuracy that the checkpoint was selected by.
+    """
+    trainer.test(classifier, datamodule=data, verbose=False)
+    predictions = collect.predictions
+    assert predictions is not None  # gathered by the test
+    score = accuracy(predictions)
+    results = {
+        "accuracy_val": metadata["metrics"].get("accuracy/val"),  # None where the run had no validation
+        "accuracy_test": score.value,
+        "interval_test": [score.low, score.high],
         "n_test": len(predictions),
-        "loss_test": metrics["loss/test"],
-        "f1_test": metrics["f1/test"],
+        "loss_test": float(trainer.callback_metrics["loss/test"]),
+        "f1_test": float(trainer.callback_metrics["f1/test"]),
         "noise": noise_difference(int(predictions.correct.sum()), len(predictions)),
     }
-
-
-def validation_results(about: dict[str, Any]) -> dict[str, float]:
-    """What the checkpoint was chosen by; nothing where the run had no validation. `about` is its key `litlens`."""
-    return {"accuracy_val": value} if (value := about["metrics"].get("accuracy/val")) is not None else {}
-
-
-def run_results(
-    test: dict[str, Any], *, about: dict[str, Any], parameters: int, epochs: int, seconds: float
-) -> dict[str, Any]:
-    """Everything that results.json holds; `about` is the best checkpoint's key `litlens`."""
-    return {
-        "parameters": parameters,
-        "epochs": epochs,
-        "seconds": round(seconds, 1),
-        **validation_results(about),
-        **test,
-        "seed": about["seed"],
-        "versions": versions(),
-        "hardware": about["computed_on"]["hardware"],
-        "date": date.today().isoformat(),
-    }
-
-
-def write_results(folder: Path, predictions: Predictions, results: dict[str, Any]) -> None:
-    """Write predictions-test.csv and results.json into a run folder, each in one step."""
-    predictions.save(folder / PREDICTIONS_FILE)
-    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+    return predictions, {key: value for key, value in results.items() if value is not None}
 
 
 def print_results(results: dict[str, Any], *, console: Console, shared: int | None = None, own: bool = True) -> None:
-    """Say what the run is worth: accuracy with its interval, the gap to validation, and what would be noise.
+    """Print accuracy with its interval, the gap to validation, and which difference is not significant.
 
     Args:
-        results: As from `run_results`.
+        results: As from `test`.
         console: Where it is printed.
         shared: The number of images that are in two splits, where it was counted.
         own: Whether the test split is the run's own, so that validation compares with it.
@@ -78,10 +78,99 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
     table.add_row("test loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
     if "accuracy_val" in results and own:
         gap = results["accuracy_val"] - results["accuracy_test"]
-        explained = f"val − test = {gap:+.4f}; selected on val"
-        table.add_row("val accuracy", f"{results['accuracy_val']:.4f}", explained)
+        table.add_row("val accuracy", f"{results['accuracy_val']:.4f}", f"val − test = {gap:+.4f}; selected on val")
     if shared is not None:
         table.add_row("duplicates across splits", f"{shared:,}", "images whose pixels are equal" if shared else "")
-    noise = f"Differences below ±{results['noise']:.4f} are not significant (95 %, independent models)"
     console.print(table, soft_wrap=False)
-    console.print(noise)
+    console.print(f"Differences below ±{results['noise']:.4f} are not significant (95 %, independent models)")
+
+
+def write_report(
+    folder: Path,
+    checkpoint: Path,
+    *,
+    predictions: Predictions,
+    data: ImageDataModule,
+    network: nn.Module | None = None,
+) -> Path:
+    """Write report.html into a folder, in one step; `predictions` are the test split's, `data` is set up.
+
+    `network` is for a checkpoint that does not describe its own (`load_classifier`).
+    """
+    # Read again rather than taken from the trainer: maps are then computed on the CPU, whatever device has trained.
+    loaded = load_classifier(checkpoint, network)
+    metadata = loaded.metadata
+    page = render_report(
+        predictions,
+        run=RunFacts(
+            title=run_title(checkpoint),
+            validation=metadata["metrics"].get("accuracy/val"),
+            history=read_history(run_home(checkpoint)),
+            facts=_facts(loaded),
+            config=yaml.safe_dump(without_places(metadata["config"]), sort_keys=False, allow_unicode=True),
+            environment=_environment(metadata),
+        ),
+        image=lambda index: data.image("test", index),
+        overlays=lambda indices: list(_overlays(loaded, [data.image("test", index) for index in indices])),
+    )
+    return write_page(folder / REPORT, page)
+
+
+def _overlays(loaded: LoadedClassifier, images: Sequence[Pixels]) -> Iterator[Pixels]:
+    assert loaded.preprocessing is not None  # evaluation has refused a checkpoint without
+    for start in range(0, len(images), _AT_ONCE):
+        batch = images[start : start + _AT_ONCE]
+        maps = cam(loaded.classifier.network, loaded.preprocessing.normalize(np.stack(batch))).maps.numpy()
+        yield from (overlay(image, heat) for image, heat in zip(batch, maps, strict=True))
+
+
+def _facts(loaded: LoadedClassifier) -> dict[str, str]:
+    metadata, network = loaded.metadata, loaded.classifier.network
+    model, data = metadata["config"]["model"]["init_args"], metadata["config"]["data"]
+    preprocessing = metadata["preprocessing"]
+    height, width = preprocessing["resize"]["size"]
+    where, monitor = metadata["computed_on"], metadata["config"]["model_checkpoint"]["init_args"]["monitor"]
+    kind = _name(model.get("network")) or type(network).__name__  # a classifier may construct its own network
+    facts = {
+        "network": f"{kind}, {sum(p.numel() for p in network.parameters()):,} parameters",
+        "data": f"{_name(data)}, {height}×{width}, {len(preprocessing['normalize']['mean'])} channel(s)",
+        "optimizer": _with_rate(model.get("optimizer")),
+        "schedule": _name(model.get("lr_scheduler")),
+        "batches": f"{where['batch_size']} on {where['devices']} device(s)",
+        "precision": where["precision"],
+        "seed": str(metadata["seed"]),
+        "checkpoint": f"epoch {metadata['epoch']}" + (f", chosen by {monitor}" if monitor else ""),
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _environment(metadata: dict[str, Any]) -> dict[str, str]:
+    git, data = metadata["git"], metadata["data"]
+    code = f"{git['commit'][:12]}{', with changes' if git['dirty'] else ''}" if git["commit"] else "not known"
+    files = f"{data['files']:,} files, {data['bytes']:,} bytes, " if data["files"] else ""
+    return {
+        **metadata["versions"],
+        "computed on": metadata["computed_on"]["hardware"],
+        "code": code,
+        "data": f"{files}digest {data['content'][:12]}",
+    }
+
+
+def without_places(value: Any) -> Any:
+    """A config without the places of one person's machine: of an absolute path only the last part stays."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_places(inner) for inner in value]
+    if isinstance(value, str) and (value.startswith("~") or any(kind(value).is_absolute() for kind in _PATHS)):
+        return f"…/{PureWindowsPath(value).name}"
+    return value
+
+
+def _name(spec: dict[str, Any] | None) -> str:
+    return spec["class_path"].rpartition(".")[2] if spec else ""
+
+
+def _with_rate(spec: dict[str, Any] | None) -> str:
+    rate = (spec or {}).get("init_args", {}).get("lr", math.nan)
+    return _name(spec) + (f", learning rate {rate:g}" if rate == rate else "")

@@ -1,7 +1,7 @@
 """Going on with a run that was interrupted: its own config, its last checkpoint, its folder and its metrics."""
 
 import csv
-import warnings
+import io
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 
 from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.run_folder import write_config
+from litlens.cli.run_folder import CONFIG, LAST, METRICS, write_config
 from litlens.errors import UserError
+from litlens.files import write_atomically
 
 
 def resumed_args(args: list[str]) -> tuple[list[str], Path | None]:
@@ -23,15 +24,10 @@ def resumed_args(args: list[str]) -> tuple[list[str], Path | None]:
     if not names:
         return args, None
     folder = Path(names[-1])
-    for needed in (folder / "config.yaml", last_checkpoint(folder)):
+    for needed in (folder / CONFIG, folder / LAST):
         if not needed.is_file():
             raise UserError(f"--resume: there is no {needed}, so nothing to go on from: name a run folder")
-    return ["--config", str(folder / "config.yaml"), *args], folder
-
-
-def last_checkpoint(folder: Path) -> Path:
-    """Where a run keeps its newest state."""
-    return folder / "checkpoints" / "last.ckpt"
+    return ["--config", str(folder / CONFIG), *args], folder
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -47,7 +43,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path) -> None:
-        path = last_checkpoint(folder)
+        path = folder / LAST
         super().__init__(path.parent, filename=path.stem, enable_version_counter=False, save_on_train_epoch_end=True)
         self._untold: dict[int, float] = {}  # what each such scheduler watches, by its place among the trainer's
 
@@ -128,20 +124,17 @@ def keep_metrics(trainer: Trainer, *, folder: Path) -> None:
 
     See `_check_log_dir_exists` in lightning/fabric/loggers/csv_logs.py.
     """
-    path = folder / "metrics.csv"
-    if not path.is_file() or not trainer.is_global_zero:
+    path = folder / METRICS
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
+    if not (path.is_file() and loggers and trainer.is_global_zero):
         return
-    step = read_checkpoint(last_checkpoint(folder))["global_step"]
+    step = read_checkpoint(folder / LAST)["global_step"]
+    kept = io.StringIO(newline="")
     with path.open(newline="") as file:
         rows = csv.DictReader(file)
-        kept, keys = [row for row in rows if int(row["step"]) < step], list(rows.fieldnames or [])
-    for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Experiment logs directory")
-                writer = logger.experiment
-            writer.metrics_keys = keys
-            with path.open("w", newline="") as file:
-                table = csv.DictWriter(file, fieldnames=keys)
-                table.writeheader()
-                table.writerows(kept)
+        table = csv.DictWriter(kept, fieldnames=list(rows.fieldnames or []))
+        table.writeheader()
+        table.writerows(row for row in rows if int(row["step"]) < step)
+    for logger in loggers:
+        logger.experiment.metrics_keys = list(table.fieldnames)
+    write_atomically(path, kept.getvalue())

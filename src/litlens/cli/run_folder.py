@@ -1,5 +1,7 @@
-"""Where a run is kept: `runs/NAME/VERSION/`, made and written by the first process alone."""
+"""A run's folder, `runs/NAME/VERSION/`: what is in it, and how the first process alone makes and writes it."""
 
+import csv
+import json
 import os
 import re
 import shutil
@@ -11,12 +13,24 @@ from typing import Any
 
 import yaml
 
+from litlens.checkpoints.reading import BEST as BEST
 from litlens.errors import UserError
+from litlens.evaluation.predictions import Predictions
 from litlens.files import write_atomically
+
+# Every path in a run folder, with BEST, the checkpoint that is tested.
+LAST = BEST.with_name("last.ckpt")  # the newest state of the training
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"  # written by Lightning's CSVLogger, which names it
+PREDICTIONS = "predictions-test.csv"
+RESULTS = "results.json"
+REPORT = "report.html"
+
+_CURVES = ("loss/train", "loss/val", "accuracy/train", "accuracy/val")
 
 
 def is_first_process() -> bool:
-    """Whether this is global rank 0, which alone prints and writes; known before Lightning is imported.
+    """Whether this is global rank 0, which alone prints and writes; known before there is a trainer.
 
     torchrun sets RANK; SLURM's srun sets SLURM_PROCID, which processes that Lightning starts (LOCAL_RANK) inherit.
     """
@@ -45,6 +59,31 @@ def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
     raise UserError(f"cannot make a new folder in {runs / name}: a thousand runs have started this second")
 
 
+@contextmanager
+def removed_if_refused(folder: Path, *, kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Remove a new run folder where an error comes before anything in it is worth keeping, which `kept` says."""
+    try:
+        yield
+    except Exception:
+        if not kept() and is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def run_home(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint belongs to, or the folder of a file that is not in one."""
+    folder = checkpoint.parent
+    return folder.parent if folder.name == BEST.parent.name else folder
+
+
+def run_title(checkpoint: Path) -> str:
+    """`NAME/VERSION` of the run that a checkpoint belongs to, or the name of a file that is not in a run folder."""
+    home = run_home(checkpoint).resolve()
+    if checkpoint.resolve().parent == home:
+        return checkpoint.name
+    return "/".join(home.parts[-2:]) + ("" if checkpoint.name == BEST.name else f" ({checkpoint.stem})")
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes what jsonargparse would read as a number: to YAML 1.1 `1e3` is a string, to jsonargparse it is 1000.0."""
 
@@ -62,16 +101,25 @@ def config_text(config: dict[str, Any]) -> str:
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write config.yaml, in one step."""
-    write_atomically(folder / "config.yaml", config_text(config))
+    """Write config.yaml in one step."""
+    write_atomically(folder / CONFIG, config_text(config))
 
 
-@contextmanager
-def removed_if_refused(folder: Path, *, kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Remove a new run folder where an error comes before anything in it is worth keeping, which `kept` says."""
-    try:
-        yield
-    except Exception:
-        if not kept() and is_first_process():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+def write_results(folder: Path, predictions: Predictions, results: dict[str, Any]) -> None:
+    """Write predictions-test.csv and results.json, each in one step; other keys of an earlier results.json stay."""
+    path = folder / RESULTS
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    predictions.save(folder / PREDICTIONS)
+    write_atomically(path, json.dumps({**before, **results}, indent=2) + "\n")
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Loss and accuracy of training and validation per epoch, from metrics.csv; empty where there is none."""
+    epochs: dict[int, dict[str, float]] = {}
+    path = folder / METRICS
+    if path.is_file():
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if values := {name: float(row[name]) for name in _CURVES if row.get(name)}:
+                    epochs.setdefault(int(row["epoch"]), {"epoch": int(row["epoch"])}).update(values)
+    return [epochs[epoch] for epoch in sorted(epochs)]

@@ -4,6 +4,7 @@ import copy
 import sys
 import time
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,16 @@ from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.run_metadata import Provenance
 from litlens.callbacks.steps import FiniteLoss, RandomState
 from litlens.checkpoints import record
+from litlens.checkpoints.provenance import versions
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
-from litlens.cli.checks import check_batches, check_checkpointing, check_model, check_monitors
-from litlens.cli.inspection import inspect
-from litlens.cli.layers import layer_table
+from litlens.cli.checks import available_precision, check_batches, check_checkpointing, check_model, check_monitors
+from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import mistakes_of_values
 from litlens.cli.parser import TrainingCommand
-from litlens.cli.precision import available_precision
-from litlens.cli.report import write_report
-from litlens.cli.results import print_results, run_results, test_results, write_results
-from litlens.cli.resume import LastCheckpoint, Resumption, keep_metrics, last_checkpoint
-from litlens.cli.run_folder import new_run_folder, removed_if_refused, write_config
+from litlens.cli.results import print_results, test, write_report
+from litlens.cli.resume import LastCheckpoint, Resumption, keep_metrics
+from litlens.cli.run_folder import BEST, LAST, new_run_folder, removed_if_refused, write_config, write_results
 from litlens.cli.upstream import upstream_mistakes
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
@@ -108,7 +107,7 @@ def in_run_folder(config: Namespace, folder: Path) -> Namespace:
     """
     config = config.clone()
     checkpoint, options = config.model_checkpoint.init_args, config.trainer
-    checkpoint.dirpath = checkpoint.dirpath or str(folder / "checkpoints")
+    checkpoint.dirpath = checkpoint.dirpath or str((folder / BEST).parent)
     for logger in options.logger if isinstance(options.logger, list) else [options.logger]:
         if not hasattr(logger, "class_path"):  # a truth value
             continue
@@ -183,28 +182,24 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     # Read here, as evaluation reads it: given to `trainer.test`, a checkpoint of Lightning's weight averaging sets the
     # weights in training, which nobody validated.
     checkpoint = read_checkpoint(best)
+    metadata = checkpoint["litlens"]
     classifier.load_state_dict(checkpoint["state_dict"])
-    trainer.test(classifier, datamodule=data, verbose=False)
-    predictions = parts.collect.predictions
-    assert predictions is not None  # gathered by the test
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    predictions, metrics = test(trainer, classifier, data, parts.collect, metadata=metadata)
     if trainer.is_global_zero:
-        results = run_results(
-            test_results(predictions, metrics),
-            about=checkpoint["litlens"],
-            parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
-            epochs=trainer.current_epoch,
-            seconds=seconds,
-        )
+        results = {
+            "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
+            "epochs": trainer.current_epoch,
+            "seconds": round(seconds, 1),
+            **metrics,
+            "seed": metadata["seed"],
+            "versions": versions(),
+            "hardware": metadata["computed_on"]["hardware"],
+            "date": date.today().isoformat(),
+        }
         write_results(folder, predictions, results)
         print_results(results, console=console, shared=len(shared_between_splits(data)))
-        page = write_report(
-            folder,
-            best,
-            predictions=predictions,
-            data=data,
-            network=copy.deepcopy(classifier).cpu() if "undescribed" in checkpoint["litlens"]["model"] else None,
-        )
+        network = copy.deepcopy(classifier).cpu() if "undescribed" in metadata["model"] else None
+        page = write_report(folder, best, predictions=predictions, data=data, network=network)
         console.print(f"run folder     {folder}\nreport         {page}")
         console.print(f"TensorBoard    tensorboard --logdir {folder.parent.parent}")
 
@@ -214,7 +209,7 @@ def check(command: TrainingCommand, parts: Run) -> None:
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     check_monitors(trainer, {"early_stopping": parts.early_stopping, "model_checkpoint": parts.checkpoint})
     if command.resumed is not None and trainer.max_steps > -1:
-        step = read_checkpoint(last_checkpoint(command.resumed))["global_step"]
+        step = read_checkpoint(command.resumed / LAST)["global_step"]
         if step < trainer.max_steps:
             # `FitLoop.restarting` takes such a run for one that stopped within its epoch, and its end comes twice.
             raise UserError(
@@ -253,7 +248,7 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
 def fit(parts: Run, *, resumed: bool) -> None:
     """Train, from the last checkpoint where a run is resumed. Ctrl-C becomes a KeyboardInterrupt with the folder."""
     trainer, folder = parts.trainer, parts.folder
-    ckpt_path = last_checkpoint(folder) if resumed else None
+    ckpt_path = folder / LAST if resumed else None
     try:
         with upstream_mistakes(trainer):
             trainer.fit(
@@ -263,7 +258,7 @@ def fit(parts: Run, *, resumed: bool) -> None:
                 weights_only=True if ckpt_path else None,
             )
     except SystemExit as stop:  # what Lightning makes of Ctrl-C (lightning/pytorch/trainer/call.py)
-        raise KeyboardInterrupt(*[folder] if last_checkpoint(folder).is_file() else []) from stop
+        raise KeyboardInterrupt(*[folder] if (folder / LAST).is_file() else []) from stop
 
 
 def _finish(loggers: list[Logger]) -> None:

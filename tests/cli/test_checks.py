@@ -1,8 +1,6 @@
 """bf16 where the processor has it, float32 where it would be emulated."""
 
 import platform
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from litlens.cli.precision import available_precision, cpu_has_bf16
+from litlens.cli.checks import available_precision, cpu_has_bf16
+from litlens.cli.main import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +20,7 @@ def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
     for name in ("CUDAAccelerator", "MPSAccelerator", "XLAAccelerator"):
-        monkeypatch.setattr(f"litlens.cli.precision.{name}.is_available", lambda: False)
+        monkeypatch.setattr(f"litlens.cli.checks.{name}.is_available", lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_bf16_that_would_be_emulated_becomes_float32(plain_cpu: None, asked: Any
 
 
 def test_an_accelerator_keeps_what_was_asked_for(plain_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("litlens.cli.precision.CUDAAccelerator.is_available", lambda: True)
+    monkeypatch.setattr("litlens.cli.checks.CUDAAccelerator.is_available", lambda: True)
     assert available_precision("bf16-mixed", accelerator="auto") == "bf16-mixed"
 
 
@@ -65,16 +64,15 @@ def test_processors_of_other_makes_are_trusted(plain_cpu: None, monkeypatch: pyt
     assert cpu_has_bf16()
 
 
-def test_a_run_says_so_and_records_what_it_trained_in(tmp_path: Path) -> None:
-    """`cpu_has_bf16` is replaced in the process that trains, so that the test means the same on every machine."""
-    program = (
-        "import sys, litlens.cli.precision as precision; precision.cpu_has_bf16 = lambda: False;"
-        "from litlens.cli.main import train; train(sys.argv[1:])"
-    )
+def test_a_run_says_so_and_records_what_it_trained_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("litlens.cli.checks.cpu_has_bf16", lambda: False)
     options = ["--trainer.precision=bf16-mixed", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
-    command = [sys.executable, "-c", program, f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "this processor has no bf16" in done.stdout
-    assert "precision 32-true" in done.stdout
+    train([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", *options, "--trainer.logger=false"])
+    said = capsys.readouterr().out
+    assert "this processor has no bf16" in said
+    assert "precision 32-true" in said
     (config,) = tmp_path.glob("runs/digits_cnn/*/config.yaml")
     assert yaml.safe_load(config.read_text())["trainer"]["precision"] == "32-true"

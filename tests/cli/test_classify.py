@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from litlens.checkpoints.loaded_classifier import load_classifier
-from litlens.cli.evaluation import images
+from litlens.cli import classify
 from litlens.cli.main import evaluate
 from litlens.data.decode import read_image
 
@@ -76,8 +76,8 @@ def test_the_page_shows_them_and_lists_the_rest(
 def test_the_page_shows_only_so_many(
     digits_runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_SHOWN", 3)
-    monkeypatch.setattr(images, "_AT_ONCE", 2)
+    monkeypatch.setattr(classify, "_SHOWN", 3)
+    monkeypatch.setattr(classify, "_AT_ONCE", 2)
     evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(photos), "--output", str(tmp_path)])
     text = (tmp_path / "images.html").read_text()
     assert text.count("<figure") == 3
@@ -95,11 +95,11 @@ def test_a_network_without_maps_names_them_too(digits_runs: dict[str, Path], pho
 def test_the_map_lies_over_the_files_own_pixels(digits_runs: dict[str, Path], monkeypatch: Any) -> None:
     """Of a photo three times as wide as high, the center crop sees the middle third, to the pixel."""
     laid = []
-    monkeypatch.setattr(images, "embedded_image", lambda image, **_: laid.append(image) or "data:")
+    monkeypatch.setattr(classify, "embedded_image", lambda image, **_: laid.append(image) or "data:")
     photo = np.full((101, 303, 3), 128, dtype=np.uint8)
     preprocessing = load_classifier(digits_runs["cnn"] / "checkpoints" / "best.ckpt").preprocessing
     assert preprocessing is not None
-    images._shown(photo, np.ones((8, 8), dtype=np.float32), preprocessing)
+    classify._shown(photo, np.ones((8, 8), dtype=np.float32), preprocessing)
     whole, over = laid
     assert whole.shape == over.shape == (101, 303, 3)
     changed = (over != whole).any(axis=2)
@@ -129,7 +129,7 @@ def test_the_page_shows_the_first_500_in_less_than_5_mb(
         most = max(most, len(alive))
         return image
 
-    monkeypatch.setattr(images, "read_image", watched)
+    monkeypatch.setattr(classify, "read_image", watched)
     evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(folder), "--output", str(tmp_path)])
     text = (tmp_path / "images.html").read_text()
     assert text.count("<figure") == 500

@@ -1,16 +1,22 @@
-"""What `evaluate.py` does: score checkpoints on the test split in a fresh process, to the last bit as training did."""
+"""What `evaluate.py` does: score checkpoints on labeled images in a fresh process, to the last bit as training did.
+
+Several runs are compared with the first, and `--robustness` scores each on distorted images as well.
+"""
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from PIL import Image
 from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 import litlens.data.datasets.arrays
@@ -18,20 +24,32 @@ import litlens.data.datasets.catdog
 import litlens.data.datasets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.loaded_classifier import load_classifier
-from litlens.checkpoints.reading import BEST, checkpoint_path
+from litlens.checkpoints.reading import checkpoint_path
 from litlens.checkpoints.record import is_trusted
-from litlens.cli.evaluation.comparison import show_comparison
-from litlens.cli.evaluation.images import label_images
+from litlens.cli.classify import classify
 from litlens.cli.mistakes import mistakes_of_values, parse
-from litlens.cli.report import run_home, run_title, write_report
-from litlens.cli.results import RESULTS_FILE, print_results, test_results, validation_results, write_results
-from litlens.cli.run_folder import config_text
+from litlens.cli.results import print_results, test, write_report
+from litlens.cli.run_folder import BEST, config_text, run_home, run_title, write_results
 from litlens.data.module import ImageDataModule
+from litlens.data.progress import progress
 from litlens.errors import UserError, listed
+from litlens.evaluation.distortions import (
+    DISTORTIONS,
+    DistortedAccuracy,
+    chosen_images,
+    number_of_points,
+    robustness,
+    robustness_figure,
+)
 from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.report_page import write_page
+from litlens.evaluation.run_comparison import compare, render_comparison
+from litlens.evaluation.style import pixels
+from litlens.files import write_atomically
 
 # Where the files lie, which the fingerprint sees through, and how many are read at a time.
 _PLACES = ("root", "folder", "csv", "batch_size", "num_workers", "class_names")
+_SEED = 0  # of the distortions
 
 
 @dataclass(frozen=True)
@@ -45,37 +63,31 @@ class Scored:
 
 
 def run(args: list[str], *, console: Console) -> None:
-    """Name the images of a folder, or score every checkpoint that is named and set them side by side."""
+    """Classify the images of a folder, or score every checkpoint that is named and compare them."""
     try:
         named, rest = command_parser().parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(f"command line: {error}") from error
-    paths = named.ckpt_path
-    if not paths:
+    if not named.ckpt_path:
         raise UserError("--ckpt_path is required: give a run folder or a checkpoint")
-    titles = [run_title(checkpoint_path(path)) for path in paths]
+    paths = [checkpoint_path(path) for path in named.ckpt_path]
+    titles = [run_title(path) for path in paths]
     if len(set(titles)) < len(paths):
         raise UserError(f"--ckpt_path: {', '.join(titles)}: one of them is named twice")
     if named.images is not None:
         others = {"several --ckpt_path": len(paths) > 1, "--robustness": named.robustness, "--split": named.split}
         if other := next((name for name, given in others.items() if given), rest[0] if rest else None):
             raise UserError(f"--images takes one --ckpt_path and --output, not {other}")
-        label_images(paths[0], named.images, output=named.output, trust=named.trust, console=console)
+        classify(paths[0], named.images, output=named.output, trust=named.trust, console=console)
         return
     output = named.output if len(paths) == 1 else None
     options: dict[str, Any] = {"split": named.split, "output": output, "trust": named.trust, "console": console}
-    scored = [evaluate(path, rest, **options) for path in paths]
-    everywhere = [one for one in scored if one is not None]
-    if not everywhere:  # of several devices, the first one speaks
-        return
-    folder = named.output or run_home(checkpoint_path(paths[-1]))
-    if len(paths) > 1:
-        runs = {one.title: one.predictions for one in everywhere}
-        show_comparison(runs, everywhere[0].data, folder=folder, console=console)
-    if named.robustness:
-        from litlens.cli.evaluation.robustness import show_robustness
-
-        show_robustness({one.title: (one.network, one.data) for one in everywhere}, folder=folder, console=console)
+    scored = [one for path in paths if (one := evaluate(path, rest, **options)) is not None]
+    folder = named.output or run_home(paths[-1])
+    if len(scored) > 1:
+        show_comparison({one.title: one.predictions for one in scored}, scored[0].data, folder=folder, console=console)
+    if scored and named.robustness:
+        show_robustness({one.title: (one.network, one.data) for one in scored}, folder=folder, console=console)
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -101,14 +113,13 @@ def run_parser() -> LightningArgumentParser:
 
 
 def evaluate(
-    run: Path, args: list[str], *, split: str | None, output: Path | None, trust: Sequence[str], console: Console
+    path: Path, args: list[str], *, split: str | None, output: Path | None, trust: Sequence[str], console: Console
 ) -> Scored | None:
     """Score one checkpoint and write its files into `output`, or where the data are the training's, its run folder.
 
     Without `split`, the run's own test split is scored; of other data their test split, or all of them where they
     have none. None on every device but the first.
     """
-    path = checkpoint_path(run)
     loaded = load_classifier(path, trust=trust)
     metadata = loaded.metadata
     if metadata.get("config") is None:
@@ -120,7 +131,8 @@ def evaluate(
         raise UserError(f"{path} knows the classes {known}; the data have {here}")
     data.prepare_data()
     data.setup("test")
-    own = _same(data.fingerprint(), metadata["data"])
+    now, then = data.fingerprint(), metadata["data"]
+    own = now["stat"] == then["stat"] or now["content"] == then["content"]
     if split is None:
         split = "test" if own or "test" in getattr(data, "given_splits", ["test"]) else "all"
     data.test_on(split)
@@ -137,36 +149,30 @@ def evaluate(
             enable_model_summary=False,
             enable_progress_bar=console.is_terminal,
         )
-    trainer.test(loaded.classifier, datamodule=data, verbose=False)
+    predictions, results = test(trainer, loaded.classifier, data, collect, metadata=metadata)
     if not trainer.is_global_zero:
         return None
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    predictions = collect.predictions
-    assert predictions is not None  # gathered by the test
-    results = {**validation_results(metadata), **test_results(predictions, metrics)}
     console.print(f"checkpoint     {path}, epoch {metadata['epoch']}")
     if not own or split != "test":
         console.print(f"scored on      {split}, {len(predictions):,} images")
     print_results(results, console=console, own=own and split == "test")
-    folder = output
-    if folder is None:
-        kept = "the run folder stays as it was; see --output"
+    if output is None:
+        reason = ""
         if path != run_home(path) / BEST:
-            console.print(f"not a run's best checkpoint: {kept}")
+            reason = "not a run's best checkpoint"
         elif not own:
-            console.print(f"the data are not those of the training: {kept}")
+            reason = "the data are not those of the training"
         elif split != "test":
-            console.print(f"scored on {split}, not on test: {kept}")
+            reason = f"scored on {split}, not on test"
         elif changed:
-            console.print(f"{', '.join(changed)}: not as in training, which may have seen these images: {kept}")
+            reason = f"{', '.join(changed)}: not as in training, which may have seen these images"
+        if reason:
+            console.print(f"{reason}: the run folder stays as it was; see --output")
         else:
-            folder = run_home(path)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        stored = folder / RESULTS_FILE
-        before = json.loads(stored.read_text()) if stored.is_file() else {}
-        write_results(folder, predictions, {**before, **results})
-        page = write_report(folder, path, predictions=predictions, data=data)
+            output = run_home(path)
+    if output is not None:
+        write_results(output, predictions, results)
+        page = write_report(output, path, predictions=predictions, data=data)
         console.print(f"report         {page}")
     loaded.classifier.to(trainer.strategy.root_device)  # from where Lightning took it when the test was over
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
@@ -201,13 +207,65 @@ def _keep_what_was_learned(data: Any, metadata: dict[str, Any], *, same_class: b
     prepared = metadata["preprocessing"]
     known = {"class_names": metadata["class_names"]}
     if not same_class:
-        resize = prepared["resize"]
-        known |= {"image_size": resize["size"], "resize_mode": resize["mode"]}
-        known |= {"channels": len(prepared["normalize"]["mean"])}
+        resize, channels = prepared["resize"], len(prepared["normalize"]["mean"])
+        known |= {"image_size": resize["size"], "resize_mode": resize["mode"], "channels": channels}
     for key, value in known.items():
         if key in data.init_args:
             data.init_args[key] = value
 
 
-def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    return bool(now["stat"] == then["stat"] or now["content"] == then["content"])
+def show_comparison(runs: Mapping[str, Predictions], data: ImageDataModule, *, folder: Path, console: Console) -> None:
+    """Compare every run with the first, whose data module is `data`; print a table and write comparison.html."""
+    first, *others = runs
+    comparisons = {name: compare(runs[first], runs[name]) for name in others}
+    for name, result in comparisons.items():
+        console.print(f"\n{name} against {first}")
+        table = Table(show_header=False, box=None, pad_edge=False)
+        for what, value in (("accuracy", result.accuracy), ("macro F1", result.f1)):
+            interval = f"95 % interval {100 * value.low:+.2f} to {100 * value.high:+.2f}, paired bootstrap"
+            table.add_row(what, f"{100 * value.value:+.2f} points", interval)
+        only = f"correct in this run only: {len(result.only_second):,}; in the first only: {len(result.only_first):,}"
+        table.add_row("McNemar's test", f"p = {result.p_value:.3g}", only)
+        console.print(table, soft_wrap=False)
+    page = render_comparison(runs, comparisons, image=lambda index: data.image("test", index))
+    console.print(f"comparison     {write_page(folder / 'comparison.html', page)}")
+
+
+def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, folder: Path, console: Console) -> None:
+    """Score networks on distorted images of their test splits; print a table, write robustness.json and .png.
+
+    `scored` maps a run's name to its network and its data module, set up. The same images and distortions for
+    all, so that the files are the same to the byte each time.
+    """
+    largest = max((data.image_size for _, data in scored.values()), key=math.prod)
+    results: dict[str, list[DistortedAccuracy]] = {}
+    figures: dict[str, Any] = {}
+    for name, (network, data) in scored.items():
+        split = data.samples("test")
+        chosen = chosen_images(len(split), largest, seed=_SEED)
+        points = robustness(
+            network, data.preprocessing, split.images.batch(split.rows[chosen]), split.labels[chosen], seed=_SEED
+        )
+        results[name] = list(progress(points, description=f"Robustness of {name}", total=number_of_points()))
+        figures[name] = {"images": len(chosen), "seed": _SEED, "points": [asdict(point) for point in results[name]]}
+    text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
+    written, image = write_atomically(folder / "robustness.json", text), folder / "robustness.png"
+    Image.fromarray(pixels(robustness_figure(results))).save(image)
+    counts = " or ".join(f"{count:,}" for count in sorted({entry["images"] for entry in figures.values()}))
+    console.print(f"robustness     accuracy in % on {counts} test images, distorted by …")
+    console.print(_robustness_table(results), soft_wrap=False)
+    console.print(f"robustness     {image}, {written.name}")
+
+
+def _robustness_table(results: Mapping[str, list[DistortedAccuracy]]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(max_width=30, no_wrap=True, overflow="ellipsis")
+    for _ in range(max(len(distortion.strengths) for distortion in DISTORTIONS.values())):
+        table.add_column(justify="right", no_wrap=True)
+    for name, distortion in DISTORTIONS.items():
+        strengths = (f"{strength:g}" for strength in distortion.strengths)
+        table.add_row(f"{name}, {distortion.unit}", *strengths, style="dim")
+        for run, points in results.items():
+            scores = (100 * point.accuracy.value for point in points if point.distortion == name)
+            table.add_row(f"  {run}", *(f"{score:.1f}" for score in scores))
+    return table
