@@ -1,26 +1,24 @@
-"""Characters drawn from font files, centerd and scaled as Chars74K's images of computer fonts are."""
+"""Characters drawn from font files, centered and scaled as Chars74K's images of computer fonts are."""
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from litlens.data.progress import progress
-from litlens.errors import UserError
+from litlens.data.preprocessing import Pixels
+from litlens.errors import UserError, listed
 
 # Chars74K's size, and the box that its ink is scaled to, as measured on the archive.
 _SIZE = 128
 _INK_WIDTH, _INK_HEIGHT = _SIZE * 20 / 28, _SIZE * 22 / 28
 # Pixels per em to draw at before scaling down: well above the size wanted, so that scaling up is rare.
 _EM = 256
-_SUFFIXES = {".ttf", ".otf"}
 
 
 class FontError(Exception):
-    """A font that cannot be used: `reason` for short, to be counted, and `detail`."""
+    """A font that cannot be used: `reason` is short, to be counted, and `detail` says more."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason} ({detail})")
@@ -28,50 +26,36 @@ class FontError(Exception):
         self.detail = detail
 
 
-@dataclass(frozen=True)
-class RenderedFonts:
-    """The font files below `folder`, or where it is None those on this machine, as a source of images.
+def font_files(folder: Path | None) -> dict[Path, str]:
+    """The font files (.ttf, .otf) below `folder`, sorted, each with its name; None means this machine's.
 
     The machine's are those in the system's font folders and those that come with matplotlib.
     """
+    found: Iterable[Path]
+    if folder is None:
+        import matplotlib
+        from matplotlib.font_manager import findSystemFonts
 
-    characters: Sequence[str]
-    folder: Path | None = None
-
-    def files(self) -> list[Path]:
-        """The font files (.ttf, .otf), in a stable order."""
-        if self.folder is None:
-            return sorted(_installed_fonts(), key=lambda path: (path.name, path))
-        if not self.folder.is_dir():
-            raise UserError(f"data.folder: {self.folder} is not a folder of font files")
-        found = sorted(path for path in self.folder.rglob("*") if _is_font(path))
-        if not found:
-            raise UserError(f"data.folder: no .ttf or .otf file in {self.folder}")
-        return found
-
-    def fonts(self) -> Iterator[tuple[str, list[Image.Image] | FontError]]:
-        """Each font's name, and its characters in order (gray, dark on white) or why it cannot be used."""
-        files = self.files()
-        names = _relative_names(files, self.folder) if self.folder else _shortest_names(files)
-        twins = _same_content(files)
-        for path, name in progress(list(zip(files, names, strict=True)), description="Drawing fonts"):
-            try:
-                if path in twins:
-                    raise FontError("is a copy of another", str(twins[path]))
-                yield name, draw_font(path, self.characters)
-            except FontError as unsuitable:
-                yield name, unsuitable
-
-    def sample_name(self, font: str, label: int) -> str:
-        """`DejaVuSans.ttf/A`"""
-        return f"{font}/{self.characters[label]}"
+        found = {*map(Path, findSystemFonts()), *Path(matplotlib.get_data_path(), "fonts").rglob("*")}
+    elif folder.is_dir():
+        found = folder.rglob("*")
+    else:
+        raise UserError(f"data.folder: {folder} is not a folder of font files")
+    # A file that begins with a dot is not a font but what macOS leaves beside one.
+    fonts = sorted(p for p in found if p.suffix.lower() in (".ttf", ".otf") and p.name[0] != "." and p.is_file())
+    if not fonts:
+        raise UserError(f"data.folder: no .ttf or .otf file in {folder or 'the font folders of this machine'}")
+    if folder is not None:
+        return {path: path.relative_to(folder).as_posix() for path in fonts}
+    number = Counter(path.name for path in fonts)
+    return {path: path.name if number[path.name] == 1 else path.as_posix() for path in fonts}
 
 
-def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
-    """The characters in order: gray, 128×128, black on white, each centerd and scaled to the same box.
+def draw_font(path: Path, characters: Sequence[str]) -> list[Pixels]:
+    """Draw the characters in order: uint8 (128, 128, 1), black on white, each centered and scaled to the same box.
 
     Raises:
-        FontError: The file is no font, lacks a character, draws symbols, or two characters alike.
+        FontError: The file is not a font, lacks a character, draws symbols, or draws two characters alike.
     """
     _check_glyphs(path, characters)
     try:
@@ -88,7 +72,7 @@ def draw_font(path: Path, characters: Sequence[str]) -> list[Image.Image]:
     return drawn
 
 
-def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
+def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Pixels:
     left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
     drawn = Image.new("L", (max(1, right - left), max(1, bottom - top)))
     ImageDraw.Draw(drawn).text((-left, -top), character, fill=255, font=font)
@@ -97,15 +81,15 @@ def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
         raise FontError("lacks a character", f"draws nothing for {character}")
     ink = drawn.crop(box)
     scale = min(_INK_WIDTH / ink.width, _INK_HEIGHT / ink.height)
-    size = (max(1, round(ink.width * scale)), max(1, round(ink.height * scale)))
+    width, height = (max(1, round(side * scale)) for side in ink.size)
     image = Image.new("L", (_SIZE, _SIZE))
-    corner = ((_SIZE - size[0]) // 2, (_SIZE - size[1]) // 2)
-    image.paste(ink.resize(size, Image.Resampling.BICUBIC), corner)
-    return ImageChops.invert(image)
+    image.paste(ink.resize((width, height), Image.Resampling.BICUBIC), ((_SIZE - width) // 2, (_SIZE - height) // 2))
+    return np.asarray(ImageChops.invert(image))[..., None]
 
 
 def _check_glyphs(path: Path, characters: Sequence[str]) -> None:
     """Refuse a font with symbols for characters, or without one: FreeType would draw an empty box."""
+    from fontTools.agl import toUnicode  # type: ignore[import-untyped]
     from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 
     try:
@@ -115,68 +99,15 @@ def _check_glyphs(path: Path, characters: Sequence[str]) -> None:
     except Exception as error:
         raise FontError("cannot be read", str(error) or type(error).__name__) from error
     glyphs = {character: mapping.get(ord(character), ".notdef") for character in characters}
-    lacking = [character for character, glyph in glyphs.items() if glyph == ".notdef"]
-    if lacking:
-        raise FontError("lacks a character", _listed(lacking))
-    symbols = [f"{glyph} for {character}" for character, glyph in glyphs.items() if _is_other(glyph, character)]
+    if lacking := [character for character, glyph in glyphs.items() if glyph == ".notdef"]:
+        raise FontError("lacks a character", listed(lacking))
+    # A symbol font's glyph has another character's name: `infinity` in place of 1. U+F6xx and U+F7xx are Adobe's
+    # own codes for variants: small capitals, old-style figures.
+    meanings = {character: toUnicode(glyph) for character, glyph in glyphs.items()}
+    symbols = [
+        f"{glyphs[character]} for {character}"
+        for character, meaning in meanings.items()
+        if len(meaning) == 1 and not "\uf600" <= meaning <= "\uf7ff" and meaning.casefold() != character.casefold()
+    ]
     if symbols:
-        raise FontError("draws symbols for characters", _listed(symbols))
-
-
-def _is_other(glyph: str, character: str) -> bool:
-    """Whether a glyph's name is another character's, as in symbol fonts: `infinity` in place of 1."""
-    from fontTools.agl import toUnicode  # type: ignore[import-untyped]
-
-    meaning: str = toUnicode(glyph)
-    # U+F6xx and U+F7xx are Adobe's own codes for variants: small capitals, old-style figures.
-    if len(meaning) != 1 or "\uf600" <= meaning <= "\uf7ff":
-        return False
-    return meaning.casefold() != character.casefold()
-
-
-def _installed_fonts() -> list[Path]:
-    import matplotlib
-    from matplotlib.font_manager import findSystemFonts
-
-    shipped = Path(matplotlib.get_data_path()) / "fonts"
-    paths = [*map(Path, findSystemFonts()), *shipped.rglob("*")]
-    return [path for path in set(paths) if _is_font(path)]
-
-
-def _is_font(path: Path) -> bool:
-    # A file that begins with a dot is no font but what macOS leaves beside one.
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _relative_names(files: list[Path], folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in files]
-
-
-def _shortest_names(files: list[Path]) -> list[str]:
-    """The end of each path, long enough to be unique: `DejaVuSans.ttf`, or `truetype/DejaVuSans.ttf`."""
-    lengths = dict.fromkeys(files, 1)
-    while True:
-        names = ["/".join(path.parts[-lengths[path] :]) for path in files]
-        shared = {name for name, count in Counter(names).items() if count > 1}
-        if not shared:
-            return names
-        for path, name in zip(files, names, strict=True):
-            lengths[path] += name in shared
-
-
-def _same_content(files: list[Path]) -> dict[Path, Path]:
-    """Files with the content of an earlier one, and that one."""
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in files:
-        by_size[path.stat().st_size].append(path)
-    twins, first_with = dict[Path, Path](), dict[bytes, Path]()
-    for path in (path for paths in by_size.values() if len(paths) > 1 for path in paths):
-        first = first_with.setdefault(hashlib.blake2b(path.read_bytes()).digest(), path)
-        if first != path:
-            twins[path] = first
-    return twins
-
-
-def _listed(items: list[str]) -> str:
-    few = ", ".join(items[:5])
-    return few if len(items) <= 5 else f"{few} and {len(items) - 5} more"
+        raise FontError("draws symbols for characters", listed(symbols))
