@@ -5,15 +5,19 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import matplotlib
 import numpy as np
 import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
 from PIL import Image
 
 import litlens.data.datasets.fonts
 from litlens.data.cache import cache_folder
-from litlens.data.datasets.fonts import CHARACTERS, FontsDataModule
+from litlens.data.datasets.fonts import CHARACTERS, FontsDataModule, font_families, split_by_family
+from litlens.data.decode import read_image
 from litlens.errors import UserError
 
 ALL = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -21,17 +25,13 @@ FONTS = 14
 Archive = dict[str, bytes]
 
 
-def _png(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> bytes:
+def _glyph(number: int, font: int, *, size: int) -> bytes:
+    """An image with the class's number in its left half and the font's in its right."""
+    pixels = np.full((size, size), number, dtype=np.uint8)
+    pixels[:, size // 2 :] = font
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="png")
     return file.getvalue()
-
-
-def _glyph(number: int, font: int, *, size: int) -> bytes:
-    """An image that tells what it is: the class's number in its left half, the font's in its right."""
-    pixels = np.full((size, size), number, dtype=np.uint8)
-    pixels[:, size // 2 :] = font
-    return _png(pixels)
 
 
 @pytest.fixture
@@ -91,20 +91,7 @@ def test_an_archive_gives_52_classes_whatever_size_its_images_have(members: Arch
             assert (image[45, 5, 0], image[45, 84, 0]) == (number, _number(name))
 
 
-def test_large_images_are_brought_down_without_aliasing(members: Archive, tmp_path: Path) -> None:
-    stripes = np.zeros((128, 128), dtype=np.uint8)
-    stripes[:, ::2] = 200
-    name = "English/Fnt/Sample011/img011-00003.png"
-    data = FontsDataModule(folder=_write({**members, name: _png(stripes)}, tmp_path / "a.tgz"), image_size=(32, 32))
-    for split in data.load().values():
-        if name.removeprefix("English/") in split.names:
-            image = split.images.batch(split.rows[[split.names.index(name.removeprefix("English/"))]])
-            assert np.abs(image[0, 2:-2, 2:-2, 0].astype(int) - 100).max() <= 10
-            return
-    raise AssertionError(f"{name} is in no split")
-
-
-def test_fonts_that_share_a_glyph_stay_on_one_side(members: Archive, tmp_path: Path) -> None:
+def test_fonts_that_share_a_glyph_are_in_one_split(members: Archive, tmp_path: Path) -> None:
     for font in (5, 9):
         members[f"English/Fnt/Sample020/img020-{font:05}.png"] = members["English/Fnt/Sample020/img020-00002.png"]
     # Equal glyphs of a class that is not used (capital O) make no relatives.
@@ -172,13 +159,10 @@ def _undecodable(members: Archive) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_without_class, r"class 'A' \(English/Fnt/Sample011\) has no images"),
-        (
-            _without_font,
-            r"class 'a' \(English/Fnt/Sample037\) has 13 .* 14 fonts: img037-00007\.png is missing",
-        ),
-        (_undecodable, r"Sample011/img011-00004\.png cannot be decoded"),
-        (dict.clear, r"class '0' \(English/Fnt/Sample001\) has no images"),
+        (_without_class, r"14 fonts, .* missing: Sample011/img011-00001\.png, .* and 9 more"),
+        (_without_font, r"14 fonts, .* missing: Sample037/img037-00007\.png;"),
+        (_undecodable, r"Sample011/img011-00004\.png: "),
+        (dict.clear, r"has no images such as Sample001/img001-00001\.png"),
     ],
 )
 def test_what_is_wrong_with_the_images_is_named(
@@ -218,27 +202,26 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         FontsDataModule(folder=tmp_path / "nothing").load()
 
 
-def test_images_are_decoded_once_and_anew_when_the_archive_changes(
+def test_images_are_decoded_once_and_again_when_the_archive_changes(
     members: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LITLENS_CACHE", str(tmp_path / "cache"))
     archive = _write(members, tmp_path / "a.tgz")
     before = FontsDataModule(folder=archive).load()["test"]
-    opened: list[object] = []
-    open_image = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: (opened.append(file), open_image(file))[1])
+    read = Mock(wraps=read_image)
+    monkeypatch.setattr(litlens.data.datasets.fonts, "read_image", read)
     again = FontsDataModule(folder=archive, seed=0).load()["test"]
-    assert not opened
+    read.assert_not_called()
     assert np.array_equal(again.images.batch(again.rows), before.images.batch(before.rows))
-    assert len(list(cache_folder().glob("*.npy"))) == 2
+    assert len(list(cache_folder().glob("fonts-*.npy"))) == 2
 
     members[f"English/{before.names[0]}"] = _glyph(77, 88, size=9)
     _write(members, archive)
     changed = FontsDataModule(folder=archive).load()["test"]
-    assert opened
+    assert read.called
     image = changed.images.batch(changed.rows[[changed.names.index(before.names[0])]])
     assert (image[0, 45, 5, 0], image[0, 45, 84, 0]) == (77, 88)
-    assert len(list(cache_folder().glob("*.npy"))) == 2
+    assert len(list(cache_folder().glob("fonts-*.npy"))) == 2
 
 
 def test_drawn_fonts_have_the_same_interface(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -246,22 +229,22 @@ def test_drawn_fonts_have_the_same_interface(tmp_path: Path, caplog: pytest.LogC
     usable = ["DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "STIXGeneral", "cmr10", "cmtt10", "cmss10"]
     for name in (*usable, "DejaVuSansDisplay", "DejaVuSerifDisplay", "cmex10"):
         shutil.copy(shipped / f"{name}.ttf", tmp_path)
+    (tmp_path / "old").mkdir()
+    shutil.copy(shipped / "cmr10.ttf", tmp_path / "old" / "roman.TTF")
     data = FontsDataModule(source="render", folder=tmp_path, batch_size=16)
     with caplog.at_level(logging.WARNING):
         data.setup("fit")
-    assert {name: len(data.samples(name)) for name in ("train", "val", "test")} == {
-        "train": 260,
-        "val": 52,
-        "test": 52,
-    }
-    fonts = {name.split("/")[0] for split in ("train", "val", "test") for name in data.samples(split).names}
-    assert fonts == {f"{name}.ttf" for name in usable}
-    assert sorted(line.split(" (")[0] for line in data.left_out) == [
+    sizes = {name: len(data.samples(name)) for name in ("train", "val", "test")}
+    assert sizes == {"train": 260, "val": 52, "test": 52}
+    names = {name for split in sizes for name in data.samples(split).names}
+    assert names == {f"{name}.ttf/{character}" for name in usable for character in CHARACTERS}
+    assert [line.split(" (")[0] for line in data.left_out] == [
         "DejaVuSansDisplay.ttf: lacks a character",
         "DejaVuSerifDisplay.ttf: lacks a character",
         "cmex10.ttf: draws symbols for characters",
+        "old/roman.TTF: is a copy of another",
     ]
-    assert "3 of 10 fonts left out: 2 lacks a character, 1 draws symbols for characters" in caplog.text
+    assert "4 of 11 fonts left out: lacks a character (2), draws symbols for characters (1), " in caplog.text
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (16, 1, 90, 90)
     assert labels.shape == (16,)
@@ -274,10 +257,10 @@ def test_drawn_fonts_have_the_same_interface(tmp_path: Path, caplog: pytest.LogC
 def test_no_usable_font_and_too_few_have_their_own_messages(tmp_path: Path) -> None:
     shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     shutil.copy(shipped / "cmex10.ttf", tmp_path)
-    with pytest.raises(UserError, match=r"none of 1 font files can be used: cmex10\.ttf draws symbols"):
+    with pytest.raises(UserError, match=r"none of the font files \(1\) can be used: cmex10\.ttf draws symbols"):
         FontsDataModule(source="render", folder=tmp_path).load()
     shutil.copy(shipped / "cmr10.ttf", tmp_path)
-    with pytest.raises(UserError, match=r"1 fonts in 1 families are too few"):
+    with pytest.raises(UserError, match=r"too few font families .*\(families: 1, fonts: 1\)"):
         FontsDataModule(source="render", folder=tmp_path).load()
 
 
@@ -286,36 +269,107 @@ def test_an_unknown_source_is_refused() -> None:
         FontsDataModule(source="chars")  # type: ignore[arg-type]
 
 
+def test_fonts_are_relatives_through_any_glyph_of_the_same_class() -> None:
+    glyphs = [
+        [[1], [5]],
+        [[2], [6]],
+        [[3], [5]],  # the second glyph of font 0
+        [[5], [1]],  # font 0's glyphs, but each of the other class
+        [[2], [7]],  # the first glyph of font 1
+        [[3], [7]],  # the first of font 2 and the second of font 4: joins both families
+    ]
+    families = font_families([[bytes(glyph) for glyph in font] for font in glyphs])
+    assert (families == families[0]).tolist() == [True, True, True, False, True, True]
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1))
+def test_a_family_is_everything_that_can_be_reached_by_shared_glyphs(glyphs: list[list[int]]) -> None:
+    families = font_families([[bytes([glyph]) for glyph in font] for font in glyphs])
+    related = [[any(a == b for a, b in zip(one, two, strict=True)) for two in glyphs] for one in glyphs]
+    for font, family in enumerate(families):
+        reached = {font}
+        while more := {other for one in reached for other, is_one in enumerate(related[one]) if is_one} - reached:
+            reached |= more
+        assert set(np.flatnonzero(families == family)) == reached
+
+
+@pytest.mark.parametrize(
+    ("fonts", "sizes"),
+    [
+        (1016, [716, 150, 150]),
+        (2032, [1432, 300, 300]),
+        (100, [70, 15, 15]),
+        (20, [14, 3, 3]),
+        (3, [1, 1, 1]),
+    ],
+)
+def test_other_numbers_of_fonts_are_split_in_the_same_proportions(fonts: int, sizes: list[int]) -> None:
+    splits = split_by_family(range(fonts), seed=0)
+    assert list(splits) == ["train", "val", "test"]
+    assert [len(members) for members in splits.values()] == sizes
+
+
+@given(sizes=st.lists(st.integers(1, 14), min_size=10, max_size=25), seed=st.integers(0, 2**32))
+def test_no_family_is_divided_and_large_ones_are_for_training(sizes: list[int], seed: int) -> None:
+    families = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    try:
+        train, val, test = split_by_family(families.tolist(), seed=seed).values()
+    except UserError:
+        reject()
+    assert sorted([*train, *val, *test]) == list(range(len(families)))
+    homes = [set(families[fonts].tolist()) for fonts in (train, val, test)]
+    assert sum(map(len, homes)) == len(sizes)
+    assert all(sizes[family] <= 10 for family in homes[1] | homes[2])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "split"),
+    [
+        ([1, 1], None),
+        ([20, 1], None),  # the large family is for training, and one font is not enough for two splits
+        ([4, 4, 4], None),  # of 12 fonts, 2 are held out twice
+        ([11, 1, 1], [11, 1, 1]),
+        ([29, 29, 29, 1, 1, 1, 1], [87, 2, 2]),
+        ([10] * 12, [80, 20, 20]),
+    ],
+)
+def test_few_families_are_split_or_refused(sizes: list[int], split: list[int] | None) -> None:
+    families = np.repeat(np.arange(len(sizes)), sizes).tolist()
+    if split is None:
+        with pytest.raises(UserError, match=rf"\(families: {len(sizes)}, fonts: {sum(sizes)}\)"):
+            split_by_family(families, seed=0)
+    else:
+        assert [len(fonts) for fonts in split_by_family(families, seed=0).values()] == split
+
+
+def test_the_seed_alone_decides() -> None:
+    families = range(100)
+    again = [split_by_family(families, seed=seed)["test"].tolist() for seed in (1, 1, 2)]
+    assert again[0] == again[1] != again[2]
+
+
 def test_the_real_archive(shared_data: Path) -> None:
-    data = FontsDataModule(shared_data, seed=42, image_size=(28, 28))
-    splits = data.load()
-    assert {name: len(split) for name, split in splits.items()} == {
-        "train": 37_232,
-        "val": 7_800,
-        "test": 7_800,
-    }
-    fonts = {
+    splits = FontsDataModule(shared_data, seed=42, image_size=(28, 28)).load()
+    family_of = {
         name: dict(zip(map(_number, split.names), split.groups or [], strict=True)) for name, split in splits.items()
     }
-    families = Counter(family for of_split in fonts.values() for family in of_split.values())
-    assert len(families) == 783
-    assert max(families.values()) == 29
-    large = {family for family, size in families.items() if size > 10}
-    assert sum(families[family] for family in large) == 104
-    assert large <= set(fonts["train"].values())
-    # No family makes up much of val or test.
-    assert [max(Counter(fonts[split].values()).values()) for split in ("val", "test")] == [4, 4]
-    # Another split of this seed would make figures measured on it incomparable.
-    assert sorted(fonts["val"])[:12] == [2, 3, 16, 18, 22, 27, 37, 48, 57, 69, 81, 104]
-    assert sorted(fonts["test"])[:12] == [12, 28, 33, 34, 35, 36, 73, 74, 91, 93, 95, 101]
+    assert {name: len(fonts) for name, fonts in family_of.items()} == {"train": 716, "val": 150, "test": 150}
+    sizes = {name: Counter(fonts.values()).most_common(5) for name, fonts in family_of.items()}
+    assert {name: [size for _, size in largest] for name, largest in sizes.items()} == {
+        "train": [29, 25, 25, 25, 6],
+        "val": [4, 3, 3, 3, 2],
+        "test": [4, 3, 3, 3, 2],
+    }
+    families = [int(family) for fonts in family_of.values() for family in fonts.values()]
+    assert len(set(families)) == 783
     for seed in range(10):
-        sizes = [len(split) for split in FontsDataModule(shared_data, seed=seed, image_size=(28, 28)).load().values()]
-        assert sizes == [37_232, 7_800, 7_800]
-    # No glyph of validation or test has a twin in training.
-    seen = {}
-    for name, split in splits.items():
+        assert [len(fonts) for fonts in split_by_family(families, seed=seed).values()] == [716, 150, 150]
+    # Results measured on this seed's split cannot be compared with those of another.
+    assert sorted(family_of["val"])[:12] == [2, 3, 16, 18, 22, 27, 37, 48, 57, 69, 81, 104]
+    assert sorted(family_of["test"])[:12] == [12, 28, 33, 34, 35, 36, 73, 74, 91, 93, 95, 101]
+    # No glyph of one split has a twin in another.
+    glyphs = Counter[tuple[int, bytes]]()
+    for split in splits.values():
         images = split.images.batch(split.rows)
-        seen[name] = {(label, image.tobytes()) for label, image in zip(split.labels.tolist(), images, strict=True)}
-    assert not seen["train"] & seen["val"]
-    assert not seen["train"] & seen["test"]
-    assert not seen["val"] & seen["test"]
+        glyphs.update({(int(label), image.tobytes()) for label, image in zip(split.labels, images, strict=True)})
+    assert set(glyphs.values()) == {1}

@@ -99,12 +99,12 @@ class FontsDataModule(ImageDataModule):
         if self.source == "chars74k" and not self._chars74k.exists():
             if self.folder is not None:
                 raise UserError(f"data.folder: there is no archive or folder {self.folder}")
-            fetch(_URL, self._chars74k)
+            fetch([_URL], self._chars74k)
         facts, pixels = self._cached()
         self.left_out = [f"{name}: {reason} ({detail})" for name, reason, detail in facts["left_out"]]
         if self.left_out:
             counts = Counter(reason for _, reason, _ in facts["left_out"]).most_common()
-            reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in counts)
             total = len(facts["fonts"]) + len(self.left_out)
             _log.warning("%d of %d fonts left out: %s", len(self.left_out), total, reasons)
         classes, images = np.arange(len(CHARACTERS), dtype=np.int64), ArrayImages(pixels)
@@ -170,7 +170,7 @@ class FontsDataModule(ImageDataModule):
             glyphs.append(drawn)
         if not names:
             examples = listed((f"{name} {reason} ({detail})" for name, reason, detail in left_out), most=3)
-            raise UserError(f"data.folder: none of {len(left_out)} font files can be used: {examples}")
+            raise UserError(f"data.folder: none of the font files ({len(left_out)}) can be used: {examples}")
         facts = {"fonts": names, "families": font_families(glyphs).tolist(), "left_out": left_out}
         return facts, pixels[: len(names)].reshape(-1, *pixels.shape[2:])
 
@@ -209,8 +209,8 @@ def split_by_family(families: Sequence[int], *, seed: int) -> dict[str, Indices]
     splits = {"train": np.setdiff1d(np.arange(len(families)), [*val, *test]), "val": val, "test": test}
     if not all(map(len, splits.values())):
         raise UserError(
-            f"data: {len(families)} fonts in {len(sizes)} families are too few for three splits "
-            f"(a family is never divided, and one of more than {_LARGEST_HELD_OUT} fonts is for training): add fonts"
+            f"data: too few font families for three splits (families: {len(sizes)}, fonts: {len(families)}); "
+            f"add fonts (a family is never divided, and one of more than {_LARGEST_HELD_OUT} goes to training)"
         )
     return splits
 
