@@ -265,7 +265,7 @@ def test_a_network_without_a_map_says_so_in_one_line(network: nn.Module, message
     [
         ({"method": "grad-cam"}, "CAM: no method 'grad-cam'; did you mean 'gradcam'"),
         ({"layer": "feature.7"}, r"InplaceNet has no layer 'feature.7'; did you mean 'features.7'"),
-        ({"layer": 99}, "has no layer number 99; it has 13, from 0"),
+        ({"layer": 99}, "has no layer 99: it has layers 0 to 12"),
         ({"layer": "head.3"}, r"output \(3, 5\) cannot be read as a map"),
         ({"target": 5}, "must be from 0 to 4"),
         ({"target": [0, 1]}, r"target has the shape \(2,\), but there are 3 images"),

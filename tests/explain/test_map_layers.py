@@ -68,5 +68,5 @@ def test_layers_by_number_are_those_without_children(inplace_net: Any) -> None:
     assert find_layer(inplace_net, 9)[0] == "head.0"
     assert find_layer(inplace_net, -1) == ("head.3", inplace_net.head[3])
     assert find_layer(inplace_net, "features") == ("features", inplace_net.features)
-    with pytest.raises(UserError, match="from 0"):
+    with pytest.raises(UserError, match="has no layer -14: it has layers 0 to 12"):
         find_layer(inplace_net, -14)

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,15 +140,13 @@ def _look(network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, 
         layouts.append(layout)
         return onward
 
-    handles = [module.register_forward_hook(record.note) for module in record.watched(network, layer)]
-    handles.append(layer.register_forward_hook(cut))
-    try:
-        # Fused attention has no second derivative.
-        with sdpa_kernel(SDPBackend.MATH) if second_order else nullcontext():
-            logits = network(images.clone())  # a copy, since a network may write into its input
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for module in record.watched(network, layer):
+            stack.enter_context(module.register_forward_hook(record.note))
+        stack.enter_context(layer.register_forward_hook(cut))
+        if second_order:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no second derivative
+        logits = network(images.clone())  # a copy, since a network may write into its input
     if not caught:
         raise UserError("CAM: the images do not pass through this layer; choose another, or layer: auto")
     (leaf, activations), layout = caught, layouts[0]
@@ -227,11 +225,8 @@ def _ablation_weights(look: _Look, network: nn.Module, layer: nn.Module, images:
                 look.layout.to_map(output)[torch.arange(len(chunk)), chunk] = 0
                 return output
 
-            handle = layer.register_forward_hook(ablate)
-            try:
+            with layer.register_forward_hook(ablate):
                 scores.append(network(image.expand(len(chunk), -1, -1, -1).clone())[:, number])
-            finally:
-                handle.remove()
     original = look.logits.gather(1, look.classes[:, None])
     return ((original - torch.cat(scores).view(len(images), -1)) / original).float().cpu()
 

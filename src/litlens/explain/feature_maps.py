@@ -1,4 +1,4 @@
-"""Feature maps: the outputs of single layers for an image."""
+"""Feature maps: the outputs of chosen layers for images."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.explain.layouts import ForwardRecord
-from litlens.explain.map_layers import convolutions, find_layer
+from litlens.explain.map_layers import convolutions, find_layer, read_maps
 from litlens.explain.preserve_state import at_home, plain, preserve_state
 
 
@@ -22,37 +21,18 @@ def feature_maps(network: nn.Module, images: Tensor, layers: Sequence[str | int]
     layer or one whose output is not a map.
     """
     network = plain(network)
-    outputs: dict[str, Tensor] = {}
-    record = ForwardRecord(images.shape[2:])
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            layout = record.layout(output)
-            if layout is None or not isinstance(output, Tensor):
-                raise UserError(f"feature maps: the output of {name} is not a map (B, C, h, w); choose another layer")
-            if name not in outputs:
-                # A copy: the next in-place ReLU would write into it.
-                outputs[name] = layout.to_map(output).detach().to(images.device, torch.float32, copy=True)
-
-        return module.register_forward_hook(keep)
-
-    with preserve_state(network), torch.no_grad():
+    with preserve_state(network):
         own = at_home(images, network)
-        chosen = dict(
-            find_layer(network, layer) for layer in (_first_middle_last(network, own) if layers is None else layers)
-        )
-        handles = [module.register_forward_hook(record.note) for module in network.modules()]
-        handles += [watch(name, module) for name, module in chosen.items()]
-        try:
-            network(own)
-        finally:
-            for handle in handles:
-                handle.remove()
-    if missing := [name for name in chosen if name not in outputs]:
-        raise UserError(f"feature maps: the images do not pass through {', '.join(missing)}; choose other layers")
-    return {name: outputs[name] for name in chosen}
-
-
-def _first_middle_last(network: nn.Module, images: Tensor) -> list[str]:
-    names = convolutions(network, images)
-    return [names[0], names[len(names) // 2], names[-1]]
+        if layers is None:
+            names = convolutions(network, own)
+            layers = [names[0], names[len(names) // 2], names[-1]]
+        chosen = [find_layer(network, layer) for layer in layers]
+        outputs = read_maps(network, own, chosen)
+    found = {}
+    for name, _ in chosen:
+        if name not in outputs:
+            raise UserError(f"feature maps: the images do not pass through {name}; choose another layer")
+        if (first := outputs[name][0]) is None:
+            raise UserError(f"feature maps: the output of {name} is not a map (B, C, h, w); choose another layer")
+        found[name] = first.to(images.device, torch.float32)
+    return found

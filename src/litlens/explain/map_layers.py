@@ -1,7 +1,10 @@
-"""Which layer to look at: by name, by number, or the last one that still has a map."""
+"""Which layer to explain: by name, by index, or the last one that has a map; and the maps of layers."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +18,9 @@ class NoMapError(UserError):
 
 
 def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
-    """A layer by its name (`features.20`) or its number among the layers without children.
+    """Find a layer by its name (`features.20`) or its index among the layers without children.
 
-    Numbers count from 0, or from -1 backwards. Raises UserError with the nearest names where there is none.
+    Indices count from 0, or from -1 backwards. Raises UserError with the nearest names where there is no such layer.
     """
     named = {name: module for name, module in network.named_modules() if name}
     if isinstance(layer, str):
@@ -26,15 +29,15 @@ def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:
         raise UserError(f"{type(network).__name__} has no layer {layer!r}{nearest(layer, named, most=3)}")
     leaves = [(name, module) for name, module in named.items() if not any(module.children())]
     if not -len(leaves) <= layer < len(leaves):
-        raise UserError(f"{type(network).__name__} has no layer number {layer}; it has {len(leaves)}, from 0")
+        raise UserError(f"{type(network).__name__} has no layer {layer}: it has layers 0 to {len(leaves) - 1}")
     return leaves[layer]
 
 
 def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
-    """Names of the layers whose map is larger than 1×1 and not one value repeated, for images like these, last first.
+    """Names of the layers whose map is larger than 1×1 and not constant, for images like these, last first.
 
     Determined by one forward of one noise image, so that the result depends on the network and the image size
-    alone, not on the batch. Use the iterator inside `preserve_state`. Raises NoMapError after the last.
+    alone, not on the batch. Iterate inside `preserve_state`. Raises NoMapError after the last.
     """
     maps = _maps_in_order(network, images)
     modules = dict(network.named_modules())
@@ -43,10 +46,10 @@ def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
         if maps[name].shape[2:].numel() > 1 and _varies(maps[name]):
             # A Sequential gives what its last layer gives: name that one.
             while type(modules[name]).forward is nn.Sequential.forward:
-                last = f"{name}.{list(modules[name]._modules)[-1]}"
-                if last not in maps:
+                *_, (last, _) = modules[name].named_children()
+                if f"{name}.{last}" not in maps:
                     break
-                name = last
+                name = f"{name}.{last}"
             if name not in seen:
                 seen.add(name)
                 yield name
@@ -54,7 +57,7 @@ def last_map_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
 
 
 def convolutions(network: nn.Module, images: Tensor) -> list[str]:
-    """Names of the convolutions that images like these pass through, in that order.
+    """Names of the convolutions in the order of the forward, for images like these.
 
     Call it inside `preserve_state`. Raises NoMapError where there is none.
     """
@@ -65,44 +68,45 @@ def convolutions(network: nn.Module, images: Tensor) -> list[str]:
     return names
 
 
+def read_maps(
+    network: nn.Module, images: Tensor, layers: Iterable[tuple[str, nn.Module]]
+) -> dict[str, list[Tensor | None]]:
+    """Outputs (B, C, h, w) of layers by name, one for each time that a layer runs; None for an output without a map.
+
+    Names are in the order in which the layers finish; a layer that does not run is missing. Call it inside
+    `preserve_state`.
+    """
+    record, outputs = ForwardRecord(images.shape[2:]), defaultdict[str, list[Tensor | None]](list)
+
+    def keep(name: str, _module: nn.Module, _inputs: object, output: Any) -> None:
+        layout = record.layout(output)
+        # A copy: the next in-place ReLU would write into it.
+        outputs[name].append(None if layout is None else layout.to_map(output).clone())
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for module in network.modules():
+            hooks.enter_context(module.register_forward_hook(record.note))
+        for name, module in layers:
+            hooks.enter_context(module.register_forward_hook(partial(keep, name)))
+        network(images.clone())  # a copy, since a network may write into its input
+    return outputs
+
+
 def _maps_in_order(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The output (B, C, h, w) of each layer that has a map, in the order in which the layers finish.
+    """The map of each layer that has one, for one noise image, in the order in which the layers finish.
 
     Layers that run more than once are left out (ResNet's blocks have one ReLU in two places): their name
     would not say which map is meant.
     """
-    maps: dict[str, Tensor] = {}
-    calls: Counter[str] = Counter()
-    record = ForwardRecord(images.shape[2:])
-
-    def watch(name: str, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def note(module: nn.Module, inputs: object, output: object) -> None:
-            calls[name] += 1
-            record.note(module, inputs, output)
-            layout = record.layout(output)
-            if layout is not None and isinstance(output, Tensor):
-                maps[name] = layout.to_map(output)
-
-        return module.register_forward_hook(note)
-
-    handles = [watch(name, module) for name, module in network.named_modules() if name]
-    try:
-        with torch.no_grad():
-            network(_noise_like(images[:1]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: output for name, output in maps.items() if calls[name] == 1}
-
-
-def _noise_like(images: Tensor) -> Tensor:
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    return noise.to(images.device, images.dtype)
+    noise = torch.randn(images[:1].shape, generator=torch.Generator().manual_seed(0)).to(images)
+    layers = [(name, module) for name, module in network.named_modules() if name]
+    outputs = read_maps(network, noise, layers)
+    return {name: maps[0] for name, maps in outputs.items() if len(maps) == 1 and maps[0] is not None}
 
 
 def _varies(output: Tensor) -> bool:
     lowest, highest = output.amin((2, 3)), output.amax((2, 3))
-    # Rounding is no variation: an interpolated 1×1 differs in its last bits.
+    # Rounding does not count: an interpolated 1×1 differs in its last bits.
     return bool((highest - lowest > 1e-5 * torch.maximum(lowest.abs(), highest.abs())).any())
 
 
@@ -110,5 +114,5 @@ def _no_map(network: nn.Module, images: Tensor) -> NoMapError:
     size = "×".join(str(side) for side in images.shape[2:])
     return NoMapError(
         f"{type(network).__name__} has no layer with a map larger than 1×1 for images of {size}: "
-        "nothing to show of where it looks"
+        "there is nothing to explain"
     )

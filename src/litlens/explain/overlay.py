@@ -1,10 +1,11 @@
-"""Maps as images: laid over an image, in a grid, and mapped back onto the whole photo."""
+"""Maps as images: laid over an image, in a grid, and mapped back onto the complete photo."""
 
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -15,14 +16,14 @@ _STRIP = 64  # rows of a photo that are overlaid at once
 def overlay(image: Pixels, heat: ArrayLike, *, strength: float = 0.7, colors: str = "turbo") -> Pixels:
     """Lay a heat map (h, w) in [0, 1] over an image uint8 (h, w), (h, w, 1) or (h, w, 3); gives RGB.
 
-    The hotter, the more of the color (at most `strength`): where the map is 0 the image is as it was.
-    `colors` is a color map of matplotlib.
+    The opacity of the color is `strength` times the map, so the image shows unchanged where the map is 0.
+    `colors` is a colormap of matplotlib.
     """
     values = np.clip(np.asarray(heat, dtype=np.float32), 0, 1)
     gray_or_rgb = image if image.ndim == 3 else image[..., None]
     rgb = np.broadcast_to(gray_or_rgb, (*gray_or_rgb.shape[:2], 3)).astype(np.float32)
-    share = strength * values[..., None]
-    mixed = rgb * (1 - share) + _colored(values, colors).astype(np.float32) * share
+    opacity = strength * values[..., None]
+    mixed = rgb * (1 - opacity) + _colored(values, colors).astype(np.float32) * opacity
     laid: Pixels = np.rint(mixed).astype(np.uint8)
     return laid
 
@@ -30,10 +31,10 @@ def overlay(image: Pixels, heat: ArrayLike, *, strength: float = 0.7, colors: st
 def feature_grid(
     maps: ArrayLike, *, columns: int | None = None, most: int = 64, gap: int = 1, colors: str = "viridis"
 ) -> Pixels:
-    """The first `most` maps of one image (C, h, w) side by side as RGB, `gap` white pixels between them.
+    """Put the first `most` maps of one image (C, h, w) side by side as RGB, with `gap` white pixels between them.
 
-    Each map is stretched to its own range (a constant one is dark), as maps of one layer differ by orders of
-    magnitude. `columns` is by default what makes the grid about square.
+    Each map is stretched to its own range (a constant one is dark), since the maps of a layer differ by orders of
+    magnitude. By default the grid is about square.
     """
     values = np.asarray(maps, dtype=np.float32)[:most]
     count, height, width = values.shape
@@ -51,65 +52,39 @@ def feature_grid(
 def onto_photo(
     heat: ArrayLike, *, size: tuple[int, int], photo_box: Box | None = None, map_box: Box | None = None
 ) -> NDArray[np.float32]:
-    """A heat map (H, W) of what the network saw, mapped back onto the whole photo: float32 of `size` (h, w).
+    """Map a heat map (H, W) of what the network saw back onto the complete photo: float32 of `size` (h, w).
 
-    `map_box` of the map shows `photo_box` of the photo, both (left, upper, right, lower) in pixels and by
-    default the whole. So for a center crop give `photo_box`, for a padded photo `map_box`, for a squashed one
-    neither. What the network did not see is 0. Interpolated linearly between the pixels' centers.
+    `map_box` of the map shows `photo_box` of the photo, both (left, upper, right, lower) in pixels and by default
+    everything: for a center crop give `photo_box`, for a padded photo `map_box`, for a squashed one neither. What the
+    network did not see is 0. Bilinear between the pixels' centers.
     """
-    values = np.asarray(heat, dtype=np.float32)
-    map_height, map_width = values.shape
-    left, upper, right, lower = photo_box or (0, 0, size[1], size[0])
-    map_left, map_upper, map_right, map_lower = map_box or (0, 0, map_width, map_height)
-    rows = _Axis(size[0], seen=(upper, lower), shown=(map_upper, map_lower), length=map_height)
-    columns = _Axis(size[1], seen=(left, right), shown=(map_left, map_right), length=map_width)
+    seen = Image.fromarray(np.asarray(heat, dtype=np.float32))
+    # A pixel counts as seen where its center was.
+    left, upper, right, lower = (math.ceil(edge - 0.5) for edge in photo_box or (0, 0, size[1], size[0]))
+    seen = seen.crop(map_box) if map_box else seen
     photo = np.zeros(size, dtype=np.float32)
-    photo[rows.inside, columns.inside] = columns.interpolate(rows.interpolate(values, axis=0), axis=1)
+    seen = seen.resize((right - left, lower - upper), Image.Resampling.BILINEAR)
+    photo[upper:lower, left:right] = np.asarray(seen)
     return photo
 
 
 def overlay_on_photo(photo: Pixels, heat: ArrayLike, photo_box: Box, map_box: Box) -> Pixels:
-    """Lay a heat map (H, W) of what the network saw over the whole photo uint8 (h, w, 3 or 1); gives RGB (h, w, 3).
+    """Lay a heat map (H, W) of what the network saw over the complete photo uint8 (h, w, 3 or 1); gives RGB (h, w, 3).
 
-    The boxes are those that `Preprocessing.resize.boxes` gives for the photo's size; the map is at the network's size.
+    The boxes are those of `Resize.boxes` for the photo's size; the map has the network's size.
     """
-    height, width = photo.shape[:2]
-    left, upper, right, lower = photo_box
-    laid = np.empty((height, width, 3), dtype=np.uint8)
-    # In strips: maps and colors of a whole photo of 24 megapixels would take more than a gigabyte.
-    for top in range(0, height, _STRIP):
-        strip = photo[top : top + _STRIP]
-        seen = (left, upper - top, right, lower - top)
-        laid[top : top + _STRIP] = overlay(
-            strip, onto_photo(heat, size=strip.shape[:2], photo_box=seen, map_box=map_box)
-        )
+    size = photo.shape[0], photo.shape[1]
+    heat = onto_photo(heat, size=size, photo_box=photo_box, map_box=map_box)
+    laid = np.empty((*size, 3), dtype=np.uint8)
+    # In strips: the colors of a photo of 24 megapixels would take more than a gigabyte.
+    for top in range(0, size[0], _STRIP):
+        rows = slice(top, top + _STRIP)
+        laid[rows] = overlay(photo[rows], heat[rows])
     return laid
 
 
-class _Axis:
-    """One side of the photo: which pixels were seen, and between which two of the map's each one lies."""
-
-    def __init__(self, pixels: int, *, seen: tuple[float, float], shown: tuple[float, float], length: int) -> None:
-        first, last = (min(max(math.ceil(edge - 0.5), 0), pixels) for edge in seen)
-        self.inside = slice(first, last)
-        centers = np.arange(first, last) + 0.5
-        positions = shown[0] + (centers - seen[0]) * (shown[1] - shown[0]) / (seen[1] - seen[0]) - 0.5
-        # At the edge of what was shown the last value goes on: the padding beside it is not the photo's.
-        positions = np.clip(positions, max(0, shown[0]), min(length, shown[1]) - 1)
-        self._before = np.minimum(np.floor(positions).astype(np.int64), length - 1)
-        self._after = np.minimum(self._before + 1, length - 1)
-        self._share = (positions - self._before).astype(np.float32)
-
-    def interpolate(self, values: NDArray[np.float32], *, axis: int) -> NDArray[np.float32]:
-        share = np.expand_dims(self._share, 1 - axis)
-        result: NDArray[np.float32] = (
-            values.take(self._before, axis) * (1 - share) + values.take(self._after, axis) * share
-        )
-        return result
-
-
 def _colored(values: NDArray[np.float32], colors: str) -> Pixels:
-    from matplotlib import colormaps  # 0.3 s, and only who draws needs it
+    from matplotlib import colormaps  # 0.3 s, needed for drawing only
 
     colored: Any = colormaps[colors](values, bytes=True)
     rgb: Pixels = colored[..., :3]

@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a trace: what is switched is put back, whatever happens."""
+"""Run a network without leaving a trace: whatever is switched is restored, also after an error."""
 
 import random
 from collections.abc import Iterator
@@ -13,10 +13,11 @@ from litlens.errors import UserError
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """The network without DDP (its forward may talk to other ranks) and `torch.compile` (it skips hooks)."""
+    """The network without DDP, whose forward may communicate, and `torch.compile`, which skips hooks."""
     while True:
         if isinstance(network, DistributedDataParallel):
             network = network.module
+        # torch.compile has no public name for the original module: https://github.com/pytorch/pytorch/pull/88629
         elif isinstance(original := getattr(network, "_orig_mod", None), nn.Module):
             network = original
         else:
@@ -25,18 +26,17 @@ def plain(network: nn.Module) -> nn.Module:
 
 @contextmanager
 def preserve_state(network: nn.Module) -> Iterator[None]:
-    """Within: every module in eval mode, no parameter wanting gradients, autocast off, gradients on.
+    """Within the block: every module in eval mode, no parameter requires gradients, gradients on, autocast off.
 
-    Afterwards each module's mode, each parameter's `requires_grad` and the global random states are as
-    before. No `.grad` changes, and no hook of a parameter fires, so DDP's reducer notices nothing. Works
-    inside `no_grad` and `inference_mode`.
+    Afterwards, each module's mode, each parameter's `requires_grad` and the global random states are restored. No
+    `.grad` changes and no parameter hook fires, so DDP's reducer is not involved. Works inside `no_grad` and
+    `inference_mode`.
     """
     # The flag itself and not eval(): train() may be overridden, and modules may be in different modes.
     modes = [(module, module.training) for module in network.modules()]
-    wanting = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    device = _home(network)[0]
-    forked = [device] if device.type == "cuda" else []
+    device, _ = _device_and_dtype(network)
     try:
         for module, _ in modes:
             module.training = False
@@ -45,12 +45,12 @@ def preserve_state(network: nn.Module) -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(device.type, enabled=False),
-            torch.random.fork_rng(forked),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
         ):
             yield
     finally:
-        for parameter, wants in wanting:
-            parameter.requires_grad_(wants)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
         for module, mode in modes:
             module.training = mode
         random.setstate(python_state)
@@ -58,18 +58,17 @@ def preserve_state(network: nn.Module) -> Iterator[None]:
 
 
 def at_home(images: Tensor, network: nn.Module) -> Tensor:
-    """A copy of images (B, C, H, W) on the network's device and in its number format.
+    """A copy of images (B, C, H, W) on the network's device and in its dtype.
 
     Call it inside `preserve_state`. A copy, since a network may write into its input, and since a tensor made in
-    `inference_mode` has no place in a graph.
+    `inference_mode` cannot be part of a graph.
     """
     if images.ndim != 4:
-        raise UserError(f"images must have the shape (B, C, H, W), these have {tuple(images.shape)}")
-    device, dtype = _home(network)
+        raise UserError(f"images: the shape must be (B, C, H, W), not {tuple(images.shape)}")
+    device, dtype = _device_and_dtype(network)
     return images.detach().clone().to(device, dtype)
 
 
-def _home(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    floating = (parameter for parameter in network.parameters() if parameter.is_floating_point())
-    first = next(floating, None)
+def _device_and_dtype(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    first = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), None)
     return (torch.device("cpu"), torch.float32) if first is None else (first.device, first.dtype)

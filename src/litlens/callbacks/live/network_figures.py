@@ -3,7 +3,8 @@
 import io
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -84,21 +85,15 @@ class Histograms(ShownSamples):
         for name, parameter in network.named_parameters():
             show_histogram(trainer, f"weights/{name}", parameter)
 
-        def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
-            def add(_layer: nn.Module, _inputs: object, output: object) -> None:
-                if isinstance(output, Tensor):
-                    show_histogram(trainer, f"activations/{name}", output)
+        def show_output(name: str, _layer: nn.Module, _inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                show_histogram(trainer, f"activations/{name}", output)
 
-            return layer.register_forward_hook(add)
-
-        leaves = [(name, layer) for name, layer in network.named_modules() if not any(layer.children())]
-        with preserve_state(network), torch.no_grad():
-            handles = [watch(name, layer) for name, layer in leaves]
-            try:
-                network(at_home(samples.images, network))
-            finally:
-                for handle in handles:
-                    handle.remove()
+        with preserve_state(network), torch.no_grad(), ExitStack() as hooks:
+            for name, layer in network.named_modules():
+                if not any(layer.children()):
+                    hooks.enter_context(layer.register_forward_hook(partial(show_output, name)))
+            network(at_home(samples.images, network))
 
 
 class ModelGraph(ShownSamples):
