@@ -62,10 +62,9 @@ def onto_photo(
     # A pixel counts as seen where its center was.
     left, upper, right, lower = (math.ceil(edge - 0.5) for edge in photo_box or (0, 0, size[1], size[0]))
     seen = seen.crop(map_box) if map_box else seen
-    photo = np.zeros(size, dtype=np.float32)
-    seen = seen.resize((right - left, lower - upper), Image.Resampling.BILINEAR)
-    photo[upper:lower, left:right] = np.asarray(seen)
-    return photo
+    photo = Image.new("F", size[::-1])
+    photo.paste(seen.resize((right - left, lower - upper), Image.Resampling.BILINEAR), (left, upper))
+    return np.array(photo)
 
 
 def overlay_on_photo(photo: Pixels, heat: ArrayLike, photo_box: Box, map_box: Box) -> Pixels:
