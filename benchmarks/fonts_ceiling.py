@@ -1,11 +1,11 @@
-"""The most that a network can reach on the fonts, where some images stand under two classes: docs/fonts_ceiling.json.
+"""The highest accuracy a network can reach on the fonts, where classes share images: docs/fonts_ceiling.json.
 
     python benchmarks/fonts_ceiling.py --data ../data
 
 Fonts of small capitals draw `M` and `m` alike, and the archive scales every glyph to the same size, so that the two
-are pixel for pixel the same. Of equal images a network can name those of one class only (`lost`, `ceiling`). A
-letter that was drawn twice instead of copied differs from its twin in some gray at the edges; `lost_alike` and
-`ceiling_alike` take two glyphs of one font for equal whose pixels differ by at most 1 % of the gray range in the mean.
+are identical. Of equal images, only those of one class can be classified correctly (`lost`, `ceiling`). A letter that
+was drawn twice instead of copied differs from its twin in some gray at the edges; `lost_alike` and `ceiling_alike` also
+count two glyphs of one font as equal if they differ by at most 1 % of the gray range on average.
 """
 
 import argparse
@@ -41,14 +41,14 @@ def main() -> None:
 
 
 def ceiling(data: FontsDataModule, split: str) -> dict[str, float]:
-    """How many images of a split no function of the pixels can name, and the accuracy that leaves."""
+    """Count the images that no function of the pixels classifies correctly, and give the highest accuracy."""
     members = data.samples(split)
     labels_of: dict[bytes, Counter[int]] = defaultdict(Counter)
     for rows, labels in zip(np.array_split(members.rows, 64), np.array_split(members.labels, 64), strict=True):
         for image, label in zip(members.images.batch(rows), labels, strict=True):
             labels_of[image.tobytes()][int(label)] += 1
     lost = sum(sum(counts.values()) - max(counts.values()) for counts in labels_of.values())
-    lost_alike = lost_to_likeness(data, split)
+    lost_alike = lost_alike_in(data, split)
     size = len(members)
     return {
         "images": size,
@@ -59,8 +59,8 @@ def ceiling(data: FontsDataModule, split: str) -> dict[str, float]:
     }
 
 
-def lost_to_likeness(data: FontsDataModule, split: str) -> int:
-    """All but one of each group of a font's glyphs in which each is ALIKE to another: one image of a class a font."""
+def lost_alike_in(data: FontsDataModule, split: str) -> int:
+    """Count all but one of each group of a font's glyphs that are connected by differences of at most ALIKE."""
     members, classes = data.samples(split), len(data.class_names)
     assert (members.labels.reshape(-1, classes) == np.arange(classes)).all()  # font by font
     lost = 0

@@ -28,7 +28,7 @@ def test_characters_are_black_on_white_centered_and_scaled_to_one_box() -> None:
         assert abs(columns[0] + columns[-1] - 127) <= 1, character
 
 
-def test_characters_stand_upright_and_in_order() -> None:
+def test_characters_are_upright_and_in_order() -> None:
     images = dict(zip(CHARACTERS, draw_font(SHIPPED / "DejaVuSans.ttf", CHARACTERS), strict=True))
     ink = 255 - images["L"][..., 0].astype(int)
     upper, lower = ink[:64], ink[64:]
@@ -39,7 +39,7 @@ def test_characters_stand_upright_and_in_order() -> None:
 
 
 def _small_capitals(path: Path) -> Path:
-    """DejaVu Sans with M in the place of m."""
+    """DejaVu Sans with M in place of m."""
     with TTFont(SHIPPED / "DejaVuSans.ttf") as font:
         for table in font["cmap"].tables:
             if ord("m") in table.cmap:
@@ -61,7 +61,7 @@ def _cut(path: Path) -> Path:
     return path
 
 
-def test_unsuitable_fonts_are_told_apart(tmp_path: Path) -> None:
+def test_unsuitable_fonts_are_refused_with_their_reason(tmp_path: Path) -> None:
     cases = [
         (SHIPPED / "DejaVuSansDisplay.ttf", "lacks a character", "0, 1, 2, 3, 4 and 47 more"),
         (SHIPPED / "cmsy10.ttf", "draws symbols for characters", "infinity for 1"),
@@ -75,7 +75,7 @@ def test_unsuitable_fonts_are_told_apart(tmp_path: Path) -> None:
         assert detail in caught.value.detail, path
 
 
-def test_a_character_without_ink_is_lacking(tmp_path: Path) -> None:
+def test_a_character_without_an_outline_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FontError, match=r"lacks a character \(draws nothing for A\)"):
         draw_font(_blank(tmp_path / "blank.ttf"), CHARACTERS)
 

@@ -66,7 +66,7 @@ def _number(name: str) -> int:
     return int(name.rpartition("-")[2].removesuffix(".png"))
 
 
-def test_what_is_known_on_construction() -> None:
+def test_classes_and_size_are_known_on_construction() -> None:
     data = FontsDataModule("nowhere")
     assert "".join(data.class_names) == CHARACTERS
     assert (data.num_classes, data.in_channels, data.image_size) == (52, 1, (90, 90))
@@ -94,7 +94,7 @@ def test_an_archive_gives_52_classes_whatever_size_its_images_have(members: Arch
 def test_fonts_that_share_a_glyph_are_in_one_split(members: Archive, tmp_path: Path) -> None:
     for font in (5, 9):
         members[f"English/Fnt/Sample020/img020-{font:05}.png"] = members["English/Fnt/Sample020/img020-00002.png"]
-    # Equal glyphs of a class that is not used (capital O) make no relatives.
+    # Equal glyphs of a class that is not used (capital O) do not join families.
     members["English/Fnt/Sample025/img025-00001.png"] = members["English/Fnt/Sample025/img025-00003.png"]
     archive = _write(members, tmp_path / "a.tgz")
     for seed in range(5):
@@ -165,7 +165,7 @@ def _undecodable(members: Archive) -> None:
         (dict.clear, r"has no images such as Sample001/img001-00001\.png"),
     ],
 )
-def test_what_is_wrong_with_the_images_is_named(
+def test_missing_and_damaged_images_are_named(
     spoil: Callable[[Archive], None], message: str, members: Archive, tmp_path: Path
 ) -> None:
     spoil(members)
@@ -254,7 +254,7 @@ def test_drawn_fonts_have_the_same_interface(tmp_path: Path, caplog: pytest.LogC
     assert data.preprocessing.normalize.std[0] == pytest.approx(pixels.std())
 
 
-def test_no_usable_font_and_too_few_have_their_own_messages(tmp_path: Path) -> None:
+def test_no_usable_font_and_too_few_fonts_are_refused(tmp_path: Path) -> None:
     shipped = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     shutil.copy(shipped / "cmex10.ttf", tmp_path)
     with pytest.raises(UserError, match=r"none of the font files \(1\) can be used: cmex10\.ttf draws symbols"):
@@ -269,7 +269,7 @@ def test_an_unknown_source_is_refused() -> None:
         FontsDataModule(source="chars")  # type: ignore[arg-type]
 
 
-def test_fonts_are_relatives_through_any_glyph_of_the_same_class() -> None:
+def test_fonts_that_share_a_glyph_of_one_class_are_a_family() -> None:
     glyphs = [
         [[1], [5]],
         [[2], [6]],
@@ -283,7 +283,7 @@ def test_fonts_are_relatives_through_any_glyph_of_the_same_class() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), min_size=1))
-def test_a_family_is_everything_that_can_be_reached_by_shared_glyphs(glyphs: list[list[int]]) -> None:
+def test_a_family_is_a_connected_component(glyphs: list[list[int]]) -> None:
     families = font_families([[bytes([glyph]) for glyph in font] for font in glyphs])
     related = [[any(a == b for a, b in zip(one, two, strict=True)) for two in glyphs] for one in glyphs]
     for font, family in enumerate(families):
@@ -310,7 +310,7 @@ def test_other_numbers_of_fonts_are_split_in_the_same_proportions(fonts: int, si
 
 
 @given(sizes=st.lists(st.integers(1, 14), min_size=10, max_size=25), seed=st.integers(0, 2**32))
-def test_no_family_is_divided_and_large_ones_are_for_training(sizes: list[int], seed: int) -> None:
+def test_no_family_is_divided_and_large_ones_go_to_training(sizes: list[int], seed: int) -> None:
     families = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     try:
         train, val, test = split_by_family(families.tolist(), seed=seed).values()
@@ -326,8 +326,8 @@ def test_no_family_is_divided_and_large_ones_are_for_training(sizes: list[int], 
     ("sizes", "split"),
     [
         ([1, 1], None),
-        ([20, 1], None),  # the large family is for training, and one font is not enough for two splits
-        ([4, 4, 4], None),  # of 12 fonts, 2 are held out twice
+        ([20, 1], None),  # the large family goes to training, and one font is left for two splits
+        ([4, 4, 4], None),  # val and test need 2 fonts each, and a family has 4
         ([11, 1, 1], [11, 1, 1]),
         ([29, 29, 29, 1, 1, 1, 1], [87, 2, 2]),
         ([10] * 12, [80, 20, 20]),

@@ -1,4 +1,4 @@
-"""Cuts are disjoint, cover everything and have exact sizes, whatever the classes are like."""
+"""Splits are disjoint, cover everything and have exact sizes, whatever the class sizes."""
 
 from collections import Counter
 
@@ -47,7 +47,7 @@ def test_sizes_by_hand() -> None:
     assert [sum(i < 5 for i in part) for part in parts] == [3, 1, 1]
 
 
-def test_mnist_is_cut_to_round_numbers() -> None:
+def test_mnist_is_split_into_round_numbers() -> None:
     # Class counts of MNIST's 60,000; class by class, 10 % of them would come to 5,999.
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     train, val = stratified_split(np.repeat(np.arange(10), counts), (9, 1), seed=0)
@@ -68,7 +68,7 @@ def test_the_seed_decides() -> None:
     samples=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 15)), min_size=1, max_size=100),
     seed=st.integers(0, 99),
 )
-def test_a_group_stays_on_one_side(samples: list[tuple[int, int]], seed: int) -> None:
+def test_a_group_is_never_divided(samples: list[tuple[int, int]], seed: int) -> None:
     labels, groups = zip(*samples, strict=True)
     parts = stratified_split(labels, (6, 3, 1), seed=seed, groups=groups)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))

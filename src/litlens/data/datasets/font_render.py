@@ -10,10 +10,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from litlens.data.preprocessing import Pixels
 from litlens.errors import UserError, listed
 
-# Chars74K's size, and the box that its ink is scaled to, as measured on the archive.
+# Chars74K's image size, and the box that a character is scaled to, as measured on the archive.
 _SIZE = 128
 _INK_WIDTH, _INK_HEIGHT = _SIZE * 20 / 28, _SIZE * 22 / 28
-# Pixels per em to draw at before scaling down: well above the size wanted, so that scaling up is rare.
+# Pixels per em before scaling: well above the final size, so that scaling up is rare.
 _EM = 256
 
 
@@ -27,7 +27,7 @@ class FontError(Exception):
 
 
 def font_files(folder: Path | None) -> dict[Path, str]:
-    """The font files (.ttf, .otf) below `folder`, sorted, each with its name; None means this machine's.
+    """The font files (.ttf, .otf) below `folder`, sorted, each with its name; of this machine where it is None.
 
     The machine's are those in the system's font folders and those that come with matplotlib.
     """
@@ -41,7 +41,7 @@ def font_files(folder: Path | None) -> dict[Path, str]:
         found = folder.rglob("*")
     else:
         raise UserError(f"data.folder: {folder} is not a folder of font files")
-    # A file that begins with a dot is not a font but what macOS leaves beside one.
+    # Files that begin with a dot are metadata that macOS writes beside a font.
     fonts = sorted(p for p in found if p.suffix.lower() in (".ttf", ".otf") and p.name[0] != "." and p.is_file())
     if not fonts:
         raise UserError(f"data.folder: no .ttf or .otf file in {folder or 'the font folders of this machine'}")
@@ -88,7 +88,7 @@ def _drawn(font: ImageFont.FreeTypeFont, character: str) -> Pixels:
 
 
 def _check_glyphs(path: Path, characters: Sequence[str]) -> None:
-    """Refuse a font with symbols for characters, or without one: FreeType would draw an empty box."""
+    """Refuse a font with symbols in place of characters, or without one: FreeType would draw an empty box."""
     from fontTools.agl import toUnicode  # type: ignore[import-untyped]
     from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 

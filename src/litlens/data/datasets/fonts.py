@@ -1,8 +1,8 @@
 """Characters of computer fonts, from Chars74K or drawn from font files: the 52 whose shapes differ.
 
-Collections of fonts are full of relatives: one design under two names, a bold whose digits are the regular's. After a
+Many fonts of a collection are related: one design under two names, a bold font with the regular one's digits. After a
 random split by font, 27 % of Chars74K's validation glyphs have a pixel-identical twin in training, and the score is
-too high. So the split is by family: fonts that share a glyph are relatives, and a family is never divided.
+too high. The split is therefore by family: fonts that share a glyph are a family, and a family is never divided.
 """
 
 import functools
@@ -41,10 +41,10 @@ _URL = "http://www.ee.surrey.ac.uk/CVSSP/demos/chars74k/EnglishFnt.tgz"
 _ALL_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # of Sample001 to Sample062
 _FOLDERS = [f"Sample{_ALL_CHARACTERS.index(character) + 1:03}" for character in CHARACTERS]
 _IMAGE = re.compile(r"Sample\d{3}/img\d{3}-(\d+)\.png$")
-_VERSION = 2  # in the keys of the caches: raised when the same files come to give other images or families
-# Fonts held out twice of the reference split's 1016: for validation and for test.
+_VERSION = 2  # in the keys of the caches: raised when the same files give other images or families
+# Share of the fonts in val, and in test: the reference split has 716, 150 and 150 of 1,016.
 _HELD_OUT = 150 / 1016
-# A larger family goes to training: 25 of the 150 fonts of a held-out split would be one design.
+# A larger family goes to training; one of Chars74K's families of 25 fonts would be a sixth of val or test.
 _LARGEST_HELD_OUT = 10
 
 _log = logging.getLogger(__name__)
@@ -53,19 +53,19 @@ _log = logging.getLogger(__name__)
 class FontsDataModule(ImageDataModule):
     """Characters of computer fonts in 52 classes, gray, balanced, and split 716:150:150 by family of fonts.
 
-    Source: T. de Campos, B. Babu and M. Varma, "Character recognition in natural images", VISAPP 2009: of its
-    1,016 fonts come 37,232 / 7,800 / 7,800 images.
+    Source: T. de Campos, B. Babu and M. Varma, "Character recognition in natural images", VISAPP 2009. Its
+    1,016 fonts give 37,232, 7,800 and 7,800 images.
 
     Args:
         root: Where data sets live; the archive is `root/chars74k/EnglishFnt.tgz`, fetched if it is missing.
         source: `chars74k`, or `render`: draw the characters from the font files (.ttf, .otf) of this machine.
-            Fonts that lack a character or draw two alike are left out and counted.
+            Fonts that lack a character, draw two alike or are copies are left out and counted.
         folder: Read from here instead: for `chars74k` an archive or an extracted folder, for `render` a
             folder of font files.
-        image_size: (height, width) that the images are brought to, whatever size they have.
+        image_size: (height, width) that the images are resized to, whatever size they have.
     """
 
-    # The characters have a margin that is part of the image: nothing is cut off.
+    # The margin around a character is part of the image: nothing is cropped.
     resize_mode: ResizeMode = "squash"
 
     def __init__(
@@ -88,7 +88,7 @@ class FontsDataModule(ImageDataModule):
         self.image_size = (image_size[0], image_size[1])
 
     def source_files(self) -> list[Path]:
-        """The font files, the archive, or the images of an extracted one."""
+        """The font files, the archive, or the images in the extracted folder."""
         if self.source == "render":
             return list(font_files(self.folder))
         place = self._chars74k
@@ -121,7 +121,7 @@ class FontsDataModule(ImageDataModule):
 
     @property
     def _chars74k(self) -> Path:
-        """The archive, or the folder of the classes' folders in an extracted one."""
+        """The archive, or the folder of the class folders where it was extracted."""
         place = self.folder or self.root / "chars74k" / "EnglishFnt.tgz"
         top = place if self.folder else place.parent
         extracted = [path for path in (top / "English" / "Fnt", top / "Fnt") if path.is_dir()]
@@ -134,7 +134,7 @@ class FontsDataModule(ImageDataModule):
         return [f"Fnt/{name}" for name in _image_names(font)]
 
     def _cached(self) -> tuple[dict[str, Any], Pixels]:
-        """The fonts, their families and those left out; and the image of class c of font f in row 52 f + c."""
+        """The fonts, their families and the fonts left out; and the images, class c of font f in row 52 f + c."""
         owner = digest([_VERSION, self.source, str((self.folder or self.root).absolute()), self.image_size])
         key, read = str(self.fingerprint()["content"]), functools.cache(self._read)
 
@@ -145,20 +145,20 @@ class FontsDataModule(ImageDataModule):
         return facts, cached_array(key, lambda: read()[1], owner=f"fonts-pixels-{owner}")
 
     def _read(self) -> tuple[dict[str, Any], Pixels]:
-        drawings: dict[str, Callable[[], list[Pixels]]]
+        sources: dict[str, Callable[[], list[Pixels]]]
         if self.source == "render":
             paths = font_files(self.folder)
-            drawings = {name: functools.partial(draw_font, path, CHARACTERS) for path, name in paths.items()}
+            sources = {name: functools.partial(draw_font, path, CHARACTERS) for path, name in paths.items()}
         else:
-            drawings = _chars74k_fonts(self._chars74k)
+            sources = _chars74k_fonts(self._chars74k)
         resize = Resize(self.image_size, self.resize_mode)
         # As large as if every font could be used: pages that are never written take no memory.
-        pixels = np.empty((len(drawings), len(CHARACTERS), *self.image_size, 1), dtype=np.uint8)
+        pixels = np.empty((len(sources), len(CHARACTERS), *self.image_size, 1), dtype=np.uint8)
         names, glyphs, left_out = list[str](), list[list[bytes]](), list[tuple[str, str, str]]()
-        for name, draw in progress(drawings.items(), description="Reading fonts", total=len(drawings)):
+        for name, read in progress(sources.items(), description="Reading fonts", total=len(sources)):
             try:
-                images = draw()
-                # Of the images as they came: at the network's size, two that differ could become equal.
+                images = read()
+                # Digests of the original images: two that differ can be equal at the network's size.
                 drawn = [hashlib.blake2b(repr(i.shape).encode() + i.tobytes(), digest_size=16).digest() for i in images]
                 if self.source == "render" and drawn in glyphs:
                     raise FontError("is a copy of another", names[glyphs.index(drawn)])
@@ -179,7 +179,7 @@ def font_families(glyphs: Sequence[Sequence[bytes]]) -> NDArray[np.int32]:
     """The family of each font: the connected component of fonts that share a glyph of one class.
 
     Args:
-        glyphs: The glyphs of each font in the order of the classes; digests will do.
+        glyphs: The glyphs of each font in the order of the classes, or their digests.
     """
     known: dict[tuple[int, bytes], int] = {}
     edges = np.array(
@@ -195,7 +195,7 @@ def font_families(glyphs: Sequence[Sequence[bytes]]) -> NDArray[np.int32]:
 
 
 def split_by_family(families: Sequence[int], *, seed: int) -> dict[str, Indices]:
-    """The fonts of `train`, `val` and `test`: 716, 150 and 150 of 1016, by whole families, large ones in training.
+    """Split fonts into `train`, `val` and `test`, 716:150:150, by complete families; large ones go to training.
 
     Raises:
         UserError: There are too few families for three splits.
@@ -220,7 +220,7 @@ def _image_names(font: str) -> list[str]:
 
 
 def _chars74k_fonts(place: Path) -> dict[str, Callable[[], list[Pixels]]]:
-    """The number of each font, as its files have it, and a function that reads its images."""
+    """The number of each font, as in its file names, with a function that reads its images."""
     images: dict[str, Path | bytes]
     if place.is_dir():
         images = {path.relative_to(place).as_posix(): path for path in place.glob("Sample*/img*.png")}
@@ -243,14 +243,14 @@ def _chars74k_fonts(place: Path) -> dict[str, Callable[[], list[Pixels]]]:
 
 
 def _archived_images(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """The images by name, some 50 megabytes: an archive can only be read in its own order, by class."""
+    """Name and content of each image; about 50 MB, since an archive can only be read in its own order, by class."""
     try:
         with tarfile.open(archive) as tar:
             for member in progress(tar, description=f"Reading {archive.name}"):
                 if (match := _IMAGE.search(member.name)) and (file := tar.extractfile(member)):
                     yield match[0], file.read()
-    # A file that was cut off ends too early; a damaged one fails in tar's headers, gzip's checksums or zlib's codes.
+    # A truncated archive ends too early; a damaged one fails in tar's headers, gzip's checksums or zlib's codes.
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        # tarfile tells each compression that it tried, in a line of its own.
+        # tarfile lists each compression that it tried, one per line.
         reason = str(error).partition("\n")[0].rstrip(":")
-        raise UserError(f"{archive} is damaged ({reason}): remove it, and get it again from {_URL}") from error
+        raise UserError(f"{archive} is damaged ({reason}); remove it, and get it again from {_URL}") from error

@@ -1,4 +1,4 @@
-"""Split a data set into parts that are alike: by class, seeded, and by group where there are groups."""
+"""Split a data set into parts, stratified by class and seeded; groups are never divided."""
 
 from collections.abc import Hashable, Sequence
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Indices = NDArray[np.int64]
 
-# What this module's random generator is for, so that no other draws the same numbers from the same seed.
+# Keeps this module's random numbers apart from others drawn from the same seed.
 _SPLITTING = 3
 
 
@@ -26,8 +26,8 @@ def stratified_split(
     Args:
         labels: The class of each sample, integers (N,).
         fractions: The parts' sizes in proportion to each other; they need not add up to 1.
-        groups: What must not be divided between parts (a patient, a font family), one of each sample. The sizes
-            are as near as complete groups allow.
+        groups: The group of each sample (a patient, a font family); no group is divided. The sizes are as near as
+            complete groups allow.
     """
     classes = np.unique(np.asarray(labels), return_inverse=True)[1].reshape(-1)
     shares = np.asarray(fractions, dtype=np.float64)
@@ -51,13 +51,12 @@ def _parts_of_samples(
 
 
 def _sizes(counts: NDArray[np.intp], shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Samples of each class in each part: (classes, parts), by largest remainder in each and in all."""
+    """Number of samples of each class in each part: (classes, parts), by largest remainder per class and in total."""
     exact = counts[:, None] * shares
     sizes = np.stack([_largest_remainder(row, int(count)) for row, count in zip(exact, counts, strict=True)])
     wanted = _largest_remainder(counts.sum() * shares, int(counts.sum()))
-    # Rounded class by class, the totals may be off by a few. Move one sample at a time, where it costs least,
-    # and never further than to the other neighbor of a class's exact share, nor a class's last one out of
-    # the first part, training.
+    # Rounding class by class may leave the totals off by a few. Move one sample at a time, where it costs least, never
+    # beyond rounding the exact share up or down, and never a class's last sample out of the first part (training).
     while True:
         surplus = sizes.sum(axis=0) - wanted
         moves = [
@@ -76,8 +75,8 @@ def _sizes(counts: NDArray[np.intp], shares: NDArray[np.float64]) -> NDArray[np.
 
 
 def _largest_remainder(exact: NDArray[np.float64], total: int) -> NDArray[np.int64]:
-    """Whole numbers that add up to `total`, each next to its exact value; the first wins a tie."""
-    # Rounded, so that 0.1 × 30 = 3.0000000000000004 leaves no remainder and a tie is a tie.
+    """Round to integers that add up to `total`, each up or down; the first wins a tie."""
+    # Rounded, because 0.1 × 30 = 3.0000000000000004 must leave no remainder, and ties must be ties.
     exact = exact.round(9)
     sizes = np.floor(exact).astype(np.int64)
     largest_first = np.argsort(-(exact - sizes).round(9), kind="stable")
@@ -91,7 +90,7 @@ def _parts_of_groups(
     groups: Sequence[Hashable],
     rng: np.random.Generator,
 ) -> NDArray[np.intp]:
-    """Place whole groups, large ones first, each where parts come nearest to their exact sizes by class."""
+    """Place complete groups, large ones first, each where the sizes by class come nearest to the exact ones."""
     numbers: dict[Hashable, int] = {}
     member_of = np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.intp)
     counts = np.zeros((len(numbers), int(classes.max(initial=-1)) + 1))
