@@ -19,14 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-import litlens.data.datasets.arrays
-import litlens.data.datasets.catdog
-import litlens.data.datasets.fonts  # noqa: F401  (class names resolve once their modules are imported)
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.checkpoints.reading import checkpoint_path
 from litlens.checkpoints.record import is_trusted
 from litlens.cli.classify import classify
+from litlens.cli.command_line import read_command_line
 from litlens.cli.mistakes import mistakes_of_values, parse
 from litlens.cli.results import print_results, test, write_report
 from litlens.cli.run_folder import BEST, config_text, run_home, run_title, write_results
@@ -142,7 +140,6 @@ def evaluate(
             accelerator=options.accelerator,
             devices=options.devices,
             precision=metadata["computed_on"]["precision"],
-            use_distributed_sampler=False,
             callbacks=[collect],
             logger=False,
             enable_checkpointing=False,
@@ -190,7 +187,7 @@ def _parsed(
             f"{path} wants to build {name}, which is not part of litlens: if you trust it, name it: --data={name}"
         )
     parser = run_parser()
-    options = parse(parser, ["--config", config_text({"data": stored}), *args])
+    options = parse(parser, read_command_line(["--config", config_text({"data": stored}), *args]))
     _keep_what_was_learned(options.data, metadata, same_class=options.data.class_path == name)
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
     changed = [

@@ -1,35 +1,42 @@
-"""The command line of training: Lightning's parser, with litlens' defaults and its links between data and model."""
+"""The command line of training: Lightning's parser, with litlens' defaults and its links between data and model.
+
+What a network needs and the data know is linked: jsonargparse links keys to the classifier, but its links into the
+network require the key in every class and refuse functions. So a network is linked to the names that its constructor
+takes, and to no other.
+"""
 
 import re
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace
+from jsonargparse._typehints import resolve_class_path_by_name
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-# Class names in a config resolve once their modules are imported.
-import litlens.callbacks.live.network_figures
-import litlens.callbacks.live.samples
-import litlens.callbacks.live.score_figures
-import litlens.callbacks.run_metadata
-import litlens.callbacks.running_average
-import litlens.callbacks.steps
-import litlens.data.datasets.arrays
-import litlens.data.datasets.catdog
-import litlens.data.datasets.fonts
-import litlens.models.networks.mlp
-import litlens.models.networks.scratch
-import litlens.models.transfer  # noqa: F401
-from litlens.cli.help import short_lists, show_help
-from litlens.cli.links import LinkedModel, ModelBuilder, keep_builder, prefer_own_classes
-from litlens.cli.mistakes import SHORTCUTS, config_files, mistakes_of_values, parse
-from litlens.cli.resume import resumed_args
+from litlens.cli.choices import CLASS_OPTIONS, show_help
+from litlens.cli.command_line import CommandLine, read_command_line
+from litlens.cli.mistakes import SHORTCUTS, imported, mistakes_of_values, parameters, parse
+from litlens.cli.resume import resumed_folder
+from litlens.cli.run_folder import CONFIG
 from litlens.data.module import ImageDataModule
+from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
+from litlens.models.recording import keep_arguments
 
+_NETWORK = "model.init_args.network"
+_CLASS_NAMES = "model.init_args.class_names"
+# What follows from the data, by the names that networks have for it; in_chans is timm's.
+_LINKED = {
+    "num_classes": "num_classes",
+    "in_channels": "in_channels",
+    "in_chans": "in_channels",
+    "image_size": "image_size",
+}
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
 _MODEL_CHECKPOINT = {
     "class_path": "ModelCheckpoint",
@@ -79,24 +86,24 @@ class TrainingCommand:
     """One command line of training, parsed: a config, its overlays and the shell. Builds what it names."""
 
     def __init__(self, args: list[str]) -> None:
-        self.args, self.resumed = resumed_args(expand_shortcuts(args))
-        prefer_own_classes()
-        self.links = LinkedModel(self.args)
+        show_help(args)
+        args = expand_shortcuts(args)
+        self.line = read_command_line(args)
+        self.resumed: Path | None = None
+        if name := self.line.last("resume"):
+            self.resumed = resumed_folder(str(name))
+            self.line = read_command_line(["--config", str(self.resumed / CONFIG), *args])
+        self.links = Links(self.line)
         self.parser = training_parser(self.links)
-        show_help(self.args)
-        with short_lists():
-            self.config = parse(self.parser, self.args)
+        self.config = parse(self.parser, self.line)
 
     @property
     def run_name(self) -> str:
         """What the run is called: the name of the first config file; overlays come later."""
-        if self.resumed is not None:
-            return self.resumed.parent.name
-        files = config_files(self.args)
-        if not files:
+        if not self.line.files:
             return "run"
-        first = files[0].resolve()
-        of_a_run = first.name == "config.yaml" and (first.parent / "checkpoints").is_dir()  # in runs/NAME/VERSION
+        first = self.line.files[0].resolve()
+        of_a_run = first.name == CONFIG and (first.parent / "checkpoints").is_dir()  # in runs/NAME/VERSION
         return first.parents[1].name if of_a_run else first.stem
 
     def build_data(self) -> ImageDataModule:
@@ -112,30 +119,125 @@ class TrainingCommand:
 
         `config` is `self.config`, or a copy of it with other places to write to.
         """
-        builder = ModelBuilder()
+        builder = _ModelBuilder()
         self.links.set_in(config, data)
         config.data = data
-        with builder.full_traceback(), mistakes_of_values():
-            built = self.parser.instantiate(config, instantiators=[(builder, nn.Module, True)])
-        keep_builder(built.model, config)
+        try:
+            with mistakes_of_values():
+                built = self.parser.instantiate(config, instantiators=[(builder, nn.Module, True)])
+        except Exception:
+            if builder.failure is not None:
+                raise builder.failure from None
+            raise
+        network = config.model.init_args.get("network")
+        if isinstance(network, Namespace) and not isinstance(self.links.network, type):
+            # jsonargparse asks no instantiator for what a function makes.
+            keep_arguments(built.model.network, network.init_args.as_dict(), builder=network.class_path)
         return built
 
     def resolved_config(self, data: ImageDataModule) -> dict[str, Any]:
         """Every value of the experiment as plain ones, those that follow from the data among them."""
         text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
-        # What is left out belongs to the call.
-        config = {
-            key: value for key, value in yaml.safe_load(text).items() if key not in ("config", "inspect", "resume")
-        }
+        of_the_call = ("config", "inspect", "resume")
+        config = {key: value for key, value in yaml.safe_load(text).items() if key not in of_the_call}
         for target, value in self.links.values(data).items():
-            _set(config, target.split("."), value)
-        if not all(map(_is_text, data.class_names)):
-            # YAML has no way to write them; they follow from the data when the config is read.
+            *parents, name = target.split(".")
+            inner = config
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[name] = value
+        if re.search("[\ud800-\udfff]", "".join(data.class_names)):
+            # Not UTF-8: YAML has no way to write them. They follow from the data when the config is read.
             del config["model"]["init_args"]["class_names"]
         return config
 
 
-def training_parser(links: LinkedModel) -> LightningArgumentParser:
+class Links:
+    """The values of the model that follow from the data: the names of the classes, and what the network takes.
+
+    `network` is the class or function that the command line names, known before it is parsed.
+    """
+
+    def __init__(self, line: CommandLine) -> None:
+        self.line = line
+        for given in line.given:
+            name = given.value
+            if given.key in CLASS_OPTIONS and isinstance(name, str) and "." in name and not Path(name).is_file():
+                imported(name, key=given.key, line=line)
+        self.network = _network(line)
+        self.options = parameters(self.network) if self.network is not None else {}
+        if getattr(self.network, "__module__", "").startswith("timm."):
+            # Whose builder hands them on to what the name of the model stands for.
+            self.options |= {"num_classes": int, "in_chans": int}
+
+    def add_to(self, parser: LightningArgumentParser) -> None:
+        """Tell the parser which keys the data will set, so that it does not require them."""
+        parser.link_arguments("data.class_names", _CLASS_NAMES, apply_on="instantiate")
+        if isinstance(self.network, type):  # jsonargparse cannot link to the parameters of a function
+            for name, source in self._names().items():
+                parser.link_arguments(f"data.{source}", f"{_NETWORK}.init_args.{name}", apply_on="instantiate")
+
+    def values(self, data: ImageDataModule) -> dict[str, Any]:
+        """The linked keys of the model with their values from the data, as plain ones."""
+        of_network = {f"{_NETWORK}.init_args.{name}": self._value(name, data) for name in self._names()}
+        return {_CLASS_NAMES: list(data.class_names), **of_network}
+
+    def set_in(self, config: Namespace, data: ImageDataModule) -> None:
+        """Set the linked keys in a parsed configuration. Raises UserError where the user gives another value.
+
+        The same value is welcome: a run's own config.yaml holds it.
+        """
+        for target, value in self.values(data).items():
+            key = target.replace(".init_args", "")
+            given = self.line.last(key)
+            if given is not None and given != value:
+                name = key.rpartition(".")[2]
+                raise UserError(
+                    f"{self.line.where(key)}{key}: set by the data module ({value}): remove {name}: {given}"
+                )
+            config[target] = value
+
+    def _names(self) -> dict[str, str]:
+        return {name: source for name, source in _LINKED.items() if name in self.options}
+
+    def _value(self, name: str, data: ImageDataModule) -> Any:
+        value = getattr(data, _LINKED[name])
+        if name != "image_size":
+            return value
+        kinds = (self.options[name], *get_args(self.options[name]))
+        if int not in kinds or tuple in [get_origin(kind) for kind in kinds]:
+            return list(value)
+        height, width = value  # torchvision's transformers take one side
+        if height != width:
+            raise UserError(f"data.image_size: {list(value)}: {self.network.__name__} takes square images only")  # type: ignore[union-attr]
+        return height
+
+
+class _ModelBuilder:
+    """Constructs every `nn.Module` of a configuration and keeps the arguments, so that a checkpoint describes it.
+
+    jsonargparse takes errors of a constructor for mistakes in the configuration and shortens them. `failure` is the
+    error of a class outside of litlens, torch and torchvision, as it was raised.
+    """
+
+    failure: Exception | None = None
+
+    def __call__(self, kind: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
+        """Construct a module; jsonargparse calls this."""
+        try:
+            module = kind(*args, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            if kind.__module__.partition(".")[0] not in ("litlens", "torch", "torchvision"):
+                self.failure = self.failure or error
+            raise
+        if not args:
+            keep_arguments(module, kwargs)
+        return module
+
+
+def training_parser(links: Links) -> LightningArgumentParser:
     """Lightning's parser with the options of training: a superset of the keys of a config."""
     parser = _Parser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="config")
@@ -160,15 +262,13 @@ def expand_shortcuts(args: list[str]) -> list[str]:
     return args
 
 
-def _set(config: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        config = config.setdefault(key, {})
-    config[keys[-1]] = value
-
-
-def _is_text(name: str) -> bool:
+def _network(line: CommandLine) -> Callable[..., Any] | None:
+    """The class or function that the command line names as the network; None where there is none."""
+    name = line.last("model.network")
+    if not isinstance(name, str):
+        return None
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        path = resolve_class_path_by_name(nn.Module, name)
+    except ValueError:  # ambiguous: the parser says so
+        return None
+    return imported(path, key="model.network", line=line) if "." in path else None

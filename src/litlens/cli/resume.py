@@ -2,7 +2,6 @@
 
 import csv
 import io
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,13 @@ from litlens.errors import UserError
 from litlens.files import write_atomically
 
 
-def resumed_args(args: list[str]) -> tuple[list[str], Path | None]:
-    """Put the config of the run that `--resume RUN_DIR` names before all other options; the run's folder, if any."""
-    names = [after for arg, after in pairwise(args) if arg == "--resume"]
-    names += [arg.partition("=")[2] for arg in args if arg.startswith("--resume=")]
-    if not names:
-        return args, None
-    folder = Path(names[-1])
+def resumed_folder(name: str) -> Path:
+    """The run folder that `--resume RUN_DIR` names. Raises UserError where nothing in it can go on."""
+    folder = Path(name)
     for needed in (folder / CONFIG, folder / LAST):
         if not needed.is_file():
             raise UserError(f"--resume: there is no {needed}, so nothing to go on from: name a run folder")
-    return ["--config", str(folder / CONFIG), *args], folder
+    return folder
 
 
 class LastCheckpoint(ModelCheckpoint):

@@ -23,12 +23,11 @@ from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
 from litlens.cli.checks import available_precision, check_batches, check_checkpointing, check_model, check_monitors
 from litlens.cli.inspection import inspect, layer_table
-from litlens.cli.mistakes import mistakes_of_values
+from litlens.cli.mistakes import missing_metrics, mistakes_of_values
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.results import print_results, test, write_report
 from litlens.cli.resume import LastCheckpoint, Resumption, keep_metrics
 from litlens.cli.run_folder import BEST, LAST, new_run_folder, removed_if_refused, write_config, write_results
-from litlens.cli.upstream import upstream_mistakes
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
@@ -250,7 +249,7 @@ def fit(parts: Run, *, resumed: bool) -> None:
     trainer, folder = parts.trainer, parts.folder
     ckpt_path = folder / LAST if resumed else None
     try:
-        with upstream_mistakes(trainer):
+        with missing_metrics(trainer):
             trainer.fit(
                 parts.classifier,
                 datamodule=parts.data,

@@ -1,0 +1,130 @@
+"""The command line, read once: which values it gives, each with its key, its file and its line."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from litlens.errors import UserError, nearest
+
+_SHELL = "command line"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value that somebody gives, in a config file or on the command line.
+
+    Args:
+        key: As on the command line, without `class_path` and `init_args`: `model.network.dropout`.
+        value: What YAML reads; of a class with options, its name.
+        where: `configs/mine.yaml, line 3`, or `command line`.
+    """
+
+    key: str
+    value: Any
+    where: str
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The arguments of a command, the config files that they name, and every value given, the last one last."""
+
+    args: list[str]
+    files: list[Path]
+    given: list[Given]
+
+    def last(self, key: str) -> Any:
+        """The value given for a key that counts; None where there is none."""
+        return next((given.value for given in reversed(self.given) if given.key == key), None)
+
+    def find(self, key: str) -> Given | None:
+        """What is given last for a key or one below it."""
+        return next((given for given in reversed(self.given) if f"{given.key}.".startswith(f"{key}.")), None)
+
+    def where(self, key: str) -> str:
+        """Where a key or one below it is given last, as the start of a message: `FILE, line N: `, or nothing."""
+        found = self.find(key)
+        return f"{found.where}: " if found else ""
+
+
+def read_command_line(args: list[str]) -> CommandLine:
+    """Read arguments and the configs that they name. Raises UserError for a config that cannot be read."""
+    files: list[Path] = []
+    given: list[Given] = []
+    for option, text in _options(args):
+        node = _composed(text)
+        if option not in ("-c", "--config"):
+            key = _spoken(option.removeprefix("--"))
+            given += _values(node, key, _SHELL) if node else [Given(key, text, _SHELL)]
+        elif isinstance(node, yaml.MappingNode):
+            given += _values(node, "", _SHELL)
+        elif not text or text.lstrip().startswith("{"):
+            raise UserError(f"--config: '{text}' is neither a file nor YAML such as {{trainer: {{max_epochs: 1}}}}")
+        else:
+            files.append(Path(text))
+            given += _values(_read(files[-1]), "", str(files[-1]))
+    return CommandLine(args, files, given)
+
+
+def config_paths() -> list[str]:
+    """The configs that there are."""
+    return [str(path) for path in sorted(Path("configs").rglob("*.yaml"))]
+
+
+def _options(args: list[str]) -> Iterator[tuple[str, str]]:
+    """Each option with its value, which may stand behind it or after `=`; empty for a switch."""
+    for arg, after in zip(args, [*args[1:], ""], strict=True):
+        option, equals, value = arg.partition("=")
+        if option.startswith("--") or option == "-c":
+            yield option, value if equals else "" if after.startswith("--") else after
+
+
+def _composed(text: str) -> yaml.Node | None:
+    try:
+        yaml.safe_load(text)
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:  # the parser decides what to make of it
+        return None
+
+
+def _read(file: Path) -> yaml.MappingNode:
+    try:
+        text = file.read_text(encoding="utf-8")
+        yaml.safe_load(text)
+        node = yaml.compose(text, yaml.SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"--config: there is no file {file}{nearest(str(file), config_paths())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config: {file} cannot be read: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{file}: a config is a mapping such as `data: {{class_path: DigitsDataModule}}`")
+    return node
+
+
+def _values(node: yaml.Node, key: str, where: str, line: int | None = None) -> Iterator[Given]:
+    """The values of a YAML node, with the lines of a file; a list is one value, and so are those of its items."""
+    loader = yaml.SafeLoader("")
+    if isinstance(node, yaml.MappingNode):
+        loader.flatten_mapping(node)
+        for name, value in node.value:
+            inner = _spoken(f"{key}.{name.value}".removeprefix("."))
+            yield from _values(value, inner, where, name.start_mark.line + 1)
+        return
+    at = where if where == _SHELL or line is None else f"{where}, line {line}"
+    yield Given(key, loader.construct_object(node, deep=True), at)
+    for item in node.value if isinstance(node, yaml.SequenceNode) else []:
+        if isinstance(item, yaml.MappingNode):
+            yield from _values(item, key, where, item.start_mark.line + 1)
+
+
+def _spoken(key: str) -> str:
+    """Without what stands in YAML alone; `callbacks+` adds to callbacks."""
+    return re.sub(r"\.(class_path|init_args|dict_kwargs)(?=\.|$)|\+$", "", key)
