@@ -102,7 +102,7 @@ def test_the_reliability_diagram_shows_its_bins(made_up) -> None:
     figure = reliability_figure(bins, error=calibration_error(some, bins=10))
     upper, lower = figure.axes
     heights = [bar.get_height() for bar in upper.patches]
-    np.testing.assert_allclose(heights, [row.accuracy for row in bins])
+    np.testing.assert_allclose(heights, bins.accuracy)
     assert sum(bar.get_height() for bar in lower.patches) == pytest.approx(1)
     pixels(figure)
 

@@ -18,8 +18,8 @@ from litlens.data.decode import BadImage, read_image
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.data.progress import progress
 from litlens.errors import UserError
-from litlens.evaluation.html import Card, embedded_image, ranking
-from litlens.evaluation.report_page import render_labelled, write_page
+from litlens.evaluation.html import Card, embedded_image, ranking, rendered
+from litlens.evaluation.report_page import write_page
 from litlens.explain.cam import cam
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import overlay_on_photo
@@ -55,8 +55,9 @@ def classify(
     found = _Classified()
     for start in progress(range(0, len(files), _AT_ONCE), description="Batches of images classified"):
         _classify_batch(found, loaded, loaded.preprocessing, images, files[start : start + _AT_ONCE])
-    page = render_labelled(
-        found.cards,
+    page = rendered(
+        "labelled.html",
+        cards=found.cards,
         title=f"{images.resolve().name}, classified by {run_title(checkpoint)}",
         classes=loaded.class_names,
         total=len(found.rows),

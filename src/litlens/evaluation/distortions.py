@@ -7,7 +7,6 @@ Distortions act on the images as the network gets them, uint8 and before normali
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -127,36 +126,41 @@ def _accuracy(network: nn.Module, preprocessing: Preprocessing, pixels: Pixels, 
 
 
 def _shifted(pixels: Pixels, percent: float, signs: NDArray[np.int64], _rng: object) -> Pixels:
-    """By whole pixels along one axis, so that nothing is blurred as well."""
-    count, height, width, _ = pixels.shape
-    along_rows = signs[:, 1] > 0
-    steps = signs[:, 0] * np.where(along_rows, round(height * percent / 100), round(width * percent / 100))
-    rows = np.arange(height) - (steps * along_rows)[:, None]
-    columns = np.arange(width) - (steps * ~along_rows)[:, None]
-    rows, columns = rows.clip(0, height - 1), columns.clip(0, width - 1)
-    shifted: Pixels = pixels[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return shifted
+    """By whole pixels along one axis, so that nothing is blurred."""
+    height, width = pixels.shape[1:3]
+    matrices = []
+    for sign, along_rows in zip(signs[:, 0], signs[:, 1] > 0, strict=True):
+        matrix = np.eye(2, 3)
+        matrix[int(along_rows), 2] = sign * round((height if along_rows else width) * percent / 100)
+        matrices.append(matrix)
+    return _warped(pixels, matrices)
 
 
 def _rotated(pixels: Pixels, degrees: float, signs: NDArray[np.int64], _rng: object) -> Pixels:
-    return _warped(pixels, degrees * signs[:, 0], 1.0)
+    """Counterclockwise or clockwise around the center."""
+    return _warped(pixels, [_similarity(pixels, degrees * sign, 1.0) for sign in signs[:, 0]])
 
 
-def _scaled(pixels: Pixels, percent: float, signs: NDArray[np.int64], _rng: object) -> Pixels:
-    return _warped(pixels, np.zeros(len(pixels)), 1 + percent / 100)
+def _scaled(pixels: Pixels, percent: float, _signs: object, _rng: object) -> Pixels:
+    return _warped(pixels, [_similarity(pixels, 0.0, 1 + percent / 100)] * len(pixels))
 
 
-def _warped(pixels: Pixels, degrees: NDArray[Any], scale: float) -> Pixels:
-    """Turned anticlockwise and enlarged around the center, bilinear."""
+def _similarity(pixels: Pixels, degrees: float, scale: float) -> NDArray[np.float64]:
     import cv2
 
-    height, width = pixels.shape[1:3]
-    warped = np.empty_like(pixels)
-    for image, angle, result in zip(pixels, degrees, warped, strict=True):
-        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), float(angle), scale)
-        moved = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        result[...] = moved.reshape(image.shape)
-    return warped
+    center = (pixels.shape[2] - 1) / 2, (pixels.shape[1] - 1) / 2
+    return np.asarray(cv2.getRotationMatrix2D(center, float(degrees), scale))
+
+
+def _warped(pixels: Pixels, matrices: Sequence[NDArray[np.float64]]) -> Pixels:
+    import cv2
+
+    size = pixels.shape[2], pixels.shape[1]
+    moved = [
+        cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for image, matrix in zip(pixels, matrices, strict=True)
+    ]
+    return np.array(moved, dtype=np.uint8).reshape(pixels.shape)
 
 
 def _blurred(pixels: Pixels, percent: float, _signs: object, _rng: object) -> Pixels:

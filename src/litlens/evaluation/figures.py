@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from litlens.evaluation.calibration import ReliabilityBin
+from litlens.evaluation.calibration import Reliability
 from litlens.evaluation.scores import ClassMetrics, PrecisionRecall, row_shares
 from litlens.evaluation.style import (
     BLUE,
@@ -77,18 +77,15 @@ def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
 
 
 @house_style
-def reliability_figure(bins: Sequence[ReliabilityBin], *, error: float) -> Figure:
-    """A reliability diagram: accuracy against confidence by bin, and below how many samples each bin holds.
+def reliability_figure(table: Reliability, *, error: float) -> Figure:
+    """A reliability diagram: accuracy against confidence by bin, and below the fraction of samples in each bin.
 
     `error` is the expected calibration error, for the title.
     """
     figure = new_figure(4.6, 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    left = np.array([bin.low for bin in bins])
-    width = np.array([bin.high - bin.low for bin in bins])
-    accuracy = np.array([bin.accuracy for bin in bins])
-    confidence = np.array([bin.confidence for bin in bins])
-    count = np.array([bin.count for bin in bins])
+    count, confidence, accuracy = table
+    left, width = np.linspace(0, 1, len(count), endpoint=False), 1 / len(count)
     plain_axes(upper)
     plain_axes(lower)
     upper.bar(left, accuracy, width, align="edge", color="#9CC9E3", edgecolor="white", label="accuracy")

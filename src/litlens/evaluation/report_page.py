@@ -26,8 +26,6 @@ from litlens.evaluation.html import (
 )
 from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.scores import (
-    ClassMetrics,
-    Interval,
     accuracy,
     bootstrap_intervals,
     class_table,
@@ -61,13 +59,6 @@ class RunFacts:
     facts: Mapping[str, str] = field(default_factory=dict)
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _ClassRow:
-    metrics: ClassMetrics
-    recall: Interval | None  # Wilson's; None for a class without samples
-    average_precision: float | None
 
 
 def write_report(
@@ -109,7 +100,8 @@ def render_report(
     finite = predictions.only_finite()
     divisor = temperature(finite)
     large, no_map = _large_cards(predictions, image=image, overlays=overlays)
-    curves = {curve.name: curve for curve in precision_recall_curves(finite)}
+    curves = precision_recall_curves(finite)
+    average_precision = {curve.name: curve.average_precision for curve in curves}
     confusion = predictions.confusion_matrix
     error = calibration_error(finite)
     return rendered(
@@ -124,18 +116,15 @@ def render_report(
         curves=embedded_figure(learning_curves_figure(run.history)) if run.history else None,
         confusion=embedded_figure(confusion_matrix_figure(confusion, predictions.class_names, title="Test")),
         rows=[
-            _ClassRow(
-                metrics=row,
-                recall=wilson_interval(int(hits), row.labelled) if row.labelled else None,
-                average_precision=curves[row.name].average_precision if row.name in curves else None,
-            )
+            # Wilson's interval of the recall, and the average precision; neither for a class without samples.
+            (row, wilson_interval(int(hits), row.labelled) if row.labelled else None, average_precision.get(row.name))
             for row, hits in zip(class_table(predictions), np.diagonal(confusion), strict=True)
         ],
         calibration_error=error,
         reliability=embedded_figure(reliability_figure(reliability(finite), error=error)),
         temperature=divisor,
         error_then=calibration_error(with_temperature(finite, divisor)),
-        precision_recall=embedded_figure(precision_recall_figure(list(curves.values()))),
+        precision_recall=embedded_figure(precision_recall_figure(curves)),
         pairs=most_confused(predictions),
         mistakes=[card for card in large if not card.correct],
         unsure=[card for card in large if card.correct],
@@ -145,27 +134,6 @@ def render_report(
             sample_card(predictions, k, image=embedded_image(image(k), side=96) if image else None)
             for k in shown_samples(predictions, limit=_SAMPLES)
         ],
-    )
-
-
-def render_labelled(
-    cards: Sequence[Card],
-    *,
-    title: str,
-    classes: Sequence[str],
-    total: int,
-    unreadable: Sequence[tuple[str, str]],
-    no_map: str | None,
-) -> str:
-    """The page of images without labels: the cards of the first of `total`, and unreadable files with the reason."""
-    return rendered(
-        "labelled.html",
-        cards=cards,
-        title=title,
-        classes=classes,
-        total=total,
-        unreadable=unreadable,
-        no_map=no_map,
     )
 
 

@@ -1,7 +1,8 @@
-"""Two classifiers on the same samples: the difference, its significance, where they disagree; and the page of that."""
+"""Two classifiers on the same samples: the difference, its significance, the disagreements; and the page of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,6 @@ from litlens.evaluation.scores import (
 )
 
 _DISAGREEMENTS = 24  # shown for each of the two sides
-
-Guess = tuple[str, float]  # a class and its probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,30 +103,6 @@ def _resampled_differences(
     return {"accuracy": np.concatenate(gains), "f1": np.concatenate(f1)}
 
 
-@dataclass(frozen=True)
-class _Row:
-    run: str
-    accuracy: Interval
-    f1: Interval
-
-
-@dataclass(frozen=True)
-class _Disagreement:
-    name: str
-    label: str
-    image: str
-    first: Guess
-    other: Guess
-
-
-@dataclass(frozen=True)
-class _Pair:
-    other: str
-    result: Comparison
-    only_first: list[_Disagreement]
-    only_other: list[_Disagreement]
-
-
 def render_comparison(runs: Mapping[str, Predictions], comparisons: Mapping[str, Comparison], *, image: ImageOf) -> str:
     """The page as HTML: `runs` by name, and the result of `compare(first run, other)` for every other one.
 
@@ -138,31 +113,32 @@ def render_comparison(runs: Mapping[str, Predictions], comparisons: Mapping[str,
         "comparison.html",
         first=first,
         total=len(runs[first]),
-        rows=[_Row(name, accuracy(run), bootstrap_intervals(run)["f1"]) for name, run in runs.items()],
-        pairs=[_pair(runs[first], name, runs[name], comparisons[name], image=image) for name in others],
+        rows=[(name, accuracy(run), bootstrap_intervals(run)["f1"]) for name, run in runs.items()],
+        pairs=[
+            (name, comparisons[name], *_disagreements(runs[first], runs[name], comparisons[name], image=image))
+            for name in others
+        ],
     )
 
 
-def _pair(first: Predictions, name: str, other: Predictions, result: Comparison, *, image: ImageOf) -> _Pair:
+def _disagreements(
+    first: Predictions, other: Predictions, result: Comparison, *, image: ImageOf
+) -> list[list[dict[str, Any]]]:
+    """Cards of the samples that only the other or only the first predicts correctly, most confident mistakes first."""
     row_of = {sample: row for row, sample in enumerate(other.names)}
+    rows = [row_of[name] for name in first.names]
 
-    def shown(indices: NDArray[np.int64], *, wrong: Predictions) -> list[_Disagreement]:
-        rows = {int(k): k if wrong is first else row_of[first.names[k]] for k in indices}
-        most_confident = sorted(rows, key=lambda k: (-wrong.confidence[rows[k]], k))[:_DISAGREEMENTS]
-        return [
-            _Disagreement(
-                name=first.names[k],
-                label=first.class_names[first.labels[k]],
-                image=embedded_image(image(k), side=96),
-                first=_guess(first, k),
-                other=_guess(other, row_of[first.names[k]]),
-            )
-            for k in most_confident
-        ]
+    def card(k: int) -> dict[str, Any]:
+        label, small = first.class_names[first.labels[k]], embedded_image(image(k), side=96)
+        guesses = [_guess(first, k), _guess(other, rows[k])]
+        return {"name": first.names[k], "label": label, "image": small, "guesses": guesses}
 
-    # The most confident mistakes come first.
-    return _Pair(name, result, shown(result.only_first, wrong=other), shown(result.only_second, wrong=first))
+    sides = []
+    for indices, confidence in ((result.only_second, first.confidence), (result.only_first, other.confidence[rows])):
+        most_confident = indices[np.argsort(-confidence[indices], kind="stable")][:_DISAGREEMENTS]
+        sides.append([card(int(k)) for k in most_confident])
+    return sides
 
 
-def _guess(predictions: Predictions, index: int) -> Guess:
+def _guess(predictions: Predictions, index: int) -> tuple[str, float]:
     return predictions.class_names[predictions.predicted[index]], float(predictions.confidence[index])
