@@ -76,3 +76,13 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def at(self, places: NDArray[np.int64]) -> "Split":
+        """The samples at some places, in their order."""
+        return Split(
+            self.images,
+            rows=self.rows[places],
+            labels=self.labels[places],
+            names=[self.names[place] for place in places],
+            groups=None if self.groups is None else [self.groups[place] for place in places],
+        )

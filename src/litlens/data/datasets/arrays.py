@@ -13,7 +13,7 @@ from torchvision.datasets.utils import extract_archive
 
 from litlens.data.datasets.download import fetch
 from litlens.data.datasets.splits import stratified_split
-from litlens.data.module import ImageDataModule
+from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
@@ -40,11 +40,8 @@ class DigitsDataModule(ImageDataModule):
         pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         labels = digits.target.astype(np.int64)
         parts = stratified_split(labels, fractions=(0.6, 0.2, 0.2), seed=self.seed)
-        images = ArrayImages(pixels)
-        return {
-            name: Split(images, rows=rows, labels=labels[rows], names=[f"digits/{row:04}" for row in rows])
-            for name, rows in zip(("train", "val", "test"), parts, strict=True)
-        }
+        every = _split(pixels, labels, name="digits/{:04}")
+        return {name: every.at(rows) for name, rows in zip(SPLITS, parts, strict=True)}
 
 
 class _PublishedDataModule(ImageDataModule):
@@ -75,10 +72,11 @@ class _PublishedDataModule(ImageDataModule):
             raise UserError(f"data.validation: {self.validation} is not between 1 and {len(labels) - 1}")
         share = self.validation / len(labels)
         train, val = stratified_split(labels, fractions=(1 - share, share), seed=self.seed)
+        rest = _split(pixels, labels, name="train/{:05}")
         return {
-            "train": _split(pixels, labels, rows=train, folder="train"),
-            "val": _split(pixels, labels, rows=val, folder="train"),
-            "test": _split(test_pixels, test_labels, rows=np.arange(len(test_labels)), folder="test"),
+            "train": rest.at(train),
+            "val": rest.at(val),
+            "test": _split(test_pixels, test_labels, name="test/{:05}"),
         }
 
     def _fetch_missing(self) -> None:
@@ -116,9 +114,9 @@ class FashionMNISTDataModule(_PublishedDataModule):
     preset = "fashion"
 
 
-def _split(pixels: Pixels, labels: NDArray[np.int64], *, rows: NDArray[np.int64], folder: str) -> Split:
-    names = [f"{folder}/{row:05}" for row in rows]
-    return Split(ArrayImages(pixels), rows=rows, labels=labels[rows], names=names)
+def _split(pixels: Pixels, labels: NDArray[np.int64], *, name: str) -> Split:
+    rows = np.arange(len(labels))
+    return Split(ArrayImages(pixels), rows=rows, labels=labels, names=[name.format(row) for row in rows])
 
 
 def _read(path: Path) -> Any:

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -98,28 +99,20 @@ class FolderDataModule(ImageDataModule):
             raise UserError(f"data.image_size: {image_size} is less than 1")
         if len(fractions) != 3 or min(fractions) <= 0:
             raise UserError(f"data.fractions: {list(fractions)} must be three positive numbers")
-        if self.archive is not None and self.csv is None and not self.folder.exists():
-            self.class_names = list(self.archive.class_names)
-        else:
-            self.class_names = self._found_classes()
+        if class_names is not None and len(set(class_names)) < len(class_names):
+            raise UserError(f"data.class_names: {listed(class_names)}: a class is given twice; remove one")
+        found = list(self.archive.class_names) if self.archive and self._is_missing() else self._found_classes()
+        # To evaluate, data need not have images of every class that is given.
         self._any_classes = class_names is not None
-        if class_names is not None:
-            if len(set(class_names)) < len(class_names):
-                raise UserError(f"data.class_names: {listed(class_names)}: a class is given twice; remove one")
-            if unknown := [name for name in self.class_names if name not in class_names]:
-                raise UserError(
-                    f"data.class_names: {self.csv or self.folder} has the class {unknown[0]}, which is not among "
-                    f"{listed(class_names)}{nearest(unknown[0], class_names)}"
-                )
-            self.class_names = list(class_names)
+        self.class_names = found if class_names is None else list(class_names)
+        self._refuse_unknown_classes(found)
         if len(self.class_names) < 2:
-            raise UserError(f"data.folder: {self.csv or self.folder} has one class only, {self.class_names[0]}")
-        self._listing: Listing | None = None
+            raise UserError(f"data.folder: {self._source} has one class only, {self.class_names[0]}")
 
     def source_files(self) -> list[Path]:
         """Every file that is listed and can be read, and the CSV."""
-        listed = [file for file in self._listed().files if file.is_file() and os.access(file, os.R_OK)]
-        return [*listed, self.csv] if self.csv else listed
+        files = [file for file in self._listing.files if file.is_file() and os.access(file, os.R_OK)]
+        return [*files, self.csv] if self.csv else files
 
     def source_folder(self) -> Path:
         """The tree of classes, wherever a CSV lies."""
@@ -127,60 +120,47 @@ class FolderDataModule(ImageDataModule):
 
     def load(self) -> dict[str, Split]:
         """Decode the files that the cache lacks, leave out bad ones, and create missing splits."""
-        if self.archive is not None and self.csv is None and not self.folder.exists():
+        if self.archive and self._is_missing():
             archive = self.folder.parent / self.archive.url.rpartition("/")[2]
             fetch([self.archive.url], archive, checksum=self.archive.checksum)
             extract(archive, self.folder, inner=self.archive.folder)
-        listing = self._listed()
+        listing = self._listing
         images = decode_files(
             listing.files,
             names=listing.names,
             size=self.image_size,
             channels=self.in_channels,
             resize_mode=self.resize_mode,
-            owner=self.csv or self.folder,
+            owner=self._source,
             value_range=self.value_range,
         )
         if self.value_range is None and (better := narrow_range(images.values)):
-            _log.warning("data.value_range: %s: %s", self.csv or self.folder, better)
+            _log.warning("data.value_range: %s: %s", self._source, better)
         good = self._without_bad_files(listing, images.reasons)
         rows = self._cut(listing, good)
         if self._any_classes:
             present = np.unique(listing.labels[good])
             if absent := [name for label, name in enumerate(self.class_names) if label not in present]:
-                _log.warning("%s has no image of %d classes: %s", self.csv or self.folder, len(absent), listed(absent))
+                _log.warning("%s has no image of %d classes: %s", self._source, len(absent), listed(absent))
         else:
             self._check_training({split: listing.labels[members] for split, members in rows.items()})
         if listing.groups is not None:
             self._report_divided_groups(listing.groups, rows)
-        return {
-            split: Split(
-                images,
-                rows=members,
-                labels=listing.labels[members],
-                names=[listing.names[row] for row in members],
-                groups=None if listing.groups is None else [listing.groups[row] for row in members],
-            )
-            for split, members in rows.items()
-        }
+        numbers = np.arange(len(listing.files))
+        self._files = Split(images, numbers, labels=listing.labels, names=listing.names, groups=listing.groups)
+        return {split: self._files.at(members) for split, members in rows.items()}
 
     def samples(self, split: str) -> Split:
         """The labels, names and groups of `train`, `val`, `test`, or of `all` three together; after `setup`."""
         if split != "all":
             return super().samples(split)
-        parts = [super(FolderDataModule, self).samples(name) for name in SPLITS]
-        return Split(
-            parts[0].images,
-            rows=np.concatenate([part.rows for part in parts]),
-            labels=np.concatenate([part.labels for part in parts]),
-            names=[name for part in parts for name in part.names],
-            groups=None if parts[0].groups is None else [group for part in parts for group in part.groups or ()],
-        )
+        rows = [super(FolderDataModule, self).samples(name).rows for name in SPLITS]
+        return self._files.at(np.concatenate(rows))
 
     @property
     def given_splits(self) -> list[str]:
         """The splits that the folder or the CSV gives; empty where all of them are created."""
-        given = self._listed().splits or []
+        given = self._listing.splits or []
         return [split for split in SPLITS if split in given]
 
     def train_dataloader(self) -> TrainingLoader:
@@ -189,35 +169,47 @@ class FolderDataModule(ImageDataModule):
         return super().train_dataloader()
 
     def _check_training(self, labels: dict[str, NDArray[np.int64]]) -> None:
-        place = self.csv or self.folder
         if "train" not in self.given_splits and self.given_splits:
             raise UserError(
-                f"data.folder: {place} has {' and '.join(self.given_splits)} but no train: add it; "
+                f"data.folder: {self._source} has {' and '.join(self.given_splits)} but no train: add it; "
                 "to evaluate on these splits, give data.class_names"
             )
         for label, name in enumerate(self.class_names):
             if label not in labels["train"]:
-                raise UserError(f"data.folder: {place}: class {name} has no training image; add some or remove it")
+                raise UserError(
+                    f"data.folder: {self._source}: class {name} has no training image; add some or remove it"
+                )
         for split, members in labels.items():
             if len(members) == 0:
                 total = sum(map(len, labels.values()))
-                raise UserError(f"data.folder: {place}: {total} images are too few to create a {split} split; add some")
+                raise UserError(
+                    f"data.folder: {self._source}: {total} images are too few to create a {split} split; add some"
+                )
+
+    @property
+    def _source(self) -> Path:
+        """What lists the files."""
+        return self.csv or self.folder
+
+    def _is_missing(self) -> bool:
+        return self.csv is None and not self.folder.exists()
 
     def _found_classes(self) -> list[str]:
         return csv_classes(self.csv) if self.csv else class_folders(self.folder, self.splits)
 
-    def _listed(self) -> Listing:
-        if self._listing is None:
-            if self.csv:
-                self._listing = list_csv(self.csv, folder=self.folder, class_names=self.class_names)
-            else:
-                found = self._found_classes()
-                if not (set(found) <= set(self.class_names) if self._any_classes else found == self.class_names):
-                    raise UserError(
-                        f"data.folder: {self.folder} has the classes {listed(found)}, not {listed(self.class_names)}"
-                    )
-                self._listing = list_folder(self.folder, class_names=self.class_names, splits=self.splits)
-        return self._listing
+    def _refuse_unknown_classes(self, found: list[str]) -> None:
+        if unknown := [name for name in found if name not in self.class_names]:
+            raise UserError(
+                f"data.class_names: {self._source} has the class {unknown[0]}, which is not among "
+                f"{listed(self.class_names)}{nearest(unknown[0], self.class_names)}"
+            )
+
+    @cached_property
+    def _listing(self) -> Listing:
+        if self.csv:
+            return list_csv(self.csv, folder=self.folder, class_names=self.class_names)
+        self._refuse_unknown_classes(self._found_classes())  # of a folder that was fetched or has changed
+        return list_folder(self.folder, class_names=self.class_names, splits=self.splits)
 
     def _without_bad_files(self, listing: Listing, reasons: list[str]) -> NDArray[np.int64]:
         """The rows of the good files; bad ones are reported, or are an error."""
@@ -249,17 +241,14 @@ class FolderDataModule(ImageDataModule):
         of_split = np.array(listing.splits or ["train"] * len(listing.files))
         rows = {split: good[of_split[good] == split] for split in SPLITS}
         missing = [split for split in SPLITS if split not in of_split]
-        train, val, test = self.fractions
-        if missing == ["val", "test"]:
-            shares = [train, val, test]
-        elif missing == ["val"]:
-            shares = [train, val]
-        elif missing == ["test"]:
-            shares = [train + val, test]
-        else:
+        if not missing or "train" in missing:
             return rows
+        sizes = dict(zip(SPLITS, self.fractions, strict=True))
+        # Where val is given, train has its share of the images that test is taken from.
+        kept = sizes["train"] + (0 if "val" in missing else sizes["val"])
         pool = rows["train"]
         groups = None if listing.groups is None else [listing.groups[row] for row in pool]
+        shares = [kept, *(sizes[split] for split in missing)]
         parts = stratified_split(listing.labels[pool], shares, seed=self.seed, groups=groups)
         return rows | {split: pool[part] for split, part in zip(["train", *missing], parts, strict=True)}
 

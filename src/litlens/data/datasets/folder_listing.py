@@ -105,8 +105,8 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
     Raises:
         UserError: A column, a label or a split is missing or unknown, or a file is listed twice.
     """
-    rows = list(_rows(table))
-    columns = set(rows[0][1])
+    rows = _rows(table)
+    columns = rows[0][1].keys()
     names = [row["file"] for _, row in rows]
     seen: set[str] = set()
     for line, row in rows:
@@ -192,41 +192,34 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in files if not name.startswith("."))
 
 
-def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with their line numbers, spaces around values removed."""
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV with their line numbers, spaces around values removed; none without a file and a label."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.csv: {table} cannot be read ({error}); it must be a UTF-8 text file") from error
     reader: csv.DictReader[str] = csv.DictReader(StringIO(text), skipinitialspace=True)
+    rows = []
     try:
-        yield from _checked_rows(reader, table=table)
+        columns = [(name or "").strip() for name in reader.fieldnames or []]
+        reader.fieldnames = columns
+        if missing := {"file", "label"} - set(columns):
+            raise UserError(
+                f"data.csv: {table} has no column {' nor '.join(sorted(missing))}; its first line names them: "
+                "file,label and optionally split and group"
+            )
+        used: list[str] = [name for name in ("file", "label", "split", "group") if name in columns]
+        for row in reader:
+            values = {name: (row[name] or "").strip() for name in used}
+            if empty := [name for name, value in values.items() if not value]:
+                raise UserError(f"data.csv: {table} line {reader.line_num}: no {empty[0]}")
+            rows.append((reader.line_num, values))
     except csv.Error as error:
         # The reader counts the lines of a row at its end, which it has not reached here.
-        line = reader.line_num + 1
         raise UserError(
-            f"data.csv: {table}: the row that begins in line {line} cannot be read ({error}); "
+            f"data.csv: {table}: the row that begins in line {reader.line_num + 1} cannot be read ({error}); "
             "close its quotes, or shorten it"
         ) from error
-
-
-def _checked_rows(reader: "csv.DictReader[str]", *, table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a reader with their line numbers, none without a file and a label."""
-    columns = [(name or "").strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
-    if missing := {"file", "label"} - set(columns):
-        raise UserError(
-            f"data.csv: {table} has no column {' nor '.join(sorted(missing))}; its first line names them: "
-            "file,label and optionally split and group"
-        )
-    wanted: list[str] = [name for name in ("file", "label", "split", "group") if name in columns]
-    empty = True
-    for row in reader:
-        values = {name: (row[name] or "").strip() for name in wanted}
-        for name, value in values.items():
-            if not value:
-                raise UserError(f"data.csv: {table} line {reader.line_num}: no {name}")
-        empty = False
-        yield reader.line_num, values
-    if empty:
+    if not rows:
         raise UserError(f"data.csv: {table} lists no file")
+    return rows
