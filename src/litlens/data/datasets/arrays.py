@@ -137,5 +137,5 @@ def _read(path: Path) -> Any:
         except (OSError, EOFError, zlib.error, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if is_disk_full(error):
                 raise
-            reason = str(error) or "its content is too short"
+            reason = str(error) or "it is not in MNIST's format"
             raise UserError(f"{path} is damaged ({reason}): remove it, and it is fetched again") from error
