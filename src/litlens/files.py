@@ -1,11 +1,16 @@
-"""Paths as a user gives them, writing a file in one step, and what a disk that cannot be written means."""
+"""Paths as a user gives them, writing a file in one step, what a disk refuses, and loading tensors safely."""
 
 import errno
 import os
+import pickle
+import re
 import uuid
-from collections.abc import Iterator
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from litlens.errors import UserError
 
@@ -16,11 +21,18 @@ def user_path(path: str | Path | int) -> Path:
     return Path(os.path.expanduser(str(path)))  # noqa: PTH111
 
 
-def write_atomically(path: Path, content: str | bytes) -> Path:
+def write_atomically(
+    path: Path, content: str | bytes | Callable[[BinaryIO], object], *, keep: Path | None = None
+) -> Path:
     """Write a file so that a reader sees the old content or the new, never a part, even after a power cut.
 
     Text is written as UTF-8. A file name within it that is not UTF-8 (surrogates, in Python) keeps its own bytes.
-    Missing folders are created. Returns `path`.
+    A function writes into the open file. Missing folders are created. Returns `path`.
+
+    Args:
+        path: The file.
+        content: What is written.
+        keep: Where the old file goes; once the new one is complete, so that there is always a complete file at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, str):
@@ -28,12 +40,24 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            content(file) if callable(content) else file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.is_file():
+            keep.unlink(missing_ok=True)
+            try:
+                os.link(path, keep)
+            except OSError:  # a file system without hard links
+                path.replace(keep)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # of the new name: the content is on the disk already
+        finally:
+            os.close(folder)
     return path
 
 
@@ -56,3 +80,43 @@ def disk_errors(what: object, *, elsewhere: str = "choose another folder") -> It
         if is_disk_full(error):
             raise UserError(f"no space is left for {what}: make room, or {elsewhere}") from error
         raise UserError(f"cannot write {what} ({error.strerror or error}): {elsewhere}") from error
+
+
+def load_tensors(path: Path, *, kind: str) -> Any:
+    """Load what `torch.save` wrote onto the CPU: tensors and plain values only, nothing in the file is executed.
+
+    The CRCs of the archive are verified first: torch writes them and never looks. Files of torch before 1.6 have none.
+
+    Raises UserError, in one line, where the file is missing, unreadable, damaged, or holds anything else. `kind` is
+    what it should be: a checkpoint.
+    """
+    import torch  # the help of the commands comes before it is imported
+
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04" or zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    if damaged := archive.testzip():
+                        raise UserError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
+            file.seek(0)
+            with warnings.catch_warnings():
+                # Of a file that is not a pickle: its second byte, read as a pickle's version.
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {kind} at {path}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except pickle.UnpicklingError as error:
+        # torch's own words would advise to load it all the same, whatever is wrong.
+        if re.search(r"unsupported (global|class)", str(error), flags=re.IGNORECASE):
+            raise UserError(
+                f"{path} holds more than tensors and plain values: it was not loaded, and nothing in it has run"
+            ) from error
+        raise UserError(f"{path} is damaged or not a {kind}") from error
+    # Of bytes that are not a pickle, the unpickler raises whatever it comes across: IndexError, struct.error, KeyError.
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{path} is damaged or not a {kind}: {reason}") from error

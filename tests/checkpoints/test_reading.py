@@ -34,11 +34,11 @@ def test_a_payload_does_not_run(tmp_path: Path) -> None:
     ("content", "words"),
     [
         (None, "there is no checkpoint"),
-        (b"", "damaged or no checkpoint"),
-        (b"not a checkpoint at all", "damaged or no checkpoint"),
-        (b".", "damaged or no checkpoint"),  # an IndexError in the unpickler
-        (b"G", "damaged or no checkpoint"),  # a struct.error
-        (b"hello world\n", "damaged or no checkpoint"),
+        (b"", "damaged or not a checkpoint"),
+        (b"not a checkpoint at all", "damaged or not a checkpoint"),
+        (b".", "damaged or not a checkpoint"),  # an IndexError in the unpickler
+        (b"G", "damaged or not a checkpoint"),  # a struct.error
+        (b"hello world\n", "damaged or not a checkpoint"),
         ({"litlens": 3, "state_dict": {}}, "not written by litlens"),
         ({"state_dict": {}}, "not written by litlens"),
         ([1, 2], "not written by litlens"),

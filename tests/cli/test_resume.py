@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from small_classifier import Data, small, trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from litlens.checkpoints.last import LastCheckpoint
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import train
-from litlens.cli.resume import LastCheckpoint, Resumption
+from litlens.cli.resume import Resumption
 from litlens.cli.run_folder import LAST
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -234,7 +234,7 @@ FIRST = "features.0.weight"
             "does not fit squeezenet1_1: it has the unexpected fc.bias; give",
         ),
         (lambda state: {**state, FIRST: torch.zeros(3, 3)}, rf"{FIRST} is \[3, 3\], in .* it is \[64, 3, 3, 3\]"),
-        (lambda state: {**state, FIRST: nn.Linear(1, 1)}, "holds more than tensors, so nothing in it was run"),
+        (lambda state: {**state, FIRST: nn.Linear(1, 1)}, "holds more than tensors"),
         (lambda state: {**state, FIRST: 3}, f"{FIRST} in .* is a int and not a tensor"),
         (lambda state: [1], "holds a list and not a state dict"),
         (lambda state: {**state, 0: torch.zeros(2)}, "has the key 0, which is no layer's name"),
@@ -266,7 +266,7 @@ def test_a_bad_file_is_told_in_one_line(
 )
 def test_what_is_no_weights_file_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"w\.pth is damaged or no weights file; give a state dict") as caught:
+    with pytest.raises(UserError, match=r"w\.pth is damaged or not a weights file.*; give a state dict") as caught:
         TransferNetwork(backbone="squeezenet1_1", weights=str(tmp_path / "w.pth"))
     assert "\n" not in str(caught.value)
 

@@ -1,16 +1,20 @@
 """Checkpoints are data: whatever else stands in the file is refused before it runs."""
 
-import pickle
-import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from litlens.errors import UserError
+from litlens.files import load_tensors
 from litlens.models.classifier import CHECKPOINT_FORMAT
 
-BEST = Path("checkpoints", "best.ckpt")  # in a run folder
+# In a run folder.
+BEST = Path("checkpoints", "best.ckpt")
+LAST = Path("checkpoints", "last.ckpt")
+
+
+def previous_checkpoint(last: Path) -> Path:
+    """Where the checkpoint before `last` is kept."""
+    return last.with_stem(f"{last.stem}-previous")
 
 
 def checkpoint_path(run: Path) -> Path:
@@ -35,21 +39,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     values, or was not written by litlens.
     """
     path = Path(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no checkpoint at {path}") from error
-    except pickle.UnpicklingError as error:
-        if re.search(r"unsupported (global|class)", str(error), flags=re.IGNORECASE):
-            raise UserError(
-                f"{path} holds more than tensors and plain values, so it was not loaded and nothing in it has run; "
-                "use a checkpoint that litlens wrote"
-            ) from error
-        # torch's own words would advise to load it all the same.
-        raise UserError(f"{path} is damaged or no checkpoint") from error
-    # Of bytes that are no pickle, the unpickler raises whatever it stumbles over: IndexError, struct.error, KeyError.
-    except Exception as error:
-        raise UserError(f"{path} is damaged or no checkpoint: {_first_line(error)}") from error
+    checkpoint = load_tensors(path, kind="checkpoint")
     keys: dict[str, Any] = checkpoint if isinstance(checkpoint, dict) else {}
     if not all(isinstance(keys.get(key), dict) for key in ("litlens", "state_dict")):
         raise UserError(f"{path} was not written by litlens: it lacks the key 'litlens' or 'state_dict'")
@@ -59,7 +49,3 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} has format {found}, this litlens reads format {CHECKPOINT_FORMAT}: use the version that wrote it"
         )
     return keys
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

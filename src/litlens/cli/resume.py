@@ -10,8 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 
-from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.run_folder import CONFIG, LAST, METRICS, write_config
+from litlens.cli.run_folder import CONFIG, METRICS, write_config
 from litlens.errors import UserError
 from litlens.files import write_atomically
 
@@ -19,54 +18,9 @@ from litlens.files import write_atomically
 def resumed_folder(name: str) -> Path:
     """The run folder that `--resume RUN_DIR` names. Raises UserError where nothing in it can go on."""
     folder = Path(name)
-    for needed in (folder / CONFIG, folder / LAST):
-        if not needed.is_file():
-            raise UserError(f"--resume: there is no {needed}, so nothing to go on from: name a run folder")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--resume: there is no {folder / CONFIG}, so nothing to go on from: name a run folder")
     return folder
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Writes a run's newest state at the end of every epoch, and with it what ReduceLROnPlateau is yet to be told.
-
-    Lightning steps such a scheduler after the checkpoints of the epoch's end are written, and does not make up for it
-    where a run goes on, since it keeps no metrics (`FitLoop.on_advance_end`). `save_last` of the group's own would
-    write only when the best one is written. Nothing is written on an exception: Ctrl-C may come in the middle of an
-    optimizer's step. A class of its own also because Lightning tells two of one class apart by what they watch.
-
-    Args:
-        folder: Where the run is kept.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / LAST
-        super().__init__(path.parent, filename=path.stem, enable_version_counter=False, save_on_train_epoch_end=True)
-        self._untold: dict[int, float] = {}  # what each such scheduler watches, by its place among the trainer's
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the checkpoint."""
-        self._untold = {
-            place: float(trainer.callback_metrics[config.monitor])
-            for place, config in enumerate(trainer.lr_scheduler_configs)
-            if config.reduce_on_plateau and config.interval == "epoch" and config.monitor in trainer.callback_metrics
-            if (trainer.current_epoch + 1) % config.frequency == 0
-        }
-        super().on_train_epoch_end(trainer, pl_module)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make up for the step where a run goes on."""
-        super().on_train_start(trainer, pl_module)
-        for place, value in self._untold.items():
-            pl_module.lr_scheduler_step(trainer.lr_scheduler_configs[place].scheduler, value)
-        self._untold = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Lightning's, and what is untold."""
-        return {**super().state_dict(), "untold": self._untold}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over both."""
-        super().load_state_dict(state_dict)
-        self._untold = state_dict.get("untold", {})
 
 
 class Resumption(Callback):
@@ -114,8 +68,8 @@ def _moved(path: str, callback: ModelCheckpoint) -> str:
     return str(Path(str(callback.dirpath)) / Path(path).name) if path else path
 
 
-def keep_metrics(trainer: Trainer, *, folder: Path) -> None:
-    """Write metrics.csv again as it was at the last checkpoint; the logger deletes the file when it opens the folder.
+def keep_metrics(trainer: Trainer, *, folder: Path, step: int) -> None:
+    """Write metrics.csv again as it was before `step`; the logger deletes the file when it opens the folder.
 
     See `_check_log_dir_exists` in lightning/fabric/loggers/csv_logs.py.
     """
@@ -123,7 +77,6 @@ def keep_metrics(trainer: Trainer, *, folder: Path) -> None:
     loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
     if not (path.is_file() and loggers and trainer.is_global_zero):
         return
-    step = read_checkpoint(folder / LAST)["global_step"]
     kept = io.StringIO(newline="")
     with path.open(newline="") as file:
         rows = csv.DictReader(file)

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from litlens.checkpoints.reading import BEST as BEST
+from litlens.checkpoints.reading import LAST as LAST
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 from litlens.files import write_atomically
 
-# Every path in a run folder, with BEST, the checkpoint that is tested.
-LAST = BEST.with_name("last.ckpt")  # the newest state of the training
+# Every path in a run folder, with BEST, the checkpoint that is tested, and LAST, the newest state of the training.
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"  # written by Lightning's CSVLogger, which names it
 PREDICTIONS = "predictions-test.csv"

@@ -18,6 +18,8 @@ from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.run_metadata import Provenance
 from litlens.callbacks.steps import FiniteLoss, RandomState
 from litlens.checkpoints import record
+from litlens.checkpoints.durable import write_durably
+from litlens.checkpoints.last import LastCheckpoint, Newest, newest_checkpoint
 from litlens.checkpoints.provenance import versions
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
@@ -26,7 +28,7 @@ from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import missing_metrics, mistakes_of_values
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.results import print_results, test, write_report
-from litlens.cli.resume import LastCheckpoint, Resumption, keep_metrics
+from litlens.cli.resume import Resumption, keep_metrics
 from litlens.cli.run_folder import BEST, LAST, new_run_folder, removed_if_refused, write_config, write_results
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
@@ -47,6 +49,7 @@ class Run:
     collect: CollectPredictions
     checkpoint: ModelCheckpoint
     early_stopping: EarlyStopping | None
+    newest: Newest | None  # where a resumed run goes on
 
 
 def run(args: list[str], *, console: Console) -> None:
@@ -96,7 +99,10 @@ def build(command: TrainingCommand, folder: Path) -> Run:
     with mistakes_of_values():
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
-    return Run(folder, trainer, built.model, data, config, collect, built.model_checkpoint, built.early_stopping)
+    write_durably(trainer)
+    newest = newest_checkpoint(folder) if command.resumed is not None else None
+    parts = (built.model, data, config, collect, built.model_checkpoint, built.early_stopping, newest)
+    return Run(folder, trainer, *parts)
 
 
 def in_run_folder(config: Namespace, folder: Path) -> Namespace:
@@ -157,13 +163,13 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
             console.print(f"{reason}; its checkpoint is loaded by load_classifier(path, network=…)")
         for line in record.blanked(classifier.record):
             console.print(line)
-        if command.resumed is not None:
-            keep_metrics(trainer, folder=folder)
+        if parts.newest is not None:
+            keep_metrics(trainer, folder=folder, step=parts.newest.step)
         elif trainer.is_global_zero and not trial:
             write_config(folder, parts.config)
         announce(command, parts, console=console)
         start = time.monotonic()
-        fit(parts, resumed=command.resumed is not None)
+        fit(parts)
         seconds = time.monotonic() - start
         if trial:
             trainer.test(classifier, datamodule=data, verbose=False)
@@ -207,14 +213,12 @@ def check(command: TrainingCommand, parts: Run) -> None:
     """Raise UserError for whatever this run cannot serve, rather than when it has trained."""
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     check_monitors(trainer, {"early_stopping": parts.early_stopping, "model_checkpoint": parts.checkpoint})
-    if command.resumed is not None and trainer.max_steps > -1:
-        step = read_checkpoint(command.resumed / LAST)["global_step"]
-        if step < trainer.max_steps:
-            # `FitLoop.restarting` takes such a run for one that stopped within its epoch, and its end comes twice.
-            raise UserError(
-                f"--resume: trainer.max_steps: {trainer.max_steps}: Lightning goes on exactly by epochs alone: "
-                "add --trainer.max_steps=-1 --trainer.max_epochs=N"
-            )
+    if parts.newest is not None and parts.newest.step < trainer.max_steps:
+        # `FitLoop.restarting` takes such a run for one that stopped within its epoch, and its end comes twice.
+        raise UserError(
+            f"--resume: trainer.max_steps: {trainer.max_steps}: Lightning goes on exactly by epochs alone: "
+            "add --trainer.max_steps=-1 --trainer.max_epochs=N"
+        )
     if trainer.local_rank == 0:
         data.prepare_data()
         data.setup("fit")
@@ -234,6 +238,8 @@ def start_from(command: TrainingCommand, classifier: ImageClassifier, *, console
 def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     """Print the layers, the batch size, the precision and the run folder."""
     trainer, data, folder = parts.trainer, parts.data, parts.folder
+    if parts.newest is not None and parts.newest.note:
+        console.print(parts.newest.note)
     if command.config.trainer.enable_model_summary is not False:
         console.print(layer_table(parts.classifier), soft_wrap=False)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
@@ -244,10 +250,10 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     )
 
 
-def fit(parts: Run, *, resumed: bool) -> None:
+def fit(parts: Run) -> None:
     """Train, from the last checkpoint where a run is resumed. Ctrl-C becomes a KeyboardInterrupt with the folder."""
     trainer, folder = parts.trainer, parts.folder
-    ckpt_path = folder / LAST if resumed else None
+    ckpt_path = parts.newest.path if parts.newest is not None else None
     try:
         with missing_metrics(trainer):
             trainer.fit(

@@ -1,8 +1,8 @@
 """torchvision's networks by name, and weights for them: from a file or a download, checked key by key."""
 
+import hashlib
 import math
-import re
-import warnings
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from litlens.constants import NORMALIZATIONS
 from litlens.errors import UserError, listed, nearest
+from litlens.files import load_tensors
 
 _POSITIONS = "encoder.pos_embedding"
 # Classifiers beside the last one, of GoogLeNet and Inception, which torchvision's weights contain.
@@ -177,21 +178,25 @@ def _rounded(values: Sequence[float]) -> list[float]:
 
 def _read(backbone: str, weights: str) -> dict[str, Tensor]:
     enum = torchvision.models.get_model_weights(backbone)
-    path = Path(weights)
+    urls = {Path(member.url).name: member.url for member in enum}
+    path, remedy = Path(weights), "give a state dict saved by torch.save"
     if weights in enum.__members__:
-        try:
-            found = enum[weights].get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except (URLError, OSError, RuntimeError) as error:  # the last: a download that was cut short
-            raise UserError(
-                f"weights: {weights} of {backbone} could not be downloaded ({error}); give a state-dict file"
-            ) from error
-    elif path.is_file():
-        found = _read_file(path)
-    else:
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(enum[weights].url).name)
+        remedy = "remove it, so that it is downloaded again"
+        if not path.is_file():
+            _download(urls[path.name], path, what=f"{weights} of {backbone}")
+    elif not path.is_file():
         raise UserError(
             f"weights: there is no file {weights}, and torchvision has no weights of that name for {backbone}; "
             f"it has {', '.join(enum.__members__)}"
         )
+    # Some of torchvision's files are older than torch's archives and have no CRCs, but a hash in their names.
+    if path.name in urls and not zipfile.is_zipfile(path) and not _sha256(path).startswith(_hash_prefix(path)):
+        raise UserError(f"weights: {path} is damaged: its SHA-256 is not the one in its name; {remedy}")
+    try:
+        found = load_tensors(path, kind="weights file")
+    except UserError as error:
+        raise UserError(f"weights: {error}; {remedy}") from error
     if not isinstance(found, dict):
         raise UserError(f"weights: {weights} holds a {type(found).__name__} and not a state dict")
     for key, value in found.items():
@@ -202,14 +207,21 @@ def _read(backbone: str, weights: str) -> dict[str, Tensor]:
     return found
 
 
-def _read_file(path: Path) -> object:
+def _download(url: str, path: Path, *, what: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with warnings.catch_warnings():
-            # Of a file that is no pickle: its second byte, taken for a pickle's version.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle are executed as one, which can fail in any way
-        # torch advises to load it all the same, whatever is wrong: only these words say that there is something to run.
-        unsafe = re.search(r"unsupported (global|class)", str(error), flags=re.IGNORECASE)
-        what = "holds more than tensors, so nothing in it was run" if unsafe else "is damaged or no weights file"
-        raise UserError(f"weights: {path} {what}; give a state dict saved by torch.save") from error
+        torch.hub.download_url_to_file(url, str(path), _hash_prefix(path))
+    except (URLError, OSError, RuntimeError) as error:  # the last: a download that was cut short
+        raise UserError(f"weights: {what} could not be downloaded ({error}); give a state-dict file") from error
+
+
+def _hash_prefix(path: Path) -> str:
+    return path.stem.rpartition("-")[2]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

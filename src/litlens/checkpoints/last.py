@@ -1,0 +1,135 @@
+"""A run's newest state: when it is written, and which file a run that goes on reads."""
+
+import math
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+
+from litlens.checkpoints.reading import LAST, previous_checkpoint, read_checkpoint
+from litlens.errors import UserError
+
+_SECONDS_BETWEEN_AGREEMENTS = 5.0
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest checkpoint of a run that can be read, its step, and where that is not `last`, a line that says why."""
+
+    path: Path
+    step: int
+    note: str = ""
+
+
+def newest_checkpoint(run: Path) -> Newest:
+    """Find where a run goes on: its last checkpoint, or where that is missing or damaged, the one before.
+
+    Raises UserError where neither can be read.
+    """
+    last, previous = run / LAST, previous_checkpoint(run / LAST)
+    try:
+        return Newest(last, read_checkpoint(last)["global_step"])
+    except UserError as error:
+        if not previous.is_file():
+            raise UserError(
+                f"{error}; there is nothing to go on from: start a new run, or name another folder"
+            ) from error
+        note = f"{error}: going on from {previous.name}, which was written before it"
+    try:
+        return Newest(previous, read_checkpoint(previous)["global_step"], note)
+    except UserError as error:
+        raise UserError(f"neither {last} nor {previous.name} can be read: {error}; start a new run") from error
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes a run's newest state before the first step, every few minutes, and at the end of every epoch.
+
+    With it goes what a ReduceLROnPlateau watches: Lightning steps it after the checkpoints of the epoch's end are
+    written, and skips that step where a run goes on, since it keeps no metrics (`FitLoop.on_advance_end`). Nothing is
+    written on an exception: Ctrl-C may come in the middle of an optimizer's step.
+
+    Args:
+        folder: Where the run is kept.
+        every: The time between two checkpoints within an epoch.
+    """
+
+    def __init__(self, folder: Path, *, every: timedelta = timedelta(minutes=10)) -> None:
+        self.path, self.every = folder / LAST, every
+        self._saved_at = 0.0
+        # When and at which step several processes last agreed whether to write, and the step at which they do so next.
+        self._asked_at, self._asked_step, self._next_step = 0.0, 0, 0
+        self._pending: dict[int, float] = {}  # what each such scheduler watches, by its place among the trainer's
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint; every process has to call it."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            trainer.save_checkpoint(self.path)
+        self._saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the first checkpoint, or where a run goes on, take the schedulers' step."""
+        self._saved_at = self._asked_at = time.monotonic()
+        self._asked_step, self._next_step = trainer.global_step, trainer.global_step + 1
+        for place, value in self._pending.items():
+            pl_module.lr_scheduler_step(trainer.lr_scheduler_configs[place].scheduler, value)
+        self._pending = {}
+        if trainer.ckpt_path is None:
+            self.save(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write where it is due, unless a validation comes next, which a resumed run would leave out."""
+        numbers = batch_idx + 1, trainer.fit_loop.total_batch_idx + 1
+        validates = any(number % (trainer.val_check_batch or math.inf) == 0 for number in numbers)
+        if not (validates and trainer.enable_validation):
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write where it is due after a validation within an epoch."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._save_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the checkpoint."""
+        self._pending = {
+            place: float(trainer.callback_metrics[config.monitor])
+            for place, config in enumerate(trainer.lr_scheduler_configs)
+            if config.reduce_on_plateau and config.interval == "epoch" and config.monitor in trainer.callback_metrics
+            if (trainer.current_epoch + 1) % config.frequency == 0
+        }
+        self.save(trainer)
+        self._pending = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the schedulers are yet to be stepped with."""
+        return {"pending": self._pending}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep what is pending for the start of the training."""
+        self._pending = state_dict["pending"]
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        # Gradients that are being accumulated are in no checkpoint.
+        accumulates = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        if not trainer.is_last_batch and not accumulates and self._is_due(trainer):
+            self.save(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        now, step = time.monotonic(), trainer.global_step
+        due = now - self._saved_at >= self.every.total_seconds()
+        if trainer.world_size == 1:
+            return due
+        # The first process decides for all, every few seconds: asking it at every step, they would wait for each other.
+        if step < self._next_step:
+            return False
+        pause = min(self.every.total_seconds(), _SECONDS_BETWEEN_AGREEMENTS)
+        steps = int(pause * (step - self._asked_step) / (now - self._asked_at))
+        due, steps = trainer.strategy.broadcast((due, max(1, steps)))
+        self._asked_at, self._asked_step, self._next_step = now, step, step + steps
+        return due

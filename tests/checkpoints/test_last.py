@@ -1,0 +1,83 @@
+"""When a run's newest state is written, that a run goes on from any of it to the bit, and from which file."""
+
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, seed_everything
+from small_classifier import trainer
+
+from litlens.callbacks.steps import RandomState
+from litlens.checkpoints.durable import write_durably
+from litlens.checkpoints.last import LastCheckpoint, newest_checkpoint
+from litlens.checkpoints.reading import LAST, read_checkpoint
+from litlens.data.datasets.arrays import DigitsDataModule
+from litlens.models.classifier import ImageClassifier
+from litlens.models.networks.mlp import MLP
+
+BATCHES, EPOCHS = 7, 2
+
+
+class Stop(Callback):
+    """Ends a run before step `at`, and keeps the loss of every validation by its step."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.validated = at, {}
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.at:
+            raise InterruptedError
+
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            self.validated[trainer.global_step] = float(trainer.callback_metrics["loss/val"])
+
+
+def fit(folder: Path, *, at: int | None = None, seconds: float = 0, resume: bool = False, **settings: Any) -> Any:
+    """The weights, the optimizer's state and the schedule's at the end, and the losses of validation so far."""
+    seed_everything(1)
+    stop, last = Stop(at), LastCheckpoint(folder, every=timedelta(seconds=seconds))
+    classifier = ImageClassifier(
+        MLP(num_classes=10, in_channels=1, image_size=(8, 8), widths=[16], dropout=0.5),
+        [str(digit) for digit in range(10)],
+        lr_scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5),
+    )
+    options = {"max_epochs": EPOCHS, "limit_train_batches": BATCHES, "limit_val_batches": 1, "num_sanity_val_steps": 1}
+    options |= {"callbacks": [RandomState(), stop, last], "enable_checkpointing": True, **settings}
+    run = trainer(default_root_dir=folder, **options)
+    write_durably(run)
+    ckpt = {"ckpt_path": newest_checkpoint(folder).path, "weights_only": True} if resume else {}
+    try:
+        run.fit(classifier, DigitsDataModule(), **ckpt)
+    except InterruptedError:
+        return stop.validated
+    states = [classifier.state_dict(), run.optimizers[0].state_dict()["state"]]
+    return states, [config.scheduler.state_dict() for config in run.lr_scheduler_configs], stop.validated
+
+
+@pytest.mark.parametrize(
+    ("settings", "written"),
+    [
+        ({}, range(7)),
+        ({"accumulate_grad_batches": 2}, [0, 0, 2, 2, 4, 4, 6]),
+        ({"val_check_interval": 3}, range(7)),
+        ({"val_check_interval": 1}, range(7)),
+        ({"limit_val_batches": 0, "val_check_interval": 1}, range(7)),
+        ({"val_check_interval": 4, "check_val_every_n_epoch": None}, range(7)),
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_to_the_bit_from_every_checkpoint(settings: Any, written: Any, tmp_path: Path) -> None:
+    """`written`: at which batch of the first epoch the newest checkpoint was written, when a batch begins."""
+    uninterrupted = fit(tmp_path / "uninterrupted", **settings)
+    for at in (*range(BATCHES), BATCHES, BATCHES + 4):
+        folder = tmp_path / str(at)
+        validated = fit(folder, at=at, **settings)
+        batches = read_checkpoint(folder / LAST)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
+        if at < BATCHES:
+            assert batches == written[at]
+        *states, later = fit(folder, resume=True, **settings)
+        torch.testing.assert_close((*states, {**validated, **later}), uninterrupted, rtol=0, atol=0)
