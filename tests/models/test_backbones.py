@@ -46,7 +46,7 @@ def test_vgg16_with_the_large_head_has_the_published_number_of_weights() -> None
             num_classes=4, image_size=(150, 150), backbone="vgg16", head=[4096, 2048, 1024], dropout=0.5, pool="none"
         )
     assert count(network) == 58_766_148
-    network.freeze_below(network.layer_number("head"))
+    network.freeze_below(network.layer_index("head"))
     assert count(network, trained=True) == 44_051_460
     assert count(network) - count(network, trained=True) == 14_714_688
 
@@ -88,7 +88,7 @@ def test_a_base_gives_what_torchvisions_classifier_is_given(backbone: str, cutta
     torch.manual_seed(0)
     options = {"image_size": 64} if backbone == "vit_b_32" else {}
     original = torchvision.models.get_model(backbone, weights=None, **options).eval()
-    assert network.can_be_cut is cuttable
+    assert network.can_be_split is cuttable
     given: list[Tensor] = []
     original._modules[list(original._modules)[-1]].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))  # type: ignore[union-attr]
     with torch.no_grad():
@@ -178,11 +178,11 @@ def test_layers_are_found_by_their_names() -> None:
         resnet = TransferNetwork(backbone="resnet18")
     convolutions = [name for name, layer in vgg.features.named_children() if isinstance(layer, nn.Conv2d)]
     names = [f"block{b}_conv{c}" for b, n in enumerate([2, 2, 3, 3, 3], 1) for c in range(1, n + 1)]
-    assert [vgg.layer_names[vgg.layer_number(name)] for name in names] == [f"features.{n}" for n in convolutions]
-    assert mobile.layer_names[mobile.layer_number("features.17")] == "features.17"
-    assert resnet.layer_names[resnet.layer_number("layer4")] == "layer4.0"
+    assert [vgg.layer_names[vgg.layer_index(name)] for name in names] == [f"features.{n}" for n in convolutions]
+    assert mobile.layer_names[mobile.layer_index("features.17")] == "features.17"
+    assert resnet.layer_names[resnet.layer_index("layer4")] == "layer4.0"
     with pytest.raises(UserError, match=r"has no layer 'layer5'; did you mean 'layer4"):
-        resnet.layer_number("layer5")
+        resnet.layer_index("layer5")
 
 
 def test_gray_images_become_three_channels() -> None:
@@ -193,7 +193,7 @@ def test_gray_images_become_three_channels() -> None:
 
 def test_only_the_layers_below_are_frozen() -> None:
     network = TransferNetwork(image_size=(64, 64), backbone="resnet18").train()
-    network.freeze_below(network.layer_number("layer3"))
+    network.freeze_below(network.layer_index("layer3"))
     for name, module in network.named_modules():
         if name and name != "pool":
             trains = name.startswith(("layer3", "layer4", "head"))

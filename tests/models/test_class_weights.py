@@ -87,11 +87,6 @@ def test_balanced_weights_are_the_same_under_a_running_average_and_after_a_resum
     fit(2, tmp_path / "x.ckpt")
 
 
-def test_class_weights_go_where_the_classifier_goes() -> None:
-    classifier = small(class_weights=[1.0, 2.0, 3.0])
-    assert classifier.to("meta")._class_weights.device.type == "meta"
-
-
 def test_deepcopy_carries_weights_and_settings() -> None:
     classifier = small(class_weights=[1.0, 2.0, 3.0])
     twin = copy.deepcopy(classifier)

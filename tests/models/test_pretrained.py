@@ -63,7 +63,7 @@ def test_other_data_are_refused_with_what_to_set() -> None:
 @pytest.mark.parametrize(
     ("normalization", "message"),
     [
-        ("imagnet", "no set is called 'imagnet'; give auto, mnist, fashion, imagenet, "),
+        ("imagnet", "there is no preset 'imagnet'; give auto, mnist, fashion, imagenet, "),
         ({"mean": [0.5]}, r"needs mean and std and nothing else, not \['mean'\]"),
         ({"mean": [0.5], "std": [0.5], "var": [0.5]}, r"not \['mean', 'std', 'var'\]"),
         ({"mean": [0.5, 0.5], "std": [0.5]}, "need 1 or 3 values each"),

@@ -34,7 +34,7 @@ from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
-from litlens.models.pretrained import channels_of, check_normalization, mean_and_std, weights_normalization
+from litlens.models.pretrained import channels_of, check_normalization, weights_normalization
 
 
 @dataclass(frozen=True)
@@ -140,15 +140,8 @@ def use_constants_of_weights(config: Namespace, data: ImageDataModule) -> None:
     if data.normalize != "auto" or not network.class_path.endswith(".TransferNetwork"):
         return
     options = network.init_args
-    if options.weights in (None, "None") or options.normalization in (None, "None"):
-        return
-    if options.normalization != "auto":
-        found: dict[str, list[float]] | None = mean_and_std(options.normalization)
-    else:
-        with mistakes_of_values():
-            found = weights_normalization(options.backbone, options.weights)
-    if wanted := channels_of(found, data.in_channels):
-        data.normalize = config.data.init_args.normalize = wanted
+    if found := weights_normalization(options.backbone, options.weights, options.normalization):
+        data.normalize = config.data.init_args.normalize = channels_of(found, data.in_channels)
 
 
 def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:

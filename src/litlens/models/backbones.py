@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from litlens.errors import UserError, nearest
 from litlens.models.networks.building_blocks import Network
 from litlens.models.optimization import is_within
-from litlens.models.pretrained import load_weights, mean_and_std, torchvision_network, weights_normalization
+from litlens.models.pretrained import Constants, load_weights, torchvision_network, weights_normalization
 
 # Networks that run their children one after the other and pool at the end, so that they can be split between any two
 # layers. Others (DenseNet, GoogLeNet, Inception, ViT, MaxViT) do more in their forward: split at the head alone.
@@ -35,10 +35,10 @@ _SEQUENTIAL = (
 
 @dataclass
 class Features:
-    """The output of the layers below index `cut` for a batch of images: (B, C, h, w), or (B, F) for the head."""
+    """The output of the layers below `index` for a batch of images: (B, C, h, w), or (B, F) for the head."""
 
     values: Tensor
-    cut: int
+    index: int
 
 
 class TransferNetwork(Network):
@@ -73,40 +73,35 @@ class TransferNetwork(Network):
         head: Sequence[int] = (),
         dropout: float = 0.0,
         pool: Literal["avg", "none"] = "avg",
-        normalization: str | dict[str, list[float]] | None = "auto",
+        normalization: str | Constants | None = "auto",
     ) -> None:
         super().__init__()
         if in_channels not in (1, 3):
             raise UserError(f"{backbone} takes images of 1 or 3 channels, not {in_channels}")
         if not 0 <= dropout < 1:
             raise UserError(f"dropout: {dropout} is not from 0 to below 1")
-        # jsonargparse 4.53 makes a string of a null on the command line, two classes down: here and below.
-        weights = None if weights == "None" else weights
-        self.weights_source = weights
+        self.weights_source = weights = None if weights == "None" else weights
         # A checkpoint has the trained weights: to rebuild the layers from it, nothing is read or downloaded.
         self.arguments.update(weights=None, head=list(head))
-        wanted = None if normalization in (None, "None", "auto") else mean_and_std(normalization)
-        if weights is not None and normalization == "auto":
-            wanted = weights_normalization(backbone, weights)
-        self.weights_normalization = wanted if weights is not None else None
+        self.weights_normalization = weights_normalization(backbone, weights, normalization)
 
         network = torchvision_network(backbone, image_size)
         classifier = list(network._modules)[-1]
         if weights is not None:
             load_weights(network, backbone, weights, optional=classifier)
-        stages = _stages(network, backbone, classifier)
-        self.can_be_cut = stages is not None
-        if stages is None:
+        children = {name: module for name, module in network.named_children() if name != classifier}
+        self.can_be_split = backbone.startswith(_SEQUENTIAL)
+        if self.can_be_split:
+            while isinstance(list(children.values())[-1], nn.AdaptiveAvgPool2d | nn.Flatten | nn.Dropout):
+                children.popitem()
+            stages, prefix = children, ""
+        else:
             setattr(network, classifier, nn.Identity())
-            stages = {"base": network}
+            stages, prefix = {"base": network}, "base."
         for name, module in stages.items():
             self.add_module(name, module)
         self._stages = list(stages)
-        self.layer_names = [
-            layer
-            for name, module in stages.items()
-            for layer in (_layers(name, module) if self.can_be_cut else _children(name, module, without=classifier))
-        ]
+        self.layer_names = [prefix + layer for name, module in children.items() for layer in _layers(name, module)]
         # VGG's convolutions by block and place, `block5_conv1`.
         self.aliases = _keras_names(stages["features"]) if backbone.startswith("vgg") else {}
         self.pool = _Average() if pool == "avg" else nn.Flatten()
@@ -120,20 +115,20 @@ class TransferNetwork(Network):
         """Logits (B, num_classes) of images (B, C, H, W), or of the output of the lower layers."""
         if isinstance(images, Features):
             values = images.values.to(next(self.head.parameters()).dtype)
-            if images.cut < len(self.layer_names):
-                values = self.pool(self._through(self.layer_names[images.cut :], values))
+            if images.index < len(self.layer_names):
+                values = self.pool(self._through(self.layer_names[images.index :], values))
         else:
             values = self.pool(self._through(self._stages, self._colored(images)))
         logits: Tensor = self.head(values)
         return logits
 
-    def up_to(self, cut: int, images: Tensor) -> Features:
-        """The output of the layers below index `cut` for images (B, C, H, W); of all of them: the head's input."""
-        if cut == len(self.layer_names):
-            return Features(self.pool(self._through(self._stages, self._colored(images))), cut)
-        return Features(self._through(self.layer_names[:cut], self._colored(images)), cut)
+    def up_to(self, index: int, images: Tensor) -> Features:
+        """The output of the layers below `index` for images (B, C, H, W); of all of them, the head's input."""
+        if index == len(self.layer_names):
+            return Features(self.pool(self._through(self._stages, self._colored(images))), index)
+        return Features(self._through(self.layer_names[:index], self._colored(images)), index)
 
-    def layer_number(self, name: str) -> int:
+    def layer_index(self, name: str) -> int:
         """The index of a layer, or of the first layer of a block; `head` comes after the last.
 
         VGG's convolutions are also known as in Keras, `block5_conv1`. Raises UserError with the nearest names.
@@ -150,15 +145,15 @@ class TransferNetwork(Network):
             f"model.train_from: {self.arguments['backbone']} has no layer '{name}'{nearest(name, names, most=3)}"
         )
 
-    def freeze_below(self, cut: int, *, modes: bool = True) -> None:
-        """Freeze the layers below index `cut`; the others and the head train.
+    def freeze_below(self, index: int, *, modes: bool = True) -> None:
+        """Freeze the layers below `index`; the others and the head train.
 
         No parameter of a frozen layer requires a gradient and, with `modes`, its BatchNorm and Dropout are in
         evaluation mode.
         """
-        trained = [*self.layer_names[cut:], "head"]
+        trained = [*self.layer_names[index:], "head"]
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(cut == 0 or any(is_within(name, layer) for layer in trained))
+            parameter.requires_grad_(index == 0 or any(is_within(name, layer) for layer in trained))
         for name, module in self.named_modules() if modes else ():
             # A container trains where anything in it does.
             module.training = any(is_within(name, layer) or is_within(layer, name) for layer in trained)
@@ -170,7 +165,7 @@ class TransferNetwork(Network):
             if any(True for _ in self.get_submodule(layer).parameters()):
                 scales[layer] = scale
                 scale *= decay
-        return scales if self.can_be_cut else {**scales, "base": scale}  # what is in no layer: a ViT's class token
+        return scales if self.can_be_split else {**scales, "base": scale}  # what is in no layer: a ViT's class token
 
     def _colored(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
@@ -188,10 +183,10 @@ class _Average(nn.Module):
 
 @dataclass(frozen=True)
 class FrozenLayers:
-    """The layers of a network below number `cut`, as a function of images whose results can be kept."""
+    """The layers of a network below number `layer`, as a function of images whose results can be kept."""
 
     network: TransferNetwork
-    cut: int
+    index: int
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features float32 on the CPU of images (B, C, H, W), in evaluation mode; modes stay as they were."""
@@ -200,7 +195,7 @@ class FrozenLayers:
         try:
             self.network.eval()
             with torch.inference_mode(), torch.autocast(weight.device.type, enabled=False):
-                values = self.network.up_to(self.cut, images.to(weight.device, weight.dtype)).values
+                values = self.network.up_to(self.index, images.to(weight.device, weight.dtype)).values
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -209,29 +204,19 @@ class FrozenLayers:
 
     def batch(self, values: Tensor) -> Features:
         """Kept values as the network takes them in place of images."""
-        return Features(values, self.cut)
+        return Features(values, self.index)
 
     def key(self) -> str:
         """A digest of everything that the features of an image depend on: layers and the values in them."""
         network = self.network
         about = {key: network.arguments[key] for key in ("backbone", "pool", "in_channels", "image_size")}
-        digest = hashlib.blake2b(json.dumps([about, self.cut], sort_keys=True).encode(), digest_size=16)
-        names = network.layer_names[: self.cut] if network.can_be_cut else network._stages
+        digest = hashlib.blake2b(json.dumps([about, self.index], sort_keys=True).encode(), digest_size=16)
+        names = network.layer_names[: self.index] if network.can_be_split else network._stages
         for name in names:
             for key, value in network.get_submodule(name).state_dict().items():
                 digest.update(f"{name}.{key} {tuple(value.shape)} {value.dtype}".encode())
                 digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
-
-
-def _stages(network: nn.Module, backbone: str, classifier: str) -> dict[str, nn.Module] | None:
-    """The children before the pooling that run one after the other, or None where the network does more."""
-    if not backbone.startswith(_SEQUENTIAL):
-        return None
-    stages = {name: module for name, module in network.named_children() if name != classifier}
-    while isinstance(list(stages.values())[-1], nn.AdaptiveAvgPool2d | nn.Flatten | nn.Dropout):
-        stages.popitem()
-    return stages
 
 
 def _layers(name: str, module: nn.Module) -> Iterator[str]:
@@ -241,12 +226,6 @@ def _layers(name: str, module: nn.Module) -> Iterator[str]:
             yield from _layers(f"{name}.{child}", inner)
     else:
         yield name
-
-
-def _children(name: str, module: nn.Module, *, without: str) -> Iterator[str]:
-    for child, inner in module.named_children():
-        if child != without:
-            yield from _layers(f"{name}.{child}", inner)
 
 
 def _keras_names(features: nn.Module) -> dict[str, str]:

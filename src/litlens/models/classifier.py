@@ -1,7 +1,6 @@
 """The LightningModule around a network: steps, metrics, optimizer, and what its checkpoint says of it."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -95,8 +94,8 @@ class ImageClassifier(KeepsArguments, LightningModule):
         # How to rebuild the classifier, where that has been checked; otherwise it is described on saving.
         self.record: dict[str, Any] | None = None
 
-        # No buffer: an average of the weights pairs its buffers with the classifier's by position, and the balanced
-        # weights would come as one more after it was made. The checkpoint says them elsewhere.
+        # Not a buffer: an average of the weights pairs its buffers with the classifier's by position, and the balanced
+        # weights would be added as one more later. The checkpoint has them in the record.
         self._class_weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
         self._epoch = EpochSums()
         self._val, self._test = PassMetrics(self.num_classes), PassMetrics(self.num_classes)
@@ -119,13 +118,6 @@ class ImageClassifier(KeepsArguments, LightningModule):
                 "classes: set the network's num_classes."
             )
         return logits
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ImageClassifier":
-        """Takes the class weights along to another device."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._class_weights is not None:
-            self._class_weights = fn(self._class_weights)
-        return self
 
     # Training
 
@@ -169,15 +161,16 @@ class ImageClassifier(KeepsArguments, LightningModule):
         add_penalty_gradients(weights, l1=self.l1 * scale, l2=self.l2 * scale)
 
     def on_fit_start(self) -> None:
-        """Counts the classes of the training split where the weights are to balance them."""
+        """Compute balanced class weights from the training split."""
         if self.class_weights == "balanced":
             samples = getattr(self.trainer.datamodule, "samples", None)  # type: ignore[attr-defined]
             if samples is None:
                 raise UserError(
-                    "model.class_weights: balanced needs a data module with samples(): give a list of weights."
+                    "model.class_weights: balanced needs a data module with samples(): give a list of weights"
                 )
-            labels = torch.as_tensor(samples("train").labels)
-            self._class_weights = balanced_weights(labels, self.class_names).to(self.device)
+            self._class_weights = balanced_weights(torch.as_tensor(samples("train").labels), self.class_names)
+        if self._class_weights is not None:
+            self._class_weights = self._class_weights.to(self.device)
 
     def on_train_epoch_start(self) -> None:
         """Not called when a run resumes within an epoch: its counts go on."""
@@ -272,7 +265,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         metadata = checkpoint.get("litlens", {})
         weights = metadata.get("model", {}).get("init_args", {}).get("class_weights")
         if self.class_weights == "balanced" and isinstance(weights, list):
-            self._class_weights = torch.tensor(weights, device=self.device)
+            self._class_weights = torch.tensor(weights)
         if "epoch_so_far" in metadata:
             self._epoch = EpochSums(**metadata["epoch_so_far"])
 

@@ -18,6 +18,8 @@ from litlens.constants import NORMALIZATIONS
 from litlens.errors import UserError, listed, nearest
 from litlens.files import load_tensors
 
+Constants = dict[str, list[float]]  # mean and std
+
 _POSITIONS = "encoder.pos_embedding"
 # Classifiers beside the last one, of GoogLeNet and Inception, which torchvision's weights contain.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -41,11 +43,7 @@ def torchvision_network(backbone: str, image_size: tuple[int, int] = (224, 224))
     GoogLeNet and Inception come without auxiliary classifiers. Raises UserError for an unknown name, and for an
     image size (H, W) that a ViT or a MaxViT cannot divide into patches or windows.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if backbone not in known:
-        raise UserError(
-            f"backbone: torchvision has no classification network '{backbone}'{nearest(backbone, known, most=3)}"
-        )
+    _known_weights(backbone)
     options: dict[str, Any] = {}
     if backbone.startswith("vit_"):
         options["image_size"] = _square_side(backbone, image_size, step=int(backbone.rpartition("_")[2]))
@@ -103,21 +101,30 @@ def load_weights(network: nn.Module, backbone: str, weights: str, *, optional: s
         raise UserError(f"{where} does not fit {backbone}: it {' and '.join(found)}; {remedy}")
 
 
-def weights_normalization(backbone: str, weights: str) -> dict[str, list[float]] | None:
-    """Mean and std of pixels in [0, 1] that the weights were trained with; a file's are taken for ImageNet's."""
-    enum = torchvision.models.get_model_weights(backbone)
-    prepare = enum[weights if weights in enum.__members__ else "DEFAULT"].transforms()
-    if not (hasattr(prepare, "mean") and hasattr(prepare, "std")):
-        return None
-    return {"mean": list(prepare.mean), "std": list(prepare.std)}
+def weights_normalization(
+    backbone: str, weights: str | None, normalization: str | Constants | None = "auto"
+) -> Constants | None:
+    """Mean and std of pixels in [0, 1] that the weights were trained with; None without weights.
+
+    `auto` means those of torchvision's weights, a file counting as the network's default ones, and null none.
+    """
+    # jsonargparse 4.53 turns a null that is two classes deep on the command line into the string "None".
+    known, wanted = _known_weights(backbone), None
+    if normalization == "auto":
+        prepare: Any = known[weights if weights in known.__members__ else "DEFAULT"].transforms()
+        if hasattr(prepare, "mean") and hasattr(prepare, "std"):
+            wanted = {"mean": list(prepare.mean), "std": list(prepare.std)}
+    elif normalization not in (None, "None"):
+        wanted = mean_and_std(normalization)
+    return wanted if weights not in (None, "None") else None
 
 
-def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[float]]:
-    """Mean and std, of 1 or 3 channels, of a known set's name or as they are given; else UserError."""
+def mean_and_std(normalization: str | Constants) -> Constants:
+    """The constants of a preset, or those given, checked; they have 1 or 3 values each."""
     if isinstance(normalization, str):
         if normalization not in NORMALIZATIONS:
             raise UserError(
-                f"network.normalization: no set is called '{normalization}'; give auto, {', '.join(NORMALIZATIONS)}, "
+                f"network.normalization: there is no preset '{normalization}'; give auto, {', '.join(NORMALIZATIONS)}, "
                 "null, or {mean: [...], std: [...]}"
             )
         mean, std = NORMALIZATIONS[normalization]
@@ -129,66 +136,64 @@ def mean_and_std(normalization: str | dict[str, list[float]]) -> dict[str, list[
     return normalization
 
 
-def wanted_normalization(network: nn.Module, *, channels: int) -> dict[str, list[float]] | None:
-    """Mean and std that the network's weights want of images of 1 or 3 channels; None where they want none.
-
-    One value applies to every channel. For gray images those of three channels are averaged: one constant
-    serves all three copies.
-    """
-    return channels_of(getattr(network, "weights_normalization", None), channels)
-
-
-def channels_of(wanted: dict[str, list[float]] | None, channels: int) -> dict[str, list[float]] | None:
-    """Mean and std for images of 1 or 3 channels; None where there are none."""
-    return wanted and {key: list(_for_channels(wanted[key], channels)) for key in ("mean", "std")}
+def channels_of(constants: Constants, channels: int) -> Constants:
+    """The constants for images of 1 or 3 channels: one value applies to all, and gray images take the mean of three."""
+    return {
+        key: list(values) if len(values) == channels else [sum(values) / len(values)] * channels
+        for key, values in constants.items()
+    }
 
 
 def check_normalization(network: nn.Module, normalize: Any) -> None:
     """Raise UserError where the network's weights want other constants than `normalize.mean` and `normalize.std`."""
-    channels = len(normalize.mean)
-    wanted = wanted_normalization(network, channels=channels)
-    if wanted is None:
+    constants: Constants | None = getattr(network, "weights_normalization", None)
+    if constants is None:
         return
-    mean, std = tuple(wanted["mean"]), tuple(wanted["std"])
+    channels = len(normalize.mean)
+    wanted = channels_of(constants, channels)
+    mean, std = wanted["mean"], wanted["std"]
     given = (*normalize.mean, *normalize.std)
     if all(math.isclose(a, b, abs_tol=5e-4) for a, b in zip((*mean, *std), given, strict=True)):
         return
-    known = (
+    presets = (
         name
-        for name, constants in NORMALIZATIONS.items()
-        if (mean, std) == tuple(_for_channels(values, channels) for values in constants)
-        and channels >= len(constants[0])  # what was averaged is no known set's
+        for name, values in NORMALIZATIONS.items()
+        if wanted == channels_of(mean_and_std(name), channels) and channels >= len(values[0])
     )
-    name = next(known, f"{{mean: {_rounded(mean)}, std: {_rounded(std)}}}")
+    name = next(presets, f"{{mean: {_rounded(mean)}, std: {_rounded(std)}}}")
     raise UserError(
         f"data.normalize: the weights were trained with mean {_rounded(mean)} and std {_rounded(std)}, the data have "
         f"{_rounded(normalize.mean)} and {_rounded(normalize.std)}: set data.normalize to {name}"
     )
 
 
-def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    if len(values) == channels:
-        return tuple(values)
-    return (values[0],) * channels if len(values) == 1 else (sum(values) / len(values),) * channels
-
-
 def _rounded(values: Sequence[float]) -> list[float]:
     return [round(value, 4) for value in values]
 
 
+def _known_weights(backbone: str) -> Any:
+    """torchvision's enumeration of the weights of a network."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if backbone not in known:
+        raise UserError(
+            f"backbone: torchvision has no classification network '{backbone}'{nearest(backbone, known, most=3)}"
+        )
+    return torchvision.models.get_model_weights(backbone)
+
+
 def _read(backbone: str, weights: str) -> dict[str, Tensor]:
-    enum = torchvision.models.get_model_weights(backbone)
-    urls = {Path(member.url).name: member.url for member in enum}
+    known = _known_weights(backbone)
+    urls = {Path(member.url).name: member.url for member in known}
     path, remedy = Path(weights), "give a state dict saved by torch.save"
-    if weights in enum.__members__:
-        path = Path(torch.hub.get_dir(), "checkpoints", Path(enum[weights].url).name)
+    if weights in known.__members__:
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(known[weights].url).name)
         remedy = "remove it, so that it is downloaded again"
         if not path.is_file():
             _download(urls[path.name], path, what=f"{weights} of {backbone}")
     elif not path.is_file():
         raise UserError(
             f"weights: there is no file {weights}, and torchvision has no weights of that name for {backbone}; "
-            f"it has {', '.join(enum.__members__)}"
+            f"it has {', '.join(known.__members__)}"
         )
     # Some of torchvision's files are older than torch's archives and have no CRCs, but a hash in their names.
     if path.name in urls and not zipfile.is_zipfile(path) and not _sha256(path).startswith(_hash_prefix(path)):

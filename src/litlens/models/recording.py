@@ -127,13 +127,13 @@ def _module(module: nn.Module, *, where: str) -> dict[str, Any]:
 
 def _attributes(module: nn.Module) -> dict[str, Any] | None:
     """The arguments of a module of torch.nn whose constructor stores each as an attribute of the same name."""
-    parameters = inspect.signature(type(module)).parameters
-    if not parameters or type(module).__init__ is nn.Module.__init__:
+    kind = type(module)
+    names = inspect.signature(kind).parameters
+    if not names or kind.__init__ is nn.Module.__init__:
         return {}
-    if not type(module).__module__.startswith("torch.nn."):
-        return None
-    known = {name for name in parameters if type(getattr(module, name, module)) in (*_PLAIN, tuple)}
-    return {name: getattr(module, name) for name in parameters if name in known} if known == set(parameters) else None
+    values = {name: getattr(module, name, module) for name in names}
+    plain = all(type(value) in (*_PLAIN, tuple) for value in values.values())
+    return values if plain and kind.__module__.startswith("torch.nn.") else None
 
 
 def _defaults(kind: type) -> dict[str, Any]:

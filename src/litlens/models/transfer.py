@@ -92,10 +92,10 @@ class TransferClassifier(ImageClassifier):
         if self._keeps_features and mixes:
             raise UserError("model.cache_features: mixup and cutmix mix images, not features: set it to false")
         everything = {"frozen": len(network.layer_names), "scratch": 0, "finetune": 0}
-        self._lowest = network.layer_number(train_from) if train_from else everything[strategy]
+        self._lowest = network.layer_index(train_from) if train_from else everything[strategy]
         if self._keeps_features and self._lowest == 0 and unfreeze_epoch is None:
             raise UserError(f"model.cache_features: strategy {strategy} fixes no layer, so there is nothing to keep")
-        if self._keeps_features and not network.can_be_cut and 0 < self._lowest < len(network.layer_names):
+        if self._keeps_features and not network.can_be_split and 0 < self._lowest < len(network.layer_names):
             raise UserError(
                 f"model.cache_features: {network.arguments['backbone']} can be cut below its head only: "
                 "set it to false, or strategy to frozen"
@@ -109,8 +109,8 @@ class TransferClassifier(ImageClassifier):
 
     def frozen_layers(self, epoch: int) -> FrozenLayers | None:
         """The layers whose output a data module may compute once in this epoch; None: images are wanted."""
-        cut = self.first_trainable_layer(epoch)
-        return FrozenLayers(self.network, cut) if self._keeps_features and cut > 0 else None
+        layer = self.first_trainable_layer(epoch)
+        return FrozenLayers(self.network, layer) if self._keeps_features and layer > 0 else None
 
     def setup(self, stage: str) -> None:
         """Refuse data that are not normalized as the weights want, and hand the frozen layers to the data module."""
