@@ -107,6 +107,16 @@ def test_means_over_batches_are_the_mean_over_all(logits, labels, loss: str, wei
     torch.testing.assert_close(mean, whole)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.3, 1.0, 1.7, 2.9])])
+def test_autocast_does_not_round_the_sum_of_the_weights(loss: str, weights) -> None:
+    logits, labels = torch.randn(301, 4, generator=torch.Generator().manual_seed(0)), torch.arange(301) % 4
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, weight = loss_and_weight(logits, labels, loss=loss, class_weights=weights)
+    assert float(weight) == pytest.approx(301 if weights is None else weights[labels].sum().item(), rel=1e-6)
+    assert value.item() == pytest.approx(loss_and_weight(logits, labels, loss=loss, class_weights=weights)[0].item())
+
+
 def test_balanced_weights_are_scikit_learns() -> None:
     labels = np.array([0] * 5 + [1] * 2 + [2] * 9)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)

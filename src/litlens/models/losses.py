@@ -37,7 +37,7 @@ def loss_and_weight(
     shares = (one_hot(targets, num_classes) if targets.ndim == 1 else targets).to(logits.dtype)
     smooth = shares * (1 - label_smoothing) + label_smoothing / num_classes if label_smoothing else shares
     class_weights = torch.ones_like(logits[0]) if class_weights is None else class_weights.to(logits)
-    weights = shares @ class_weights
+    weights = (shares * class_weights).sum(dim=1)  # autocast would round those of a matrix product to bf16
     if loss == "cross_entropy":
         # The class weights are inside the sum: with smoothing, torch weights the share of every class by that class.
         weighted = -(class_weights * smooth * functional.log_softmax(logits, dim=1)).sum(dim=1)
