@@ -24,7 +24,7 @@ def fill(folder: Path, counts: dict[str, int]) -> Path:
     return folder
 
 
-def made(folder: Path, **options: Any) -> FolderDataModule:
+def set_up(folder: Path, **options: Any) -> FolderDataModule:
     data = FolderDataModule(folder, image_size=8, **options)
     data.setup()
     return data

@@ -16,9 +16,9 @@ def mistake_behind(error: BaseException | None) -> UserError | None:
 
 
 def nearest(word: str, candidates: Iterable[str], *, most: int = 1) -> str:
-    """The end of an error about a misspelled name: `; did you mean 'x'?`, or what there is where no name is near.
+    """The end of an error about a misspelled name: `; did you mean 'x'?`, or the choices if no name is similar.
 
-    Case does not count. Up to `most` near names are offered. Empty without candidates.
+    Case is ignored. Up to `most` similar names are offered. Empty without candidates.
     """
     known = list(dict.fromkeys(candidates))
     lower = {name.lower(): name for name in reversed(known)}

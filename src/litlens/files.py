@@ -62,16 +62,16 @@ def write_atomically(
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that no space, or no quota of it, is left."""
+    """Whether an error means that the disk or the user's quota is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def disk_errors(what: object, *, elsewhere: str = "choose another folder") -> Iterator[None]:
-    """Turn what the user can fix (a full disk, a folder that cannot be written) into one line.
+    """Report errors that the user can fix (a full disk, a folder without write access) in one line.
 
     Args:
-        what: What is written, such as its path.
+        what: What is being written, such as its path.
         elsewhere: How to write it to another place.
     """
     try:

@@ -76,7 +76,7 @@ def test_a_new_cache_is_filled_from_its_owners_old_one(folder: Path) -> None:
     assert found == [[], [], [], [0, 0, 0]]  # neither another owner's nor one of another dtype
 
 
-def test_what_a_killed_process_left_is_removed_after_a_day(folder: Path) -> None:
+def test_a_file_of_a_killed_process_is_removed_after_a_day(folder: Path) -> None:
     folder.mkdir()
     for name, age in ((".old.tmp", 2), (".new.tmp", 0)):
         (folder / name).touch()
@@ -94,7 +94,7 @@ def test_a_failing_build_leaves_nothing(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -130,8 +130,8 @@ def test_two_processes_at_once(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["key.npy"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the folder's place differs")
-def test_where_caches_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder is another one")
+def test_the_folder_of_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("LITLENS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")

@@ -1,4 +1,4 @@
-"""Odd images, each made by hand: what comes out follows from the pixels that were put in."""
+"""Odd images, each made by hand: the result follows from the pixels that were put in."""
 
 import errno
 import struct
@@ -51,12 +51,12 @@ def test_orientation(orientation: int, expected: np.ndarray, format: str) -> Non
     np.testing.assert_array_equal(read_image(encoded(Image.fromarray(RAMP), format, exif=exif)), expected)
 
 
-def test_damaged_exif_leaves_the_image_as_it_lies() -> None:
+def test_an_image_with_damaged_exif_is_read_as_it_is_stored() -> None:
     data = encoded(Image.fromarray(RAMP), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
     np.testing.assert_array_equal(read_image(data), RAMP)
 
 
-def test_transparent_pixels_stand_on_white() -> None:
+def test_transparent_pixels_are_put_on_white() -> None:
     rgba = np.zeros((1, 3, 4), dtype=np.uint8)
     rgba[0] = [[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 128]]
     pixels = read_image(encoded(Image.fromarray(rgba)))
@@ -282,7 +282,7 @@ def test_a_bomb_of_a_jpeg_is_refused() -> None:
         read_image(bytes(data))
 
 
-def test_what_is_no_image_is_told_by_name_and_reason(tmp_path: Path) -> None:
+def test_a_bad_image_has_a_name_and_a_reason(tmp_path: Path) -> None:
     (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0 not an image")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "dangling.jpg").symlink_to(tmp_path / "nowhere")
@@ -302,7 +302,7 @@ def test_what_is_no_image_is_told_by_name_and_reason(tmp_path: Path) -> None:
         assert str(caught.value) == f"{name}: {reason}"
 
 
-def test_reading_is_told_apart_from_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_errors_are_temporary_and_decode_errors_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.fromarray(RAMP))
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     (tmp_path / "round.png").symlink_to(tmp_path / "round.png")

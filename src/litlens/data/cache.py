@@ -1,4 +1,4 @@
-"""Arrays worth keeping between runs: npy files in one folder, mapped into memory and never pickled."""
+"""Arrays that are kept between runs: npy files in one folder, mapped into memory and never pickled."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ _SECONDS_A_DAY = 86_400
 
 
 def cache_folder() -> Path:
-    """Where caches live: `LITLENS_CACHE`, or `litlens` in the user's cache folder. It need not exist yet."""
+    """The folder of caches: `LITLENS_CACHE`, or `litlens` in the user's cache folder. It may not exist yet."""
     if chosen := os.environ.get("LITLENS_CACHE"):
         return Path(chosen).expanduser()
     if sys.platform == "win32":
@@ -35,30 +35,30 @@ def cache_folder() -> Path:
 
 
 def digest(values: Any) -> str:
-    """A short name of plain values, for the key of a cache: equal values, equal names, in any run."""
+    """A short digest of plain values, for the key of a cache: the same in every run for equal values."""
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
 def file_state(path: Path) -> tuple[int, int, int]:
-    """What of a file changes with its content, without reading it: size, and times of modification and of any change.
+    """Size, modification time and change time of a file, which change with its content.
 
-    `cp -p` over a file keeps its time of modification, but not that of its last change.
+    `cp -p` over a file keeps the modification time, but not the change time.
     """
     at = path.stat()
     return at.st_size, at.st_mtime_ns, at.st_ctime_ns
 
 
 def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | None = None) -> Mapped:
-    """The array that `build` makes, or made in an earlier run: read-only, and shared between processes.
+    """Return the array that `build` makes or made in an earlier run: read-only, and shared between processes.
 
     Args:
-        key: Says what the array was made of: a digest of the files and of all settings that it depends on.
-        build: Called where there is no cache under this key, or only a damaged one. Any dtype but object.
-        owner: The data set and the settings that stay when its files change. Writing a cache removes the
-            others of its owner, which nobody will ask for again.
+        key: A digest of the files and of all settings that the array depends on.
+        build: Called if there is no cache with this key, or only a damaged one. Any dtype but object.
+        owner: A digest of the data set and of the settings, without its files. Writing a cache removes the
+            others of its owner, which are out of date.
 
     Raises:
-        UserError: The cache folder cannot be written, or its disk is full. Nothing half written is left.
+        UserError: The cache folder cannot be written, or its disk is full. No partial file is left.
     """
     if (found := mapped_array(_path(key, owner))) is not None:
         return found
@@ -76,15 +76,15 @@ def filled_array(
     dtype: DTypeLike,
     owner: str | None = None,
 ) -> Mapped:
-    """As `cached_array`, for what need not fit into memory and is made in part from what an earlier run made.
+    """Like `cached_array`, for an array that may not fit into memory and can reuse parts of an earlier one.
 
-    `fill` is given an array of zeros on the disk, and the owner's array of this dtype under another key; an empty one
-    where there is none.
+    `fill` is called with an array of zeros on the disk, and with the owner's array of the same dtype and another key,
+    an empty one if there is none.
     """
     path = _path(key, owner)
     if (found := mapped_array(path)) is not None:
         return found
-    # Each process writes a file of its own and renames it: two at once do the work twice and both get it complete.
+    # Each process writes its own file and renames it: two at once do the work twice, and both get a complete file.
     unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     with disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def filled_array(
         array.flush()
         del array
         with disk_errors(), unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # else a power cut may leave a file of the right name and size full of zeros
+            os.fsync(file.fileno())  # otherwise a power cut may leave a file of zeros
         with disk_errors():
             unfinished.replace(path)
     finally:
@@ -108,11 +108,11 @@ def filled_array(
 
 
 def mapped_array(path: Path) -> Mapped | None:
-    """The array in a complete file, or None where the file is missing or damaged."""
+    """The array in a complete file, or None if the file is missing or damaged."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         complete = isinstance(array, np.memmap) and path.stat().st_size == array.offset + array.nbytes
-    # numpy reports a damaged header as ValueError, SyntaxError, tokenize's errors and others, by version.
+    # NumPy reports a damaged header by ValueError, SyntaxError, errors of tokenize and others, by version.
     except Exception:
         return None
     return array if complete else None
@@ -137,15 +137,15 @@ def _earlier(folder: Path, *, owner: str | None, dtype: np.dtype[Any]) -> NDArra
 def _clear(folder: Path, *, owner: str | None, keep: Path) -> None:
     stale = [path for path in folder.glob(f"{owner}.*.npy") if path != keep] if owner else []
     for path in [*stale, *folder.glob(".*.tmp")]:
-        # In use on Windows, or not ours: the next writer tries again.
+        # A file may be in use on Windows, or another user's.
         with contextlib.suppress(OSError):
-            # Nobody writes for a day: what a killed process left.
+            # No process writes for a day: an older temporary file is from a killed one.
             if path.suffix == ".npy" or time.time() - path.stat().st_mtime > _SECONDS_A_DAY:
                 path.unlink()
 
 
 def _reserve(path: Path) -> None:
-    """Take the disk space of a sparse file now: on a full disk, a write to the map would kill the process."""
+    """Reserve the disk space of a sparse file: on a full disk, a write to the mapped file would kill the process."""
     if hasattr(os, "posix_fallocate"):
         with path.open("rb+") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

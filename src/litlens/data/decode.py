@@ -1,4 +1,4 @@
-"""Read images of any source to uint8 pixels: files, bytes, PIL images and arrays. Content decides, not the name."""
+"""Read images (files, bytes, PIL images, arrays) to uint8 pixels. The format follows from the content, not the name."""
 
 import errno
 import warnings
@@ -20,8 +20,8 @@ ImageSource = str | Path | bytes | Image.Image | NDArray[Any]
 # The lowest and the highest value of an image of more than 8 bits; they become 0 and 255.
 ValueRange = tuple[float, float]
 
-# Formats that are recognized by their first bytes. Left out are those that are none of an image's
-# business (PDF), that start another program (EPS: Ghostscript), or that have no such bytes (TGA).
+# Formats that are recognized by their first bytes. Left out are documents (PDF), formats that start another program
+# (EPS: Ghostscript), and formats without such bytes (TGA).
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 _JPEG = b"\xff\xd8\xff"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -44,7 +44,7 @@ _opening = Lock()
 
 
 class BadImage(UserError):  # noqa: N818
-    """A source that is not a complete image: `name` says which, `reason` why.
+    """The source called `name` is not a complete image, for a `reason`.
 
     `temporary`: The file exists but could not be read; it may be intact, and the next try may succeed.
     """
@@ -69,13 +69,13 @@ def read_image(
     """Read a complete image to uint8 (h, w, 3) RGB, or (h, w, 1) where it is gray.
 
     The image is turned upright by its EXIF orientation. Transparent pixels are put on white. Of an animation, the
-    first frame is read. Gray values of 16 bits are divided by 257 unless `value_range` is given; a warning tells the
-    range of an image whose values need fewer than 16 bits. A JPEG of more than 50 megapixels is read at half its
+    first frame is read. Gray values of 16 bits are divided by 257 unless `value_range` is given; a warning reports
+    the range of an image whose values need fewer than 16 bits. A JPEG of more than 50 megapixels is read at half its
     size, of more than 200 at a quarter. HEIC files need the package pillow-heif.
 
     Args:
         source: A path, the bytes of a file, a PIL image, or an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
-        name: What the image is called in an error; by default its path.
+        name: The name of the image in an error; by default its path.
         channels: Convert to 1 (gray) or 3 (RGB) channels.
         value_range: Values of an image of more than 8 bits that become 0 and 255; others are clipped. Needed
             for floating-point values. Images of 8 bits are read as they are.
@@ -96,7 +96,7 @@ def decode_image(
     channels: int | None = None,
     value_range: ValueRange | None = None,
 ) -> tuple[Pixels, ValueRange | None]:
-    """Read an image as `read_image` does, without its warning, and return the range of its values above 8 bits, too."""
+    """Read an image as `read_image` does, without its warning; also return the range of its values if above 8 bits."""
     name = _name(source, name)
     if isinstance(source, str | Path):
         source = _content(user_path(source), name=name)
@@ -111,8 +111,8 @@ def decode_image(
             raise TypeError(f"{type(source).__name__} is not a path, bytes, a PIL image or a NumPy array")
     except MemoryError:
         raise
-    # Ours below, and those of Pillow's decoders, which report damage by OSError, SyntaxError, ValueError,
-    # struct.error, EOFError, IndexError and more.
+    # Errors of the functions below, and those of Pillow's decoders: OSError, SyntaxError, ValueError, struct.error,
+    # EOFError, IndexError and more.
     except Exception as error:
         raise BadImage(name, " ".join(str(error).split()) or type(error).__name__) from error
     if channels not in (None, pixels.shape[2]):
@@ -122,7 +122,7 @@ def decode_image(
 
 
 def narrow_range(values: ValueRange | None) -> str | None:
-    """The warning for 16-bit images whose values would fit into 15 bits or fewer; None where they would not."""
+    """The warning for 16-bit images whose values fit into 15 bits or fewer; None for others."""
     if values is None or not 0 < values[1] < 2**15:
         return None
     low, high = (int(value) for value in values)
@@ -142,7 +142,7 @@ def _content(path: Path, *, name: str) -> bytes:
             raise BadImage(name, "not a regular file")
         return path.read_bytes()
     except OSError as error:
-        # A link to nowhere, or round in a circle, is as lasting as its content would be.
+        # Broken and circular links stay so.
         lasting = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
         raise BadImage(name, error.strerror or str(error), temporary=not lasting) from error
 
@@ -165,11 +165,11 @@ def _opened(data: bytes) -> Image.Image:
     file = BytesIO(data)
     try:
         if data.startswith(_JPEG):
-            # Image.open refuses large files before it can be told to decode them at a smaller scale.
+            # Image.open refuses large files before they can be decoded at a smaller scale.
             return JpegImageFile(file)
         Image.init()
         with _opening, warnings.catch_warnings():
-            # Of images between one and two times the limit Pillow warns; they are checked in `_from_pillow`.
+            # Pillow warns between one and two times its limit; `_from_pillow` refuses these images.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
     except (UnidentifiedImageError, SyntaxError) as error:
@@ -254,7 +254,7 @@ def _scaled(values: NDArray[Any], value_range: ValueRange | None) -> tuple[Pixel
 
 
 def _orientation(image: Image.Image) -> int:
-    # Damaged EXIF data do not make a damaged image: it is then read as it is stored.
+    # An image with damaged EXIF data is read as it is stored.
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:

@@ -1,4 +1,4 @@
-"""Duplicates across splits: a model that trained on them has seen part of the answers."""
+"""Find duplicates across splits: a model that was trained on an image of the test split scores too high."""
 
 import hashlib
 
@@ -9,15 +9,15 @@ from litlens.data.progress import progress
 
 
 def shared_between_splits(data: ImageDataModule, *, chunk: int = 1024) -> list[tuple[str, str]]:
-    """Pairs of names of images in two different splits whose pixels at the network's size are all equal.
+    """The names of each two images in different splits whose pixels at the network's size are equal.
 
-    An image of a later split is paired with the first equal one of an earlier split (train, val, test).
+    An image is paired with the first equal one of an earlier split (in the order train, val, test).
     """
     seen: dict[bytes, tuple[str, str]] = {}
     pairs = []
     for split_name in SPLITS:
         split = data.samples(split_name)
-        for start in progress(range(0, len(split), chunk), description=f"Images of {split_name} seen before"):
+        for start in progress(range(0, len(split), chunk), description=f"Duplicates in {split_name}"):
             rows = split.rows[start : start + chunk]
             for offset, pixels in enumerate(np.ascontiguousarray(split.images.batch(rows))):
                 name = split.names[start + offset]

@@ -58,11 +58,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, damage: str) -> None
     path = tmp_path / "MNIST" / "raw" / name
     content = path.read_bytes()
     path.write_bytes({"cut": content[:-5], "zeros": bytes(len(content)), "empty": b""}[damage])
-    with pytest.raises(UserError, match=rf"{name} is damaged \(.+\): remove it, and it is fetched again$"):
+    with pytest.raises(UserError, match=rf"{name} is damaged \(.+\): remove it to download it again$"):
         MNISTDataModule(tmp_path, validation=10).setup()
 
 
-def test_what_is_missing_is_one_line_with_where_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_without_a_network_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/a/", "http://127.0.0.1:9/b/"])
     raw = tmp_path / "MNIST" / "raw"
     write_idx(raw)
@@ -73,14 +73,14 @@ def test_what_is_missing_is_one_line_with_where_and_what_to_do(tmp_path: Path, m
     refused = f"[Errno {errno.ECONNREFUSED}] Connection refused"
     assert str(caught.value) == (
         f"data.root: {raw} lacks train-labels-idx1-ubyte, t10k-images-idx3-ubyte (unpacked or as .gz): "
-        f"train-labels-idx1-ubyte.gz is not in {raw} and could not be fetched "
+        f"train-labels-idx1-ubyte.gz is not in {raw} and could not be downloaded "
         f"(http://127.0.0.1:9/a/train-labels-idx1-ubyte.gz: {refused}; "
         f"http://127.0.0.1:9/b/train-labels-idx1-ubyte.gz: {refused}): "
-        "put it there by hand, or run once on a machine with a network and copy that folder"
+        "put it there by hand, or run once on a machine with network access and copy that folder"
     )
 
 
-def test_missing_files_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_downloaded_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_idx(tmp_path / "server")
     checksums = {}
     for path in list((tmp_path / "server").iterdir()):
@@ -98,7 +98,7 @@ def test_missing_files_are_fetched_and_checked(tmp_path: Path, monkeypatch: pyte
     # Of another content than the published one: refused, and not kept.
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", [(name, "0" * 32) for name in names])
     (tmp_path / "MNIST" / "raw" / names[0]).unlink()
-    with pytest.raises(UserError, match="its checksum differs"):
+    with pytest.raises(UserError, match="the checksum of the file differs"):
         MNISTDataModule(tmp_path, validation=10).setup()
     assert sorted(path.name for path in (tmp_path / "MNIST" / "raw").iterdir()) == sorted(names[1:])
 

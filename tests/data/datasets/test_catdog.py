@@ -1,4 +1,4 @@
-"""The archive of cats and dogs is fetched where its folder is missing: here a small one, from a file."""
+"""The archive of cats and dogs is downloaded if the folder is missing: here a small one, from a file."""
 
 import zipfile
 from io import BytesIO
@@ -40,7 +40,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return archive
 
 
-def test_fetched_once_and_unpacked(tmp_path: Path, published: Path) -> None:
+def test_the_archive_is_downloaded_once_and_unpacked(tmp_path: Path, published: Path) -> None:
     folder = tmp_path / "data" / "cats and dogs"
     data = CatDogDataModule(folder)
     assert (data.class_names, data.image_size) == (["Cat", "Dog"], (100, 100))
@@ -54,15 +54,15 @@ def test_fetched_once_and_unpacked(tmp_path: Path, published: Path) -> None:
     CatDogDataModule(folder).setup()
 
 
-def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, published: Path) -> None:
+def test_a_missing_archive_without_a_network_is_one_line(tmp_path: Path, published: Path) -> None:
     published.unlink()
     data = CatDogDataModule(tmp_path / "data" / "PetImages")
-    with pytest.raises(UserError, match=r"pets\.zip is not in .*data and could not be fetched .*put it there"):
+    with pytest.raises(UserError, match=r"pets\.zip is not in .*data and could not be downloaded .*put it there"):
         data.prepare_data()
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_another_archive_is_told(tmp_path: Path, published: Path) -> None:
+def test_another_archive_is_refused(tmp_path: Path, published: Path) -> None:
     with zipfile.ZipFile(published, "w") as zipped:
         zipped.writestr("other/x.jpg", b"")
     with pytest.raises(UserError, match="has no folder PetImages"):

@@ -1,4 +1,4 @@
-"""Fetching from a server on this machine; unpacking archives that mean well and archives that don't."""
+"""Downloads from a server on this machine; unpacking of good, damaged and malicious archives."""
 
 import errno
 import hashlib
@@ -52,7 +52,7 @@ def server() -> Iterator[str]:
 
 @pytest.mark.parametrize("path", ["file", "unsized"])
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])
-def test_fetches_a_complete_file(server: str, tmp_path: Path, path: str, algorithm: str) -> None:
+def test_a_file_is_downloaded_completely(server: str, tmp_path: Path, path: str, algorithm: str) -> None:
     target = tmp_path / "new" / "folder" / "data.bin"
     checksum = f"{algorithm}:{hashlib.new(algorithm, CONTENT).hexdigest()}"
     assert fetch([f"{server}/{path}"], target, checksum=checksum) == target
@@ -60,12 +60,12 @@ def test_fetches_a_complete_file(server: str, tmp_path: Path, path: str, algorit
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_what_is_there_is_not_fetched(tmp_path: Path) -> None:
+def test_a_file_that_exists_is_not_downloaded(tmp_path: Path) -> None:
     (tmp_path / "data.bin").write_bytes(b"by hand")
     assert fetch(["http://127.0.0.1:9/none"], tmp_path / "data.bin").read_bytes() == b"by hand"
 
 
-def test_the_next_mirror_serves(server: str, tmp_path: Path) -> None:
+def test_the_next_mirror_is_tried(server: str, tmp_path: Path) -> None:
     fetch([f"{server}/missing", f"{server}/broken", f"{server}/file"], tmp_path / "data.bin")
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
 
@@ -76,22 +76,22 @@ def test_one_line_says_what_failed_where_and_what_to_do(
     monkeypatch.setattr("litlens.data.datasets.download._TIMEOUT", 0.2)
     reasons = {
         f"{server}/missing": "Not Found",
-        f"{server}/broken": f"the connection broke after 1000 of {len(CONTENT)} bytes",
+        f"{server}/broken": f"the connection was closed after 1000 of {len(CONTENT)} bytes",
         f"{server}/silent": "timed out",
         "nonsense": "unknown url type: 'nonsense'",
-        f"{server}/file": "the server sent another file than expected (its checksum differs)",
+        f"{server}/file": "the checksum of the file differs",
     }
     with pytest.raises(UserError) as caught:
         fetch(list(reasons), tmp_path / "data.bin", checksum=f"md5:{'0' * 32}")
     assert str(caught.value) == (
-        f"data.bin is not in {tmp_path} and could not be fetched "
+        f"data.bin is not in {tmp_path} and could not be downloaded "
         f"({'; '.join(f'{url}: {reason}' for url, reason in reasons.items())}): "
-        "put it there by hand, or run once on a machine with a network and copy that folder"
+        "put it there by hand, or run once on a machine with network access and copy that folder"
     )
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_while_fetching(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_downloading(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -132,7 +132,7 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
-def test_unpacks(tmp_path: Path, make: object) -> None:
+def test_every_file_is_unpacked(tmp_path: Path, make: object) -> None:
     archive = make(tmp_path / "archive", {"a/b.txt": b"b", "c.txt": b"c", "d..e.txt": b""})  # type: ignore[operator]
     folder = extract(archive, tmp_path / "out" / "here")
     assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == {
@@ -161,7 +161,7 @@ def test_links_that_lead_outside_are_refused(tmp_path: Path, link: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-# A plain tar file has no checksum of its contents: zeros among them cannot be told.
+# A plain tar file has no checksum of its contents: zeros among them are not noticed.
 @pytest.mark.parametrize(
     ("make", "damage"),
     [(tar, "cut"), (tar, "zeros"), (plain_tar, "cut"), (zipped, "cut"), (zipped, "zeros")],
@@ -173,7 +173,7 @@ def test_a_damaged_archive_leaves_nothing(tmp_path: Path, make: object, damage: 
     archive.write_bytes(data[:half] if damage == "cut" else data[:half] + bytes(50) + data[half + 50 :])
     with pytest.raises(UserError, match="cannot be unpacked"):
         extract(archive, tmp_path / "out")
-    (tmp_path / "text").write_text("no archive at all")
+    (tmp_path / "text").write_text("not an archive")
     with pytest.raises(UserError, match="cannot be unpacked"):
         extract(tmp_path / "text", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "text"]

@@ -1,4 +1,4 @@
-"""Files are decoded once into a cache: what of it is reused, what is decoded again, and what never gets into it."""
+"""Files are decoded once into a cache: what is reused, what is decoded again, and what is never cached."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_folders import counts, draw, fill, made
+from image_folders import counts, draw, fill, set_up
 
 from litlens.data.datasets import file_images
 from litlens.data.datasets.folder import FolderDataModule
@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.EACCES])
-def test_a_file_that_could_not_be_read_is_no_bad_image(
+def test_a_file_that_could_not_be_read_is_not_kept_as_a_bad_image(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
@@ -38,10 +38,10 @@ def test_a_file_that_could_not_be_read_is_no_bad_image(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", fails_once)
         with pytest.raises(UserError) as caught:
-            made(folder, max_bad_files=0.5)
+            set_up(folder, max_bad_files=0.5)
     assert str(caught.value).startswith(f"{folder / 'b' / '003.png'} cannot be read ({os.strerror(number)}): ")
     assert list(cache.glob("*")) == []
-    data = made(folder)
+    data = set_up(folder)
     assert data.left_out == []
     assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [1, 1]}
 
@@ -69,9 +69,9 @@ def test_only_what_is_new_or_changed_is_decoded(tmp_path: Path, cache: Path, dec
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
     (folder / "b" / "empty.png").touch()
     bad = {"max_bad_files": 0.1}
-    first = made(folder, **bad)
+    first = set_up(folder, **bad)
     assert len(decoded) == 21
-    again = made(folder, seed=1, **bad)
+    again = set_up(folder, seed=1, **bad)
     assert len(decoded) == 21
     assert again.fingerprint() == first.fingerprint()
 
@@ -80,7 +80,7 @@ def test_only_what_is_new_or_changed_is_decoded(tmp_path: Path, cache: Path, dec
     os.utime(folder / "a" / "000.png", (1, 1))
     draw(folder / "a" / "new.png", value=251)
     (folder / "a" / "001.png").unlink()
-    changed = made(folder, **bad)
+    changed = set_up(folder, **bad)
     assert sorted(decoded) == ["a/000.png", "a/new.png"]
     assert changed.fingerprint() != first.fingerprint()
     assert changed.left_out == first.left_out == ["b/empty.png (an empty file)"]
@@ -89,7 +89,7 @@ def test_only_what_is_new_or_changed_is_decoded(tmp_path: Path, cache: Path, dec
     assert from_cache["a/new.png"] == bytes([251, 100, 0]) * 64
     for path in cache.glob("*.npy"):
         path.unlink()
-    assert from_cache == pixels(made(folder, **bad))  # all decoded again
+    assert from_cache == pixels(set_up(folder, **bad))  # all decoded again
 
     FolderDataModule(folder, image_size=9, **bad).setup()
     assert len(list(cache.glob("files-*.npy"))) == 2  # of another size: both are of use
@@ -99,29 +99,29 @@ def test_a_killed_process_leaves_a_cache_as_it_was(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
 ) -> None:
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
-    made(folder)
+    set_up(folder)
     draw(folder / "a" / "new.png", value=251)
     with monkeypatch.context() as patch:
         # As after a kill: what was being written is neither renamed nor removed.
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
-            made(folder)
+            set_up(folder)
     assert len(list(cache.glob(".files-*.tmp"))) == len(list(cache.glob("files-*.npy"))) == 1
     decoded.clear()
-    made(folder)
+    set_up(folder)
     assert decoded == ["a/new.png"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there a file's times are those of its making and writing")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no change time")
 def test_a_file_replaced_by_one_of_its_size_and_time_is_decoded_again(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
     replaced = folder / "a" / "000.png"
-    before, stat = made(folder).fingerprint(), replaced.stat()
+    before, stat = set_up(folder).fingerprint(), replaced.stat()
     draw(replaced, value=250)
     os.utime(replaced, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `cp -p` does
     assert replaced.stat().st_size == stat.st_size
-    data = made(folder)
+    data = set_up(folder)
     assert pixels(data)["a/000.png"] == bytes([250, 100, 0]) * 64
     assert data.fingerprint()["content"] != before["content"]
 
@@ -130,7 +130,7 @@ def test_a_file_replaced_by_one_of_its_size_and_time_is_decoded_again(tmp_path: 
 def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
     (folder / "a" / "000.png").rename(folder / "a" / os.fsdecode(b"\xff.png"))
-    data = made(folder)
+    data = set_up(folder)
     assert data.fingerprint()["files"] == 20
     assert r"a/\xff.png" in [n for s in ("train", "val", "test") for n in data.samples(s).names]
 
@@ -139,21 +139,21 @@ def test_originals_come_from_the_files_where_the_augmentation_crops(tmp_path: Pa
     for name, value in (("a", 10), ("b", 200)):
         for number in range(10):
             draw(tmp_path / "pets" / name / f"{number}.png", value=value, size=(40, 20))
-    data = made(tmp_path / "pets", augment=["crop"], channels=1)
+    data = set_up(tmp_path / "pets", augment=["crop"], channels=1)
     samples = data.samples("train")
     images: Any = samples.images
     assert images.original(int(samples.rows[0])).shape == (20, 40, 1)
     assert images.sizes(samples.rows).tolist() == [[20, 40]] * 12
     assert data.augmented(0, epoch=0).shape == (8, 8, 1)
-    # What vanishes after setup stops the run with its name.
+    # A file that is removed after setup stops the run; the error has its name.
     row = int(samples.rows[0])
     (tmp_path / "pets" / samples.names[0]).unlink()
     with pytest.raises(UserError, match=re.escape(samples.names[0])):
         images.original(row)
 
 
-def test_images_travel_to_workers_without_their_pixels(tmp_path: Path) -> None:
-    samples = made(fill(tmp_path / "pets", {"a": 100, "b": 100})).samples("train")
+def test_images_are_pickled_without_their_pixels(tmp_path: Path) -> None:
+    samples = set_up(fill(tmp_path / "pets", {"a": 100, "b": 100})).samples("train")
     pickled = pickle.dumps(samples.images)
     pixels = samples.images.batch(samples.rows)
     assert pixels[0].tobytes() not in pickled

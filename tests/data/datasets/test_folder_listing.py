@@ -1,9 +1,9 @@
-"""A CSV in place of a tree of classes, with all that can be wrong with one."""
+"""A CSV instead of a tree of classes, and every mistake that it can contain."""
 
 from pathlib import Path
 
 import pytest
-from image_folders import counts, fill, made
+from image_folders import counts, fill, set_up
 
 from litlens.errors import UserError
 
@@ -19,19 +19,19 @@ def table(folder: Path, text: str) -> Path:
     return folder / "table.csv"
 
 
-def test_a_folder_and_its_csv_are_the_same_data_wherever_they_lie(tmp_path: Path) -> None:
+def test_a_folder_and_its_csv_are_the_same_data_in_any_place(tmp_path: Path) -> None:
     folder = fill(tmp_path / "here" / "pets", {"x": 12})
     csv = table(tmp_path, "\n".join(["file,label", *(f"x/{i:03}.png,{'ab'[i % 2]}" for i in range(12))]))
-    before = made(folder, csv=csv).fingerprint()
+    before = set_up(folder, csv=csv).fingerprint()
     (tmp_path / "lists" / "old").mkdir(parents=True)
     moved = csv.rename(tmp_path / "lists" / "old" / csv.name)
-    assert made(folder.rename(tmp_path / "pets"), csv=moved).fingerprint()["content"] == before["content"]
+    assert set_up(folder.rename(tmp_path / "pets"), csv=moved).fingerprint()["content"] == before["content"]
 
 
-def test_a_csv_with_groups_keeps_each_on_one_side(tmp_path: Path) -> None:
+def test_a_csv_with_groups_keeps_each_in_one_split(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {".": 60})
     lines = [f'"{i:03}.png", {"ab"[i % 2]}, patient {i // 4}' for i in range(60)]
-    data = made(folder, csv=table(folder, "\n".join(["\ufefffile,label,group", *lines])))
+    data = set_up(folder, csv=table(folder, "\n".join(["\ufefffile,label,group", *lines])))
     assert data.class_names == ["a", "b"]
     homes = [set(data.samples(split).groups or ()) for split in ("train", "val", "test")]
     assert [len(home) for home in homes] == [9, 5, 1]  # of 15 groups; exactly 9, 4.5 and 1.5
@@ -41,7 +41,7 @@ def test_a_csv_with_groups_keeps_each_on_one_side(tmp_path: Path) -> None:
 def test_a_csv_with_splits(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"x": 12})
     lines = [f"x/{i:03}.png,{'ab'[i % 2]},{'train' if i < 9 else 'test'}" for i in range(12)]
-    data = made(folder, csv=table(tmp_path, "\n".join(["file,label,split", *lines])))
+    data = set_up(folder, csv=table(tmp_path, "\n".join(["file,label,split", *lines])))
     assert data.samples("test").names == ["x/009.png", "x/010.png", "x/011.png"]
     assert counts(data) == {"train": [3, 3], "val": [2, 1], "test": [1, 2]}
 
@@ -52,17 +52,17 @@ def test_groups_in_two_given_splits_are_reported(tmp_path: Path, caplog: pytest.
         f"{i:03}.png,{'ab'[i % 2]},{('train', 'val', 'test')[i // 10]},{'same' if i in (3, 25) else i}"
         for i in range(30)
     ]
-    made(folder, csv=table(folder, "\n".join(["file,label,split,group", *lines])))
+    set_up(folder, csv=table(folder, "\n".join(["file,label,split,group", *lines])))
     assert "1 groups are in two splits: same" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("name,label\nx,a\n", "has no column file; its first line"),
-        ("file,label\n", "lists no file"),
+        ("file,label\n", "lists no files"),
         ("", "has no column file nor label"),
-        ("file,label\n000.png,a\n001.png,\n", "line 3: no label"),
+        ("file,label\n000.png,a\n001.png,\n", "line 3: the label is empty"),
         (
             "file,label,split\n000.png,a,train\n001.png,b,dev\n",
             "line 3: split 'dev' is not one of train, training, val, valid, validation",
@@ -78,8 +78,8 @@ def test_groups_in_two_given_splits_are_reported(tmp_path: Path, caplog: pytest.
         (f"file,{200_000 * 'b'}\n", "begins in line 1 cannot be read .field larger"),
     ],
 )
-def test_mistakes_in_a_csv(tmp_path: Path, text: str, told: str) -> None:
+def test_mistakes_in_a_csv(tmp_path: Path, text: str, message: str) -> None:
     folder = fill(tmp_path / "pets", {".": 3})
-    with pytest.raises(UserError, match=told) as caught:
-        made(folder, csv=table(folder, text))
+    with pytest.raises(UserError, match=message) as caught:
+        set_up(folder, csv=table(folder, text))
     assert "\n" not in str(caught.value)

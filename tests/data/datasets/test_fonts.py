@@ -136,7 +136,7 @@ def test_a_missing_archive_is_fetched_to_its_place(
 
 def test_without_archive_and_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(litlens.data.datasets.fonts, "_URL", "http://127.0.0.1:9/EnglishFnt.tgz")
-    with pytest.raises(UserError, match=r"EnglishFnt\.tgz is not in .*chars74k and could not be fetched") as caught:
+    with pytest.raises(UserError, match=r"EnglishFnt\.tgz is not in .*chars74k and could not be downloaded") as caught:
         FontsDataModule(tmp_path).load()
     assert "\n" not in str(caught.value)
     assert "by hand" in str(caught.value)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from image_folders import made
+from image_folders import set_up
 from PIL import Image
 
 from litlens.checkpoints.loaded_classifier import load_classifier
@@ -72,7 +72,7 @@ def test_the_names_of_config_yaml_are_the_names_of_the_folders(tmp_path: Path, m
     monkeypatch.setenv("LITLENS_CACHE", str(tmp_path / "cache"))
     names = sorted(NAMES)
     folder = draw(tmp_path / "odd", names, each=10)
-    data = made(folder, channels=1)
+    data = set_up(folder, channels=1)
     assert data.class_names == names
     # The list that fixes the classes and their order is read back as it was written.
-    assert made(folder, channels=1, class_names=names[::-1]).class_names == names[::-1]
+    assert set_up(folder, channels=1, class_names=names[::-1]).class_names == names[::-1]

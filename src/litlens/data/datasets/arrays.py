@@ -45,9 +45,9 @@ class DigitsDataModule(ImageDataModule):
 
 
 class _PublishedDataModule(ImageDataModule):
-    """A data set of torchvision's in MNIST's format: its test set is the test split, a part of the rest is val."""
+    """A data set of torchvision in MNIST's format: its test set is the test split, part of its training set is val."""
 
-    # Says where the four files are and what they hash to.
+    # torchvision's class: the addresses and checksums of the four files, and the classes.
     _published: type[datasets.MNIST]
 
     def __init__(self, root: str | Path | int = "data", *, validation: int = 5000, **kwargs: Any) -> None:
@@ -65,7 +65,7 @@ class _PublishedDataModule(ImageDataModule):
         return [unpacked if (unpacked := path.with_suffix("")).is_file() else path for path in archives]
 
     def load(self) -> dict[str, Split]:
-        """Read the four files, fetch missing ones, and split validation from the 60,000, stratified."""
+        """Download missing files, read the four, and split validation from the training set, stratified by class."""
         self._fetch_missing()
         pixels, labels, test_pixels, test_labels = map(_read, self.source_files())
         if not 0 < self.validation < len(labels):
@@ -94,8 +94,8 @@ class MNISTDataModule(_PublishedDataModule):
     """MNIST: 60,000 and 10,000 handwritten digits, 28×28 gray. Y. LeCun, C. Cortes and C. Burges, 1998.
 
     Args:
-        root: Where data sets live; the files are read from, or fetched into, `root/MNIST/raw`, as torchvision has it.
-        validation: How many of the 60,000 are for validation, stratified by class. The 10,000 are the test split.
+        root: The folder of data sets; files are read from `root/MNIST/raw`, torchvision's layout, or downloaded to it.
+        validation: Images of the 60,000 that are used for validation, stratified by class. The 10,000 are for test.
     """
 
     _published = datasets.MNIST
@@ -106,8 +106,8 @@ class FashionMNISTDataModule(_PublishedDataModule):
     """Fashion-MNIST: 60,000 and 10,000 images of clothes, 28×28 gray. H. Xiao, K. Rasul and R. Vollgraf, 2017.
 
     Args:
-        root: Where data sets live; the files are read from, or fetched into, `root/FashionMNIST/raw`.
-        validation: How many of the 60,000 are for validation, stratified by class. The 10,000 are the test split.
+        root: The folder of data sets; files are read from `root/FashionMNIST/raw`, or downloaded to it.
+        validation: Images of the 60,000 that are used for validation, stratified by class. The 10,000 are for test.
     """
 
     _published = datasets.FashionMNIST
@@ -120,9 +120,9 @@ def _split(pixels: Pixels, labels: NDArray[np.int64], *, name: str) -> Split:
 
 
 def _read(path: Path) -> Any:
-    """Pixels as uint8 (N, H, W, 1) or labels as int64 (N,), by torchvision's reader, which takes unpacked files only.
+    """Read pixels to uint8 (N, H, W, 1), or labels to int64 (N,).
 
-    Archives are unpacked elsewhere: their folder may be read-only.
+    torchvision reads unpacked files only. Archives are unpacked to a temporary folder, since theirs may be read-only.
     """
     elsewhere = "set TMPDIR to another folder"
     with disk_errors(f"the content of {path.name}", elsewhere=elsewhere), TemporaryDirectory() as folder:
@@ -133,9 +133,9 @@ def _read(path: Path) -> Any:
             if "images" in path.name:
                 return mnist.read_image_file(unpacked).numpy()[..., None]
             return mnist.read_label_file(unpacked).numpy()
-        # Damage surfaces as any of these, often without a message.
+        # torchvision checks no format: damage leads to any of these, often without a message.
         except (OSError, EOFError, zlib.error, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if is_disk_full(error):
                 raise
             reason = str(error) or "it is not in MNIST's format"
-            raise UserError(f"{path} is damaged ({reason}): remove it, and it is fetched again") from error
+            raise UserError(f"{path} is damaged ({reason}): remove it to download it again") from error

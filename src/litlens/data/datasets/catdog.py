@@ -7,13 +7,13 @@ from litlens.data.datasets.folder import Archive, FolderDataModule
 
 
 class CatDogDataModule(FolderDataModule):
-    """25,000 photographs of cats and dogs, some of them broken; fetched (0.8 GB) where `folder` is not there.
+    """25,000 images of cats and dogs, a few of them damaged; downloaded (0.8 GB) if `folder` does not exist.
 
     J. Elson, J. R. Douceur, J. Howell and J. Saul, "Asirra: a CAPTCHA that exploits interest-aligned manual
-    image categorization", CCS 2007. Any other folder of two classes serves as well.
+    image categorization", CCS 2007. Any other folder of two classes can be used as well.
 
     Args:
-        folder: The tree of classes, or where to put it.
+        folder: The tree of classes; the data are downloaded to it if it does not exist.
         image_size: Height and width of the images for the network; one number for both.
         **kwargs: As for `FolderDataModule`.
     """
@@ -23,7 +23,7 @@ class CatDogDataModule(FolderDataModule):
             "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
             "kagglecatsanddogs_5340.zip"
         ),
-        # As TensorFlow Datasets has it.
+        # As in TensorFlow Datasets.
         checksum="sha256:b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9",
         folder="PetImages",
         class_names=("Cat", "Dog"),

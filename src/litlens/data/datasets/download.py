@@ -1,4 +1,4 @@
-"""Fetch files and unpack archives: completely or not at all, and never outside their folder."""
+"""Download files and unpack archives: completely or not at all, and never outside their folder."""
 
 import hashlib
 import lzma
@@ -17,7 +17,7 @@ from litlens.errors import UserError
 from litlens.files import disk_errors, is_disk_full
 
 _CHUNK = 1 << 20
-_TIMEOUT = 30  # seconds without an answer
+_TIMEOUT = 30  # seconds without a response
 # What zipfile, tarfile and their decompressors raise for a damaged, encrypted or unknown archive.
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
@@ -26,15 +26,15 @@ _DAMAGE = (
 
 
 def fetch(urls: Sequence[str], target: Path, *, checksum: str | None = None) -> Path:
-    """Fetch a file to `target` from the first mirror that has it, unless it exists.
+    """Download a file to `target` from the first mirror that has it, unless the file exists.
 
     Args:
-        urls: Mirrors in the order in which to try them.
-        target: Where the file is written, complete or not at all; missing folders are created.
-        checksum: The algorithm and what the file must hash to, as in `md5:f68b3c…`.
+        urls: The mirrors, in the order in which they are tried.
+        target: The path of the file; missing folders are created.
+        checksum: The algorithm and the digest of the file, as in `md5:f68b3c…`.
 
     Raises:
-        UserError: The file cannot be written, or no mirror gave the right one.
+        UserError: The file cannot be written, or no mirror has the file with this checksum.
     """
     if target.is_file():
         return target
@@ -52,8 +52,8 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None = None) -> 
             unfinished.replace(target)
             return target
     raise UserError(
-        f"{target.name} is not in {target.parent} and could not be fetched ({'; '.join(failures)}): "
-        "put it there by hand, or run once on a machine with a network and copy that folder"
+        f"{target.name} is not in {target.parent} and could not be downloaded ({'; '.join(failures)}): "
+        "put it there by hand, or run once on a machine with network access and copy that folder"
     )
 
 
@@ -80,43 +80,47 @@ def extract(archive: Path, folder: Path, *, inner: str = "") -> Path:
         except _DAMAGE as error:
             if is_disk_full(error):
                 raise
-            raise UserError(f"{archive} cannot be unpacked ({_reason(error)}); delete it and fetch it again") from error
+            raise UserError(
+                f"{archive} cannot be unpacked ({_reason(error)}); remove it to download it again"
+            ) from error
         if not (unfinished / inner).is_dir():
-            raise UserError(f"{archive} has no folder {inner}; it is another archive than expected")
+            raise UserError(
+                f"{archive} has no folder {inner}: it is not the expected archive; remove it to download it again"
+            )
         return (unfinished / inner).replace(folder)
 
 
 def _download(url: str, path: Path, *, checksum: str | None) -> None:
-    # torch.hub.download_url_to_file waits for a silent server forever, and takes an answer that was cut off for
-    # the file; both happen: https://github.com/torchgeo/torchgeo/issues/4067 and …/pull/4053.
+    # torch.hub.download_url_to_file has no timeout and accepts a truncated response. Both happen:
+    # https://github.com/torchgeo/torchgeo/issues/4067 and https://github.com/torchgeo/torchgeo/pull/4053.
     algorithm, _, expected = (checksum or "md5:").partition(":")
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    request = Request(url, headers={"User-Agent": "litlens"})  # some servers turn Python's own name away
+    request = Request(url, headers={"User-Agent": "litlens"})  # some servers refuse Python's default
     with urlopen(request, timeout=_TIMEOUT) as answer, path.open("wb") as file:
         size = int(answer.headers.get("Content-Length") or 0)
         chunks = iter(lambda: answer.read(_CHUNK), b"")
-        for chunk in progress(chunks, description=f"Fetching {path.name} (MiB)", total=-(-size // _CHUNK) or None):
+        for chunk in progress(chunks, description=f"Downloading {path.name} (MiB)", total=-(-size // _CHUNK) or None):
             file.write(chunk)
             digest.update(chunk)
         if size and file.tell() != size:
-            raise HTTPException(f"the connection broke after {file.tell()} of {size} bytes")
+            raise HTTPException(f"the connection was closed after {file.tell()} of {size} bytes")
     if expected not in ("", digest.hexdigest()):
-        raise ValueError("the server sent another file than expected (its checksum differs)")
+        raise ValueError("the checksum of the file differs")
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise where tarfile mistook damage for the end of an archive, which only zeros follow."""
+    """Raise where tarfile mistook damage for the end of the archive: only zeros may follow the end."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     # Reading to the end also checks the checksum of a compressed archive.
     for rest in iter(lambda: tar.fileobj.read(_CHUNK), b""):
         if rest.strip(b"\0"):
-            raise tarfile.ReadError("it is damaged")
+            raise tarfile.ReadError("damaged")
 
 
 @contextmanager
 def _unfinished(target: Path) -> Iterator[Path]:
-    """A path to write to before it is renamed to `target`, in a folder beside it that is removed at the end."""
+    """Yield a path in a temporary folder next to `target`, from which the finished file or folder is renamed."""
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True) as folder:

@@ -1,4 +1,4 @@
-"""Decode image files once, to the network's size, into a table on disk that processes share."""
+"""Decode each image file once, to the network's size, into a table on disk that processes share."""
 
 import os
 import warnings
@@ -19,14 +19,14 @@ from litlens.data.preprocessing import Pixels, Resize, ResizeMode
 from litlens.data.progress import progress
 from litlens.errors import UserError
 
-# Counted up when the decoding or the table changes, so that an older cache is not read as a new one.
+# Increased when decoding or the table changes, so that older caches are not used.
 _VERSION = 4
 _REASON_BYTES = 160
 
 
 @dataclass(eq=False)
 class FileImages:
-    """Images in files: at the network's size from a mapped cache, the originals from their files."""
+    """Images in files: at the network's size from a mapped table, originals from their files."""
 
     table: Mapped
     files: list[Path]
@@ -51,17 +51,17 @@ class FileImages:
 
     @property
     def reasons(self) -> list[str]:
-        """Why each file is not a complete image; empty where it is one. Rows of bad files are black."""
+        """Why each file is not a complete image; empty for a complete one. Rows of bad files are black."""
         return [reason.decode() for reason in self.table["reason"].tolist()]
 
     @property
     def values(self) -> ValueRange | None:
-        """The lowest and the highest value over all files of more than 8 bits; None where there are no such files."""
+        """The lowest and the highest value of all files of more than 8 bits; None without such files."""
         ranges = self.table["values"][self.table["values"][:, 1] > 0]
         return (float(ranges[:, 0].min()), float(ranges[:, 1].max())) if len(ranges) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A mapped array would be pickled with all its pixels; a worker maps the file itself.
+        # A mapped array is pickled with all its pixels; a worker process maps the file again instead.
         return {**self.__dict__, "table": str(self.table.filename)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -78,12 +78,12 @@ def decode_files(
     owner: Path,
     value_range: ValueRange | None = None,
 ) -> FileImages:
-    """Decode files in threads; of one whose name, size and times have not changed, the cache has the pixels.
+    """Decode files in threads, those that the cache does not have with the same name, size and times.
 
-    `owner` is the folder or table that lists them: a new cache of it takes the place of the old one.
+    `owner` is the folder or the CSV that lists the files; its new table replaces the old one.
 
     Raises:
-        UserError: A file that exists could not be read; nothing is kept.
+        UserError: A file exists but could not be read; the cache stays as it was.
     """
     versions = [_VERSION, PIL.__version__, find_spec("pillow_heif") is not None]
     states = [digest([*versions, name, *_stat(file)]) for name, file in zip(names, files, strict=True)]
@@ -104,7 +104,7 @@ def decode_files(
                 pixels, values = decode_image(files[row], name=names[row], channels=channels, value_range=value_range)
             except BadImage as error:
                 if error.temporary:
-                    # Kept as a bad image, it would be left out forever, though the next try may read it.
+                    # In the cache as a bad image, it would be left out although the next try may read it.
                     raise UserError(f"{files[row]} cannot be read ({error.reason}): repair or remove it") from error
                 table["reason"][row] = _clipped(error.reason)
             else:
@@ -131,11 +131,11 @@ def decode_files(
 
 
 def _for_each(work: Callable[[int], None], rows: list[int], *, description: str) -> None:
-    """Do the work for each row in threads (Pillow decodes outside Python's lock), under a progress bar."""
+    """Run `work` for each row in threads (Pillow decodes without holding the GIL), with a progress bar."""
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
     try:
         with warnings.catch_warnings():
-            # About EXIF blocks: their effects are checked and reported as errors.
+            # Pillow warns about damaged EXIF data, which `decode_image` handles.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             for _ in progress(pool.map(work, rows), description=description, total=len(rows)):
                 pass

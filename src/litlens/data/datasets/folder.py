@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Archive:
-    """Where a data set can be fetched: the archive, its checksum, the folder in it, and the classes it has."""
+    """An archive to download: its address and checksum, the folder of the data in it, and their classes."""
 
     url: str
     checksum: str | None
@@ -39,8 +39,8 @@ class Archive:
 class FolderDataModule(ImageDataModule):
     """Images in `folder/CLASS/*` or `folder/{train,val,test}/CLASS/*`, or listed in a CSV.
 
-    Files are decoded once, to the network's size, and kept in a cache that is dropped when they change. The format of
-    a file follows from its content. A file that is not a complete image is left out of training and named; in val
+    Files are decoded once, to the network's size, and kept in a cache; a file that changes is decoded again. The format
+    of a file follows from its content. A file that is not a complete image is left out of training and named; in val
     and test it is an error.
 
     Missing splits are created, stratified and seeded: all three from one by `fractions`; val from train
@@ -51,7 +51,7 @@ class FolderDataModule(ImageDataModule):
             val, valid, validation, test or testing, also followed by set or _set and in any case, are splits.
         image_size: Height and width of the images for the network; one number for both.
         channels: 1 for gray, 3 for color.
-        resize_mode: What becomes of another aspect ratio: `crop` the center, `squash` the whole, or `pad` with black.
+        resize_mode: What becomes of another aspect ratio: `crop` the center, `squash` the image, or `pad` with black.
         fractions: Sizes of train, val and test in proportion to each other.
         csv: A table with columns file and label, optionally split (train, val or test) and group (which must
             not be divided between splits).
@@ -65,7 +65,7 @@ class FolderDataModule(ImageDataModule):
         **kwargs: As for `ImageDataModule`.
     """
 
-    # Where the folder is fetched from when it is not there, for data sets that can be.
+    # What `folder` is downloaded from if it does not exist, for data sets that have an address.
     archive: ClassVar[Archive | None] = None
 
     def __init__(
@@ -115,11 +115,11 @@ class FolderDataModule(ImageDataModule):
         return [*files, self.csv] if self.csv else files
 
     def source_folder(self) -> Path:
-        """The tree of classes, wherever a CSV lies."""
+        """The tree of classes, also where a CSV in another place lists the files."""
         return self.folder
 
     def load(self) -> dict[str, Split]:
-        """Decode the files that the cache lacks, leave out bad ones, and create missing splits."""
+        """Decode the files that the cache does not have, leave out bad ones, and create missing splits."""
         if self.archive and self._is_missing():
             archive = self.folder.parent / self.archive.url.rpartition("/")[2]
             fetch([self.archive.url], archive, checksum=self.archive.checksum)
@@ -137,7 +137,7 @@ class FolderDataModule(ImageDataModule):
         if self.value_range is None and (better := narrow_range(images.values)):
             _log.warning("data.value_range: %s: %s", self._source, better)
         good = self._without_bad_files(listing, images.reasons)
-        rows = self._cut(listing, good)
+        rows = self._rows_of_splits(listing, good)
         if self._any_classes:
             present = np.unique(listing.labels[good])
             if absent := [name for label, name in enumerate(self.class_names) if label not in present]:
@@ -159,7 +159,7 @@ class FolderDataModule(ImageDataModule):
 
     @property
     def given_splits(self) -> list[str]:
-        """The splits that the folder or the CSV gives; empty where all of them are created."""
+        """The splits that the folder or the CSV defines; empty if all of them are created."""
         given = self._listing.splits or []
         return [split for split in SPLITS if split in given]
 
@@ -188,7 +188,7 @@ class FolderDataModule(ImageDataModule):
 
     @property
     def _source(self) -> Path:
-        """What lists the files."""
+        """The CSV or the folder that lists the files."""
         return self.csv or self.folder
 
     def _is_missing(self) -> bool:
@@ -208,7 +208,7 @@ class FolderDataModule(ImageDataModule):
     def _listing(self) -> Listing:
         if self.csv:
             return list_csv(self.csv, folder=self.folder, class_names=self.class_names)
-        self._refuse_unknown_classes(self._found_classes())  # of a folder that was fetched or has changed
+        self._refuse_unknown_classes(self._found_classes())  # the folder was downloaded, or has changed
         return list_folder(self.folder, class_names=self.class_names, splits=self.splits)
 
     def _without_bad_files(self, listing: Listing, reasons: list[str]) -> NDArray[np.int64]:
@@ -236,7 +236,7 @@ class FolderDataModule(ImageDataModule):
             _log.warning("%s: left out %d of %d: %s", self.folder, len(bad), training, left_out)
         return np.setdiff1d(np.arange(len(reasons)), bad).astype(np.int64)
 
-    def _cut(self, listing: Listing, good: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    def _rows_of_splits(self, listing: Listing, good: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """The rows of each split: the given ones, and the missing ones taken from train."""
         of_split = np.array(listing.splits or ["train"] * len(listing.files))
         rows = {split: good[of_split[good] == split] for split in SPLITS}
@@ -253,7 +253,7 @@ class FolderDataModule(ImageDataModule):
         return rows | {split: pool[part] for split, part in zip(["train", *missing], parts, strict=True)}
 
     def _report_divided_groups(self, groups: list[str], rows: dict[str, NDArray[np.int64]]) -> None:
-        """Given splits are used as they are, but a group that is in two of them makes the score too high."""
+        """Warn about groups in two of the given splits: splits are used as given, but the score is then too high."""
         homes = [{groups[row] for row in members} for members in rows.values()]
         divided = sorted(set().union(*(a & b for a, b in combinations(homes, 2))))
         if divided:

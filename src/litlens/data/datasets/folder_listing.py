@@ -27,9 +27,9 @@ _NAMES_UNDERSTOOD = (
 
 @dataclass(frozen=True)
 class Listing:
-    """Files in a fixed order: file i is called `names[i]`, is of class `labels[i]` and stands in `splits[i]`.
+    """Files in a fixed order: file i has the name `names[i]`, the class `labels[i]` and the split `splits[i]`.
 
-    `splits` holds nothing where the splits are still to be cut, and `groups` nothing where there are none.
+    `splits` is None if the splits have yet to be created, and `groups` is None without groups.
     """
 
     files: list[Path]
@@ -43,15 +43,15 @@ def class_folders(folder: Path, splits: Mapping[str, str] | None = None) -> list
     """The class names of `folder/CLASS` or `folder/SPLIT/CLASS`, sorted; bytes that are not UTF-8 are replaced.
 
     Args:
-        folder: The tree.
-        splits: The folder of each split; by default the folders that have the usual names of splits; none if empty.
+        folder: The tree of classes.
+        splits: The folder of each split, by default those with the usual names of splits; with `{}`, there are none.
 
     Raises:
-        UserError: There is no such folder, or its layout is not one of the two.
+        UserError: The folder does not exist, or its layout is neither of the two.
     """
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "is not there"
-        raise UserError(f"data.folder: {folder} {what} (looked for it from {Path.cwd()})")
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"data.folder: {folder} {what}; check the path (the working directory is {Path.cwd()})")
     tops = _split_folders(folder, splits) or {"": folder}
     names = set[str]()
     for top in tops.values():
@@ -62,7 +62,9 @@ def class_folders(folder: Path, splits: Mapping[str, str] | None = None) -> list
                 "use the layout folder/CLASS/* or folder/{train,val,test}/CLASS/*, or give data.csv"
             )
         if len(set(found)) < len(found):
-            raise UserError(f"data.folder: {top} has two folders that are both read as {_twice(found)}; rename one")
+            raise UserError(
+                f"data.folder: {top} has two folders whose names are both read as {_twice(found)}; rename one"
+            )
         names.update(found)
     return sorted(names)
 
@@ -111,7 +113,7 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
     seen: set[str] = set()
     for line, row in rows:
         if row["file"] in seen:
-            raise UserError(f"data.csv: {table} line {line}: {row['file']} is listed twice")
+            raise UserError(f"data.csv: {table} line {line}: {row['file']} is listed twice; remove one")
         seen.add(row["file"])
         if row["label"] not in class_names:
             raise UserError(
@@ -133,13 +135,13 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
 
 
 def split_named(name: str) -> str | None:
-    """The split that a name means (`Training`, `valid`, `test_set`, …): train, val or test; None for other names."""
+    """The split (train, val or test) that a name such as `Training`, `valid` or `test_set` stands for, or None."""
     word = re.sub(r"[ _-]?set$", "", name.lower())
     return next((split for split, names in _SPLIT_NAMES.items() if word in names), None)
 
 
 def _split_folders(folder: Path, splits: Mapping[str, str] | None) -> dict[str, Path]:
-    """The folder of each split; empty where `folder` holds the classes themselves."""
+    """The folder of each split; empty if `folder` contains the classes themselves."""
     if splits is not None:
         if unknown := [split for split in splits if split not in SPLITS]:
             raise UserError(f"data.splits: {unknown[0]} is not a split; the keys are {', '.join(SPLITS)}")
@@ -153,12 +155,13 @@ def _split_folders(folder: Path, splits: Mapping[str, str] | None) -> dict[str, 
         split = _twice([split for split, _ in named])
         both = " and ".join(path.name for of, path in named if of == split)
         raise UserError(
-            f"data.folder: {folder}: {both} both mean the split {split}; rename one, or give data.splits={{{split}: …}}"
+            f"data.folder: {folder}: {both} are both names of the split {split}; "
+            f"rename one, or give data.splits={{{split}: …}}"
         )
     if tops and (others := [path.name for path in _subfolders(folder) if path not in tops.values()]):
         taken = ", ".join(path.name for path in tops.values())
         raise UserError(
-            f"data.folder: {folder}: {listed(map(_readable, others))} beside {taken}, which means a split; "
+            f"data.folder: {folder}: {listed(map(_readable, others))} beside {taken}, which is the name of a split; "
             f"names of splits are {_NAMES_UNDERSTOOD}: rename or move the others, or, if {taken} is a class, "
             "give data.splits={}"
         )
@@ -166,7 +169,7 @@ def _split_folders(folder: Path, splits: Mapping[str, str] | None) -> dict[str, 
 
 
 def _readable(name: str, errors: str = "replace") -> str:
-    """A file name as text that can be printed and encoded: Python reads bytes that are not UTF-8 as surrogates."""
+    """A file name that can be printed and encoded: Python reads bytes that are not UTF-8 as surrogates."""
     return os.fsencode(name).decode("utf-8", errors)
 
 
@@ -179,10 +182,10 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file at any depth, links that lead nowhere among them."""
+    """Every file at any depth, broken links included."""
     visited: set[str] = set()
     for place, subfolders, files in os.walk(folder, followlinks=True):
-        # A link to a folder above would go round for ever.
+        # A link to a folder above would be followed forever.
         visited.add(os.path.realpath(place))
         subfolders[:] = [
             name
@@ -193,7 +196,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with their line numbers, spaces around values removed; none without a file and a label."""
+    """The rows of a CSV with their line numbers, spaces around values removed, each with a file and a label."""
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -212,14 +215,14 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         for row in reader:
             values = {name: (row[name] or "").strip() for name in used}
             if empty := [name for name, value in values.items() if not value]:
-                raise UserError(f"data.csv: {table} line {reader.line_num}: no {empty[0]}")
+                raise UserError(f"data.csv: {table} line {reader.line_num}: the {empty[0]} is empty; fill it in")
             rows.append((reader.line_num, values))
     except csv.Error as error:
-        # The reader counts the lines of a row at its end, which it has not reached here.
+        # The reader counts the lines of a row at its end, which was not reached.
         raise UserError(
             f"data.csv: {table}: the row that begins in line {reader.line_num + 1} cannot be read ({error}); "
             "close its quotes, or shorten it"
         ) from error
     if not rows:
-        raise UserError(f"data.csv: {table} lists no file")
+        raise UserError(f"data.csv: {table} lists no files; add some")
     return rows
