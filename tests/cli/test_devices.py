@@ -28,7 +28,7 @@ def test_two_processes_keep_one_run_and_count_each_sample_once(tmp_path: Path) -
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LITLENS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
-    assert "batches of 16 on 2 device(s), 32 a step in total" in done.stdout
+    assert "batches of 16 on 2 device(s), 32 per step" in done.stdout
     (run,) = (tmp_path / "runs" / "digits_cnn").iterdir()
     results = json.loads((run / "results.json").read_text())
     assert results["n_test"] == 359

@@ -228,7 +228,7 @@ def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeyp
             "monitor: loss/vla is never logged; did you mean 'loss/val'?",
         ),
         (["--config={model: {init_args: {class_names: [a, b]}}}"], "command line: model.class_names"),
-        (["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"], "validation comes every 2 epoch(s)"),
+        (["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=2"], "validation runs every 2 epoch(s)"),
         (
             ["--data.batch_size=1", "--model.network=litlens.MLP", "--model.network.batch_norm=true"],
             "data.batch_size: 1: batch norm (layers.1) needs",

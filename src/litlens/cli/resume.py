@@ -1,4 +1,4 @@
-"""Going on with a run that was interrupted: its own config, its last checkpoint, its folder and its metrics."""
+"""Resuming an interrupted run: from its own config and its last checkpoint, in its folder, with its metrics."""
 
 import csv
 import io
@@ -16,28 +16,38 @@ from litlens.files import write_atomically
 
 
 def resumed_folder(name: str) -> Path:
-    """The run folder that `--resume RUN_DIR` names. Raises UserError where nothing in it can go on."""
+    """The run folder that `--resume RUN_DIR` names. Raises UserError where it is not one."""
     folder = Path(name)
     if not (folder / CONFIG).is_file():
-        raise UserError(f"--resume: there is no {folder / CONFIG}, so nothing to go on from: name a run folder")
+        raise UserError(f"--resume: there is no {folder / CONFIG}: give the folder of a run")
     return folder
 
 
+def check_resumption(trainer: Trainer, step: int) -> None:
+    """Raise UserError where a run that stopped after `step` cannot be resumed exactly with the trainer's settings."""
+    if step < trainer.max_steps:
+        # `FitLoop.restarting` mistakes such a run for one that stopped within its epoch, and ends the epoch twice.
+        raise UserError(
+            f"trainer.max_steps: {trainer.max_steps}: a run is resumed exactly by epochs only: "
+            "add --trainer.max_steps=-1 --trainer.max_epochs=N"
+        )
+
+
 class Resumption(Callback):
-    """Lets a run go on as if it had not stopped, in what Lightning's own callbacks make otherwise of it.
+    """Corrects what Lightning's own callbacks get wrong on resume.
 
     Args:
         config: The run's configuration, which the shell may have changed, say to more epochs.
-        folder: Where the run is kept.
+        folder: The run folder.
     """
 
     def __init__(self, config: dict[str, Any], *, folder: Path) -> None:
         self.config, self.folder = config, folder
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tell the checkpoint callbacks of a folder that was moved or renamed where their files are now.
+        """Correct the paths that the checkpoint callbacks stored, where the folder was moved or renamed.
 
-        In another folder they forget the best score, and the next epoch would be the best
+        With another folder they would forget the best score, and the next epoch would be the best
         (`ModelCheckpoint.load_state_dict`).
         """
         for callback in trainer.checkpoint_callbacks:
@@ -50,9 +60,9 @@ class Resumption(Callback):
             state["best_k_models"] = {_moved(path, callback): score for path, score in state["best_k_models"].items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Train no further where early stopping had ended the run: its counters travel, its decision does not.
+        """Write config.yaml, which nothing has refused, and stop again where early stopping had ended the run.
 
-        The configuration holds from here on: nothing has refused it.
+        Lightning restores its counters, but not its decision.
         """
         if trainer.is_global_zero:
             write_config(self.folder, self.config)
@@ -69,7 +79,7 @@ def _moved(path: str, callback: ModelCheckpoint) -> str:
 
 
 def keep_metrics(trainer: Trainer, *, folder: Path, step: int) -> None:
-    """Write metrics.csv again as it was before `step`; the logger deletes the file when it opens the folder.
+    """Restore metrics.csv as it was before `step`: the logger deletes the file when it opens the folder.
 
     See `_check_log_dir_exists` in lightning/fabric/loggers/csv_logs.py.
     """

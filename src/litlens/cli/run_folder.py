@@ -1,6 +1,7 @@
-"""A run's folder, `runs/NAME/VERSION/`: what is in it, and how the first process alone makes and writes it."""
+"""A run's folder, `runs/NAME/VERSION/`: the paths in it, and how the first process alone creates and writes it."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -40,28 +41,28 @@ def is_first_process() -> bool:
 
 
 def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
-    """Make `runs/NAME/VERSION`, VERSION a time stamp; two runs that start in the same second get two folders.
+    """Create `runs/NAME/VERSION`, VERSION a time stamp; two runs that start in the same second get two folders.
 
-    Every process but the first writes nothing and is given a path that does not exist.
+    Every process but the first gets a path that does not exist, and writes nothing.
     """
     if not is_first_process():
         return runs / name / "unused"
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for attempt in range(1000):
+    for attempt in itertools.count():
         folder = runs / name / (stamp if attempt == 0 else f"{stamp}_{attempt}")
         try:
             folder.mkdir(parents=True)
+            break
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"cannot make the run folder {folder}: {error.strerror}") from error
-        return folder
-    raise UserError(f"cannot make a new folder in {runs / name}: a thousand runs have started this second")
+            raise UserError(f"cannot create the run folder {folder}: {error.strerror}") from error
+    return folder
 
 
 @contextmanager
 def removed_if_refused(folder: Path, *, kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Remove a new run folder where an error comes before anything in it is worth keeping, which `kept` says."""
+    """Remove a new run folder where an error occurs before `kept` says that something in it is worth keeping."""
     try:
         yield
     except Exception:
@@ -96,7 +97,7 @@ _Dumper.add_implicit_resolver(
 
 
 def config_text(config: dict[str, Any]) -> str:
-    """A configuration as YAML that jsonargparse reads as it was: in ASCII, since a file's name need not be UTF-8."""
+    """A configuration as YAML that jsonargparse reads back unchanged; in ASCII, since file names need not be UTF-8."""
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False)
 
 

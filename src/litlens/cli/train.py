@@ -1,4 +1,4 @@
-"""What `train.py` does: fit, test the best checkpoint once, say what the run is worth, and write its page."""
+"""What `train.py` does: fit, test the best checkpoint once, print the results, and write the page."""
 
 import copy
 import sys
@@ -28,7 +28,7 @@ from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import missing_metrics, mistakes_of_values
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.results import print_results, test, write_report
-from litlens.cli.resume import Resumption, keep_metrics
+from litlens.cli.resume import Resumption, check_resumption, keep_metrics
 from litlens.cli.run_folder import BEST, LAST, new_run_folder, removed_if_refused, write_config, write_results
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
@@ -145,7 +145,7 @@ def use_constants_of_weights(config: Namespace, data: ImageDataModule) -> None:
 
 
 def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
-    """Fit, test the best checkpoint once, and keep in the run folder what came out."""
+    """Fit, test the best checkpoint once, and write the results into the run folder."""
     trainer, classifier, data, folder = parts.trainer, parts.classifier, parts.data, parts.folder
     trial = bool(command.config.trainer.fast_dev_run)
     with removed_if_refused(folder, kept=lambda: trainer.global_step > 0 or command.resumed is not None):
@@ -168,12 +168,12 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
             trainer.test(classifier, datamodule=data, verbose=False)
             if trainer.is_global_zero:
                 folder.rmdir()
-            console.print("fast_dev_run: every step works; nothing was kept")
+            console.print("fast_dev_run: training, validation and test work; nothing was written")
             return
         if not parts.checkpoint.best_model_path:
             raise UserError(
-                f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated to its end, so there is "
-                f"nothing to test; validation comes every {trainer.check_val_every_n_epoch} epoch(s)"
+                f"trainer.max_epochs: {trainer.max_epochs}: no epoch was completed and validated, so there is nothing to "
+                f"test: train longer; validation runs every {trainer.check_val_every_n_epoch} epoch(s)"
             )
 
     best = Path(parts.checkpoint.best_model_path)
@@ -203,15 +203,11 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
 
 
 def check(command: TrainingCommand, parts: Run) -> None:
-    """Raise UserError for whatever this run cannot serve, rather than when it has trained."""
+    """Raise UserError now for whatever would fail only after the training."""
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     check_monitors(trainer, {"early_stopping": parts.early_stopping, "model_checkpoint": parts.checkpoint})
-    if parts.newest is not None and parts.newest.step < trainer.max_steps:
-        # `FitLoop.restarting` takes such a run for one that stopped within its epoch, and its end comes twice.
-        raise UserError(
-            f"--resume: trainer.max_steps: {trainer.max_steps}: Lightning goes on exactly by epochs alone: "
-            "add --trainer.max_steps=-1 --trainer.max_epochs=N"
-        )
+    if parts.newest is not None:
+        check_resumption(trainer, parts.newest.step)
     if trainer.local_rank == 0:
         data.prepare_data()
         data.setup("fit")
@@ -221,7 +217,7 @@ def check(command: TrainingCommand, parts: Run) -> None:
 
 
 def start_from(command: TrainingCommand, classifier: ImageClassifier, *, console: Console) -> None:
-    """Read the weights that `init_from` names; a resumed run has its own."""
+    """Load the weights that `init_from` names; a resumed run has its own."""
     if classifier.init_from is not None and command.resumed is None:
         source = checkpoint_path(Path(classifier.init_from))
         fresh = initialize_from(classifier.network, classifier.class_names, source)
@@ -237,7 +233,7 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         console.print(layer_table(parts.classifier), soft_wrap=False)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     console.print(
-        f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} a step in total, "
+        f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} per step, "
         f"precision {trainer.precision}, seed {command.config.seed_everything}\n"
         f"run folder   {folder}\nTensorBoard  tensorboard --logdir {folder.parent.parent}"
     )
@@ -260,7 +256,7 @@ def fit(parts: Run) -> None:
 
 
 def _finish(loggers: list[Logger]) -> None:
-    """Close the run of W&B, which keeps one per process: the next call in it would go on writing into this one."""
+    """Finish the run of W&B, which keeps one per process: the next run in this process would be written into it."""
     if any(isinstance(logger, WandbLogger) for logger in loggers):
         import wandb
 
