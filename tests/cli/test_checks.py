@@ -51,7 +51,7 @@ def test_a_processor_with_bf16_keeps_it(plain_cpu: None, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("level", "has"), [("AVX2", False), ("DEFAULT", False), ("AVX512", True)])
-def test_older_torch_tells_the_vector_width(
+def test_older_torch_reports_only_the_vector_width(
     plain_cpu: None, monkeypatch: pytest.MonkeyPatch, level: str, has: bool
 ) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
@@ -59,12 +59,12 @@ def test_older_torch_tells_the_vector_width(
     assert cpu_has_bf16() is has
 
 
-def test_processors_of_other_makes_are_trusted(plain_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processors_are_trusted(plain_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert cpu_has_bf16()
 
 
-def test_a_run_says_so_and_records_what_it_trained_in(
+def test_the_command_reports_and_records_the_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -72,7 +72,7 @@ def test_a_run_says_so_and_records_what_it_trained_in(
     options = ["--trainer.precision=bf16-mixed", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
     train([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", *options, "--trainer.logger=false"])
     said = capsys.readouterr().out
-    assert "this processor has no bf16" in said
+    assert "bf16-mixed is emulated here" in said
     assert "precision 32-true" in said
     (config,) = tmp_path.glob("runs/digits_cnn/*/config.yaml")
     assert yaml.safe_load(config.read_text())["trainer"]["precision"] == "32-true"

@@ -1,4 +1,4 @@
-"""A folder of images, named: the table agrees with `predict`, what is no image is told, the page stays bounded."""
+"""Images without labels: the table agrees with `predict`, unreadable files are listed, the page stays small."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ from litlens.data.decode import read_image
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Images of several shapes and modes, and files that are none."""
+    """Images of several shapes and modes, and unreadable files."""
     folder = tmp_path / "holiday"
     (folder / "deeper").mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def test_the_table_agrees_with_predict(digits_runs: dict[str, Path], photos: Pat
         assert shares == pytest.approx([share for _, share in expected], abs=2e-6)
 
 
-def test_the_page_shows_them_and_lists_the_rest(
+def test_the_page_shows_the_images_and_lists_unreadable_files(
     digits_runs: dict[str, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate(["--ckpt_path", str(digits_runs["cnn"]), "--images", str(photos), "--output", str(tmp_path / "out")])
@@ -73,7 +73,7 @@ def test_the_page_shows_them_and_lists_the_rest(
     assert "small.png" not in text
 
 
-def test_the_page_shows_only_so_many(
+def test_the_page_shows_a_limited_number(
     digits_runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classify, "_SHOWN", 3)
@@ -85,15 +85,15 @@ def test_the_page_shows_only_so_many(
     assert len(table(tmp_path / "predictions.csv")) == 4
 
 
-def test_a_network_without_maps_names_them_too(digits_runs: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+def test_a_network_without_maps_classifies_too(digits_runs: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     evaluate(["--ckpt_path", str(digits_runs["mlp"]), "--images", str(photos), "--output", str(tmp_path)])
     text = (tmp_path / "images.html").read_text()
     assert "No Grad-CAM: MLP has no layer" in text
     assert text.count("<figure") == 4
 
 
-def test_the_map_lies_over_the_files_own_pixels(digits_runs: dict[str, Path], monkeypatch: Any) -> None:
-    """Of a photo three times as wide as high, the center crop sees the middle third, to the pixel."""
+def test_the_map_is_laid_over_the_original_pixels(digits_runs: dict[str, Path], monkeypatch: Any) -> None:
+    """The center crop of an image three times as wide as high is its middle third, to the pixel."""
     laid = []
     monkeypatch.setattr(classify, "embedded_image", lambda image, **_: laid.append(image) or "data:")
     photo = np.full((101, 303, 3), 128, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Two processes: one run folder, every sample counted once, and the figures of one process."""
+"""Two processes: one run folder, every sample counted once, and the metrics of one process."""
 
 import json
 import os

@@ -53,8 +53,7 @@ def test_two_runs_are_compared(digits_runs: dict[str, Path], capsys: pytest.Capt
     assert not (mlp / "comparison.html").exists()
 
 
-def test_output_takes_what_belongs_to_no_run(digits_runs: dict[str, Path], tmp_path: Path) -> None:
-    """One run's files on other data, and from a checkpoint that stands alone."""
+def test_output_takes_the_files_of_a_single_checkpoint(digits_runs: dict[str, Path], tmp_path: Path) -> None:
     alone = tmp_path / "model.ckpt"
     shutil.copy(digits_runs["cnn"] / "checkpoints" / "best.ckpt", alone)
     evaluate(["--ckpt_path", str(alone), "--output", str(tmp_path / "out"), CPU])
@@ -72,11 +71,11 @@ def test_output_takes_what_belongs_to_no_run(digits_runs: dict[str, Path], tmp_p
 @pytest.mark.parametrize(
     ("checkpoint", "options", "words"),
     [
-        pytest.param("", ["--data.seed=7"], "data.seed: not as in training", id="another cut"),
+        pytest.param("", ["--data.seed=7"], "data.seed: not as in training", id="another split"),
         pytest.param("checkpoints/last.ckpt", [], "not a run's best checkpoint", id="the last checkpoint"),
     ],
 )
-def test_the_run_folder_keeps_the_score_of_its_own_test(
+def test_the_run_folder_keeps_the_results_of_its_own_test(
     digits_runs: dict[str, Path], capsys: pytest.CaptureFixture[str], checkpoint: str, options: list[str], words: str
 ) -> None:
     run = digits_runs["mlp"]
@@ -87,7 +86,7 @@ def test_the_run_folder_keeps_the_score_of_its_own_test(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_path_to_the_best_checkpoint_is_as_good_as_its_run(digits_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_the_path_of_the_best_checkpoint_means_its_run(digits_runs: dict[str, Path], tmp_path: Path) -> None:
     run = shutil.copytree(digits_runs["mlp"], tmp_path / "run")
     (run / "results.json").unlink()
     evaluate(["--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--data.batch_size=16", CPU])
@@ -95,10 +94,10 @@ def test_a_path_to_the_best_checkpoint_is_as_good_as_its_run(digits_runs: dict[s
     assert again == json.loads((digits_runs["mlp"] / "results.json").read_text())["accuracy_test"]
 
 
-def test_a_data_module_of_somebody_else_is_not_imported(
+def test_a_foreign_data_module_is_not_imported(
     digits_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Importing a module runs it; the one named here would leave a file."""
+    """Importing a module runs its code; this one would leave a file."""
     marker = tmp_path / "ran"
     (tmp_path / "stranger.py").write_text(f"open({str(marker)!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -130,7 +129,7 @@ def test_robustness_from_end_to_end(
         assert image.width > 300
 
 
-def test_robustness_gets_every_run(
+def test_robustness_is_measured_for_every_run(
     digits_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: dict[str, Any] = {}
@@ -155,11 +154,21 @@ def test_robustness_gets_every_run(
     assert all(len(data.samples("test")) == 359 for _, data in seen.values())
 
 
-def test_one_run_twice_is_a_mistake(digits_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_ckpt_path_is_one_line(
+    digits_runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = str(digits_runs["cnn"])
-    with pytest.raises(SystemExit):
-        evaluate(["--ckpt_path", run, run])
-    assert "named twice" in capsys.readouterr().err
+    mistakes = {
+        ("--devices=1",): "--ckpt_path is required",
+        ("--ckpt_path", str(tmp_path)): "best.ckpt",
+        ("--ckpt_path", run, run): "is given twice",
+    }
+    for options, words in mistakes.items():
+        with pytest.raises(SystemExit) as stopped:
+            evaluate(list(options))
+        assert stopped.value.code == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 def shown(folder: Path) -> str:
@@ -176,7 +185,7 @@ def shown(folder: Path) -> str:
     return console.file.getvalue()
 
 
-def test_what_is_shown_and_kept(tmp_path: Path) -> None:
+def test_the_table_and_the_files_of_robustness(tmp_path: Path) -> None:
     said = shown(tmp_path / "new folder")
     table = [line for line in said.splitlines() if not line.startswith("robustness")]
     assert len(table) == 3 * len(DISTORTIONS)
@@ -195,7 +204,7 @@ def test_what_is_shown_and_kept(tmp_path: Path) -> None:
         assert np.asarray(image).std() > 5
 
 
-def test_a_second_time_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_robustness_is_deterministic(tmp_path: Path) -> None:
     before = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
     assert shown(tmp_path / "a").replace("/a/", "/b/") == shown(tmp_path / "b")
     for name in ("robustness.json", "robustness.png"):
@@ -204,7 +213,7 @@ def test_a_second_time_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def draw(folder: Path, names: list[str], *, each: int, start: int = 0) -> None:
-    """Files of the first digits, `each` of a class."""
+    """Write `each` digits of every class as files, from the `start`-th on."""
     for label, name in enumerate(names):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in np.flatnonzero(DIGITS.target == label)[start : start + each]:
@@ -214,7 +223,7 @@ def draw(folder: Path, names: list[str], *, each: int, start: int = 0) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run on three classes, and sets of other layouts beside it."""
+    """A run on three classes, next to data of other layouts."""
     folder = tmp_path_factory.mktemp("other")
     three = ["cat", "dog", "owl"]
     draw(folder / "set", three, each=60)
@@ -264,7 +273,7 @@ def test_every_image_is_scored_by_its_own_class(
     assert ("no image of 1 classes: owl" in caplog.text) == ("two-of-three" in "".join(options))
 
 
-def test_the_run_folder_stays_as_it_was(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_data_leave_the_run_folder_unchanged(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained / "results.json").read_bytes()
     for option, words in (("--data.folder=flat", "not those of the training"), ("--split=val", "scored on val")):
         evaluate(["--ckpt_path", str(trained), "--accelerator=cpu", option])
@@ -272,14 +281,14 @@ def test_the_run_folder_stays_as_it_was(trained: Path, capsys: pytest.CaptureFix
     assert (trained / "results.json").read_bytes() == before
 
 
-def test_a_class_that_the_run_does_not_know_is_a_mistake(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_class_is_a_mistake(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(Path("more"), ["cat", "dog", "owl", "emu"], each=5)
     with pytest.raises(SystemExit):
         evaluate(["--ckpt_path", str(trained), "--data.folder=more"])
     assert "emu" in capsys.readouterr().err
 
 
-def test_names_that_yaml_reads_as_numbers_resume_and_evaluate(trained: Path) -> None:
+def test_class_names_that_look_like_numbers_resume_and_evaluate(trained: Path) -> None:
     names = ["1e3", "2e5", "3e1"]
     draw(Path("numbers"), names, each=40)
     train(["--config", "config.yaml", "--data.folder=numbers", "--trainer.max_epochs=1"])

@@ -48,7 +48,7 @@ def draw(folder: Path, images: dict[str, tuple[int, int, int]]) -> Path:
 
 
 def inspected(folder: Path, *, sheet: Path, augment: Any = None) -> list[str]:
-    """The lines that are printed, as a UTF-8 terminal gets them."""
+    """The printed lines, as on a UTF-8 terminal."""
     data = FolderDataModule(folder, image_size=2, channels=1, max_bad_files=0.9, augment=augment)
     terminal = TextIOWrapper(BytesIO(), "utf-8")
     inspect(data, folder=sheet, console=Console(file=terminal, width=200, markup=False, soft_wrap=True))
@@ -64,7 +64,7 @@ def test_names_that_are_not_utf_8_are_printed(tmp_path: Path, caplog) -> None:
     assert "  train/cat/\\xff.png (not an image)" in inspected(folder, sheet=tmp_path)
 
 
-def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
+def test_the_output_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
     folder = draw(tmp_path / "pets", IMAGES)
     (folder / "train" / "cat" / "4.png").write_text("no image")
     lines = inspected(folder, sheet=tmp_path / "sheet")
@@ -85,7 +85,7 @@ def test_what_is_printed_agrees_with_a_count_by_hand(tmp_path: Path) -> None:
     ]
 
 
-def test_files_of_one_size_are_told_so(tmp_path: Path) -> None:
+def test_files_of_one_size(tmp_path: Path) -> None:
     alike = draw(tmp_path / "alike", {name: (value, 4, 6) for name, (value, _, _) in IMAGES.items()})
     assert "files     all 4×6" in inspected(alike, sheet=tmp_path)
 
@@ -97,7 +97,7 @@ def test_images_in_memory_have_no_files(tmp_path: Path) -> None:
     assert [line.split()[0] for line in terminal.getvalue().splitlines()[:3]] == ["images", "mean", "std"]
 
 
-def test_only_the_first_ten_of_many_are_named(tmp_path: Path) -> None:
+def test_only_the_first_ten_are_named(tmp_path: Path) -> None:
     folder = draw(tmp_path / "pets", IMAGES)
     for number in range(12):
         (folder / "train" / "dog" / f"bad{number:02}.png").touch()
@@ -107,7 +107,7 @@ def test_only_the_first_ten_of_many_are_named(tmp_path: Path) -> None:
     assert lines[start + 11] == "  and 2 more"
 
 
-def test_the_sheet_has_a_row_a_class_raw_and_augmented(tmp_path: Path) -> None:
+def test_the_sheet_has_a_row_per_class_raw_and_augmented(tmp_path: Path) -> None:
     folder = draw(tmp_path / "pets", IMAGES)
     with Image.open(folder / "train" / "dog" / "1.png") as image:
         image.paste(255, (0, 0, 4, 9))  # so that a flip shows
@@ -215,7 +215,7 @@ def test_a_deep_network_shows_its_parts(network: nn.Module, names: list[str], pa
     assert table[-1] == [parameters, parameters]
 
 
-def test_what_is_fixed_is_told_and_counted() -> None:
+def test_frozen_layers_are_shown_and_counted() -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     network[0].requires_grad_(False)
     assert rows(classifier(network, 2)) == [["0", "Linear", "15", "no"], ["1", "Linear", "8", "yes"], ["23", "8"]]

@@ -1,4 +1,4 @@
-"""What going on with a run needs besides Lightning: where the files are now, and what ended the run."""
+"""What resuming needs besides Lightning: moved folders, early stopping, ReduceLROnPlateau, max_steps."""
 
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ def steps(run: Path) -> int:
 
 
 def test_a_run_that_was_moved_keeps_its_best(tmp_path: Path) -> None:
-    """Lightning alone takes over `best_model_path`, which is no longer there, and forgets the score."""
+    """Lightning alone restores `best_model_path`, which no longer exists, and forgets the score."""
     old, new = tmp_path / "old", tmp_path / "new"
     before = ModelCheckpoint(old, monitor="accuracy/val", mode="max", filename="best")
     best = str(old / "best.ckpt")
@@ -55,13 +55,13 @@ def test_a_run_that_was_moved_keeps_its_best(tmp_path: Path) -> None:
 
 
 class Alone:
-    """Of Lightning's strategy, what `check_monitor_top_k` asks."""
+    """The part of Lightning's strategy that `check_monitor_top_k` uses."""
 
     def reduce_boolean_decision(self, decision: bool) -> bool:
         return decision
 
 
-def test_a_run_that_stopped_early_trains_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # No loss falls by ten: the second epoch, of 33 steps as each, is the first without progress.
     stopping = [f"--early_stopping.{option}" for option in ("monitor=loss/val", "min_delta=10", "patience=1")]
@@ -75,10 +75,8 @@ def test_a_run_that_stopped_early_trains_no_further(tmp_path: Path, monkeypatch:
     assert (run / "predictions-test.csv").read_bytes() == tested
 
 
-def test_a_run_that_stopped_in_its_first_epoch_trains_no_further(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of which Lightning's `stopped_epoch`, 0, says nothing."""
+def test_a_run_that_stopped_in_its_first_epoch_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's `stopped_epoch` is 0 there, as for a run that did not stop."""
     monkeypatch.chdir(tmp_path)
     stopping = ["--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/val"]
     train([*CONFIG, *QUIET, *stopping, "--early_stopping.stopping_threshold=9"])
@@ -88,7 +86,7 @@ def test_a_run_that_stopped_in_its_first_epoch_trains_no_further(
     assert steps(run) == 33
 
 
-def test_a_longer_run_is_longer_when_it_goes_on_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_epochs_on_resume_are_kept_in_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train([*CONFIG, *QUIET, "--trainer.max_epochs=1", "--model.lr_scheduler=null"])
     run = only_run(tmp_path)
@@ -99,7 +97,7 @@ def test_a_longer_run_is_longer_when_it_goes_on_again(tmp_path: Path, monkeypatc
     assert steps(run) == 66
 
 
-def test_a_plateau_counts_the_epoch_before_the_interruption(tmp_path: Path) -> None:
+def test_reduce_lr_on_plateau_counts_the_last_epoch_before_the_interruption(tmp_path: Path) -> None:
     """No epoch counts as progress, and each halves the rate."""
 
     def fit(epochs: int, **settings: Any) -> Any:
@@ -116,7 +114,7 @@ def test_a_plateau_counts_the_epoch_before_the_interruption(tmp_path: Path) -> N
     assert fit(5, ckpt_path=tmp_path / LAST, weights_only=True) == uninterrupted
 
 
-def test_a_run_by_steps_says_how_to_go_on(
+def test_a_run_by_max_steps_is_not_resumed_by_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -84,10 +84,10 @@ def check_model(classifier: ImageClassifier, data: ImageDataModule) -> None:
 
 
 def available_precision(asked: str | int | None, *, accelerator: str) -> str | int | None:
-    """The precision asked for; "32-true" for bf16 autocast on a processor without it, which torch then emulates.
+    """The precision asked for, or "32-true" for bf16 autocast on a processor without bf16, where torch emulates it.
 
-    Emulated, a step of the scratch CNNs takes 13 to 17 times as long as in float32 (benchmarks/precision.py), so a
-    config that is fast on one machine would not end on another.
+    Emulated, a step of the scratch CNNs takes 13 to 17 times as long as in float32 (benchmarks/precision.py): a config
+    that is fast on one machine would not end on another.
     """
     devices = (CUDAAccelerator, MPSAccelerator, XLAAccelerator)
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not any(device.is_available() for device in devices))
@@ -95,13 +95,13 @@ def available_precision(asked: str | int | None, *, accelerator: str) -> str | i
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself; of those that are not x86 nothing is known, so they are trusted."""
+    """Whether the processor computes in bf16 natively; assumed of every processor that is not x86."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
     if hasattr(torch.cpu, "get_capabilities"):
         known = torch.cpu.get_capabilities()
         return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"  # older torch tells no more
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"  # all that older torch reports
 
 
 def _number_of_batches(data: ImageDataModule, split: str, *, devices: int) -> int:

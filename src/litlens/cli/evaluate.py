@@ -71,7 +71,7 @@ def run(args: list[str], *, console: Console) -> None:
     paths = [checkpoint_path(path) for path in named.ckpt_path]
     titles = [run_title(path) for path in paths]
     if len(set(titles)) < len(paths):
-        raise UserError(f"--ckpt_path: {', '.join(titles)}: one of them is named twice")
+        raise UserError(f"--ckpt_path: {', '.join(titles)}: a run is given twice")
     if named.images is not None:
         others = {"several --ckpt_path": len(paths) > 1, "--robustness": named.robustness, "--split": named.split}
         if other := next((name for name, given in others.items() if given), rest[0] if rest else None):

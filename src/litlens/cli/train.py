@@ -63,10 +63,7 @@ def run(args: list[str], *, console: Console) -> None:
     asked = command.config.trainer.precision
     command.config.trainer.precision = available_precision(asked, accelerator=command.config.trainer.accelerator)
     if command.config.trainer.precision != asked:
-        console.print(
-            f"trainer.precision: this processor has no bf16 and would emulate {asked}, many times slower: training in "
-            "float32"
-        )
+        console.print(f"trainer.precision: {asked} is emulated here, many times slower: training in float32")
     check_checkpointing(command.config)
     folder = command.resumed or new_run_folder(command.run_name)
     with removed_if_refused(folder, kept=lambda: command.resumed is not None):
@@ -117,8 +114,8 @@ def in_run_folder(config: Namespace, folder: Path) -> Namespace:
         if not hasattr(logger, "class_path"):  # a truth value
             continue
         if logger.class_path.endswith("WandbLogger"):
-            # W&B makes a folder of its own inside, and shows the run under its name and time. Absolute: its service
-            # stays in the folder that the process was in when its first run began.
+            # W&B creates a folder of its own inside, and shows the run under its name and time. The path is absolute
+            # since its service stays in the folder that the process was in when its first run began.
             logger.init_args.save_dir = str(folder.resolve())
             logger.init_args.name = logger.init_args.name or "/".join(folder.parts[-2:])
         elif "save_dir" in logger.init_args:
@@ -153,7 +150,7 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         start_from(command, classifier, console=console)
         classifier.record = record.check(classifier)
         for reason in classifier.record.get("undescribed", {}).values():
-            console.print(f"{reason}; its checkpoint is loaded by load_classifier(path, network=…)")
+            console.print(f"{reason}; load its checkpoint by load_classifier(path, network=…)")
         for line in record.blanked(classifier.record):
             console.print(line)
         if parts.newest is not None:
@@ -172,13 +169,13 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
             return
         if not parts.checkpoint.best_model_path:
             raise UserError(
-                f"trainer.max_epochs: {trainer.max_epochs}: no epoch was completed and validated, so there is nothing to "
-                f"test: train longer; validation runs every {trainer.check_val_every_n_epoch} epoch(s)"
+                f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated, so there is no "
+                f"checkpoint to test: give more; validation runs every {trainer.check_val_every_n_epoch} epoch(s)"
             )
 
     best = Path(parts.checkpoint.best_model_path)
-    # Read here, as evaluation reads it: given to `trainer.test`, a checkpoint of Lightning's weight averaging sets the
-    # weights in training, which nobody validated.
+    # Loaded here, as evaluation does it: from a checkpoint of Lightning's weight averaging, `trainer.test` would take
+    # the weights in training, which were not validated.
     checkpoint = read_checkpoint(best)
     metadata = checkpoint["litlens"]
     classifier.load_state_dict(checkpoint["state_dict"])
@@ -221,7 +218,7 @@ def start_from(command: TrainingCommand, classifier: ImageClassifier, *, console
     if classifier.init_from is not None and command.resumed is None:
         source = checkpoint_path(Path(classifier.init_from))
         fresh = initialize_from(classifier.network, classifier.class_names, source)
-        console.print(f"initialized from {source}" + (f"; not in it: {', '.join(fresh)}" if fresh else ""))
+        console.print(f"initialized from {source}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
 
 
 def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
@@ -251,7 +248,7 @@ def fit(parts: Run) -> None:
                 ckpt_path=ckpt_path,
                 weights_only=True if ckpt_path else None,
             )
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C (lightning/pytorch/trainer/call.py)
+    except SystemExit as stop:  # which Lightning raises on Ctrl-C (lightning/pytorch/trainer/call.py)
         raise KeyboardInterrupt(*[folder] if (folder / LAST).is_file() else []) from stop
 
 

@@ -1,4 +1,4 @@
-"""The command from end to end on the digits: what a run keeps, and what evaluation and resuming make of it."""
+"""train.py from end to end on the digits: the files of a run, resuming, evaluation, and mistakes in one line."""
 
 import csv
 import json
@@ -25,13 +25,13 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 
 
 def run(folder: Path, *options: str, epochs: int = 2) -> Path:
-    """Train the digits in a folder and return the run's."""
+    """Train on the digits in a folder and return the run folder."""
     train(["--config", CONFIG, f"--trainer.max_epochs={epochs}", *QUIET, *options])
     return max((folder / "runs" / "digits_cnn").iterdir(), key=lambda path: path.stat().st_mtime)
 
 
 def refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a command which trains nothing ends with."""
+    """The one line of the error of a command that trains nothing."""
     with pytest.raises(SystemExit) as stopped:
         train([*options, *QUIET])
     assert stopped.value.code == 1
@@ -41,7 +41,7 @@ def refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One run of two epochs that several tests look at."""
+    """A run of two epochs for several tests."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield run(folder)
 
 
-def test_a_run_keeps_what_the_design_says(trained: Path) -> None:
+def test_the_files_of_a_run_are_frozen(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "checkpoints", "metrics.csv", "predictions-test.csv", "results.json"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
@@ -69,7 +69,7 @@ def test_no_progress_bar_is_written_into_a_file(
         assert max(map(len, written.splitlines()), default=0) < 1000
 
 
-def test_results_agree_with_the_predictions(trained: Path) -> None:
+def test_results_agree_with_predictions_and_checkpoint(trained: Path) -> None:
     results = json.loads((trained / "results.json").read_text())
     predictions = Predictions.load(trained / "predictions-test.csv")
     right = sum(int(row.argmax()) == label for row, label in zip(predictions.logits, predictions.labels, strict=True))
@@ -79,6 +79,9 @@ def test_results_agree_with_the_predictions(trained: Path) -> None:
     assert results["loss_test"] == pytest.approx(loss.item(), rel=1e-6)
     assert results["interval_test"][0] < results["accuracy_test"] < results["interval_test"][1]
     assert results["epochs"] == 2
+    metadata = read_checkpoint(trained / "checkpoints" / "best.ckpt")["litlens"]
+    assert results["accuracy_val"] == metadata["metrics"]["accuracy/val"]
+    assert (results["seed"], results["hardware"]) == (42, metadata["computed_on"]["hardware"])
 
 
 def test_the_logged_names_are_frozen(trained: Path) -> None:
@@ -88,7 +91,7 @@ def test_the_logged_names_are_frozen(trained: Path) -> None:
     assert names == expected | {"f1/val", "f1/test", "loss/train_step", "lr/weights", "lr/biases", "epoch", "step"}
 
 
-def test_what_tensorboard_shows_is_frozen(trained: Path) -> None:
+def test_the_tags_of_tensorboard_are_frozen(trained: Path) -> None:
     events = EventAccumulator(str(trained), size_guidance={"images": 0})
     events.Reload()
     tags = events.Tags()
@@ -124,8 +127,8 @@ def test_evaluation_in_a_fresh_process_agrees_to_the_last_bit(trained: Path) -> 
     assert {name: (trained / name).read_bytes() for name in before} == before
 
 
-def test_what_is_tested_is_what_the_checkpoint_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under Lightning's weight averaging the weights in training are others than those of the checkpoint."""
+def test_the_weights_of_the_checkpoint_are_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under Lightning's weight averaging the weights in training differ from those of the checkpoint."""
     monkeypatch.chdir(tmp_path)
     folder = run(tmp_path, "--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.98")
     before = (folder / "predictions-test.csv").read_bytes()
@@ -133,16 +136,7 @@ def test_what_is_tested_is_what_the_checkpoint_holds(tmp_path: Path, monkeypatch
     assert (folder / "predictions-test.csv").read_bytes() == before
 
 
-def test_evaluation_without_a_checkpoint_refuses(tmp_path: Path) -> None:
-    for options, words in (([], "--ckpt_path is required"), (["--ckpt_path", str(tmp_path)], "best.ckpt")):
-        command = [sys.executable, str(ROOT / "evaluate.py"), "--devices=1", *options]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert words in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-
-
-def test_the_checkpoint_says_where_it_comes_from(trained: Path) -> None:
+def test_the_checkpoint_holds_its_provenance(trained: Path) -> None:
     about = read_checkpoint(trained / "checkpoints" / "best.ckpt")["litlens"]
     assert about["seed"] == 42
     assert about["class_names"] == [str(digit) for digit in range(10)]
@@ -155,7 +149,7 @@ def test_the_checkpoint_says_where_it_comes_from(trained: Path) -> None:
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Dropout, shuffling, augmentation and OneCycle go on; stopped in the second epoch, within a step's work."""
+    """Dropout, shuffling, augmentation and OneCycle continue; interrupted within a step of the second epoch."""
     monkeypatch.chdir(tmp_path)
     whole = run(tmp_path, epochs=3)
 
@@ -181,7 +175,7 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(
 
 
 def test_a_run_starts_from_the_weights_of_another(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An optimizer whose steps are of no length leaves every weight as it was read."""
+    """A learning rate of 0 leaves every weight as it was loaded."""
     still = ["--model.optimizer=SGD", "--model.optimizer.lr=0", "--model.lr_scheduler=null", "--trainer.max_epochs=1"]
     train(["--config", CONFIG, *QUIET, *still, f"--model.init_from={trained}"])
     assert "initialized from" in capsys.readouterr().out
@@ -196,14 +190,14 @@ def test_a_run_starts_from_the_weights_of_another(trained: Path, capsys: pytest.
         assert torch.equal(source[name], ended[name]), name
 
 
-def test_one_logger_writes_into_the_run_folder_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_logger_writes_into_the_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = run(tmp_path, "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=out", epochs=1)
     assert (folder / "metrics.csv").is_file()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_validation_is_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     chosen = ["--model_checkpoint.monitor=loss/train", "--model_checkpoint.mode=min", "--early_stopping=null"]
     folder = run(tmp_path, "--trainer.limit_val_batches=0", *chosen, epochs=1)
@@ -235,7 +229,7 @@ def test_a_run_without_validation_is_tested_all_the_same(tmp_path: Path, monkeyp
         ),
     ],
 )
-def test_what_no_run_can_be_made_of_is_one_line(
+def test_a_mistake_is_one_line(
     options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -276,7 +270,7 @@ def test_what_no_run_can_be_made_of_is_one_line(
         (["--model.lr_scheduler=CosineLR", "--trainer.max_epochs=-1", "--trainer.max_steps=9"], "CosineLR: give T_max"),
     ],
 )
-def test_what_cannot_work_is_one_line_and_leaves_no_run_folder(
+def test_a_mistake_found_before_training_leaves_no_run_folder(
     options: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -291,7 +285,7 @@ def test_without_a_monitor_the_last_epoch_is_the_best(tmp_path: Path, monkeypatc
     assert best["global_step"] == last["global_step"] == 33
 
 
-def test_ctrl_c_in_the_test_is_told_as_well(
+def test_ctrl_c_in_the_test_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(self: ImageClassifier) -> None:
@@ -308,7 +302,7 @@ def test_ctrl_c_in_the_test_is_told_as_well(
 def test_a_list_of_callbacks_replaces_only_what_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The random state travels in the checkpoint, and a loss that is not finite ends the run before its test."""
+    """The checkpoint still holds the random state, and a loss that is not finite still ends the run."""
     monkeypatch.chdir(tmp_path)
     chosen = "--config={trainer: {callbacks: [{class_path: litlens.callbacks.LearningRate}]}}"
     diverging = ["--model.optimizer=SGD", "--model.optimizer.lr=1e20", "--model.lr_scheduler=null"]
@@ -320,7 +314,7 @@ def test_a_list_of_callbacks_replaces_only_what_is_drawn(
     assert (folder / "results.json").is_file()
 
 
-def test_the_home_of_the_user_in_a_path(
+def test_a_tilde_in_a_path_is_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -354,20 +348,20 @@ def test_after_a_run_of_several_processes_the_next_has_its_own_folder(
     assert len(list((tmp_path / "runs" / "digits_cnn").iterdir())) == 2
 
 
-def test_a_mistake_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verbose_shows_the_traceback_of_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="limit_test_batches"):
         train(["--config", CONFIG, "--trainer.limit_test_batches=0", "--verbose"])
 
 
-def test_a_trial_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train(["--config", CONFIG, *QUIET, "--trainer.fast_dev_run=true"])
     assert not list(tmp_path.glob("runs/*/*"))
 
 
 @pytest.mark.parametrize("options", [[], ["--model.lr_scheduler=CosineLR"]], ids=["OneCycleLR", "CosineLR"])
-def test_a_run_whose_schedule_is_over_is_not_made_longer(
+def test_a_run_whose_schedule_has_ended_is_not_extended(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -379,14 +373,14 @@ def test_a_run_whose_schedule_is_over_is_not_made_longer(
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
 
 
-def test_a_config_file_named_config_is_not_taken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_named_config_is_not_mistaken_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(Path(CONFIG).read_text())
     train(["--config", "{trainer: {max_epochs: 1}}", "--config", "config.yaml", *QUIET, "--trainer.fast_dev_run=true"])
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["config"]
 
 
-def test_missing_data_leave_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_leaves_no_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("litlens.data.datasets.arrays.fetch", _refuse)
     with pytest.raises(SystemExit):
