@@ -53,7 +53,8 @@ def test_the_files_of_a_run_are_frozen(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "checkpoints", "metrics.csv", "predictions-test.csv", "results.json"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    checkpoints = {path.name for path in (trained / "checkpoints").iterdir()}
+    assert checkpoints == {"best.ckpt", "last.ckpt", "last-previous.ckpt"}
 
 
 def test_no_progress_bar_is_written_into_a_file(
