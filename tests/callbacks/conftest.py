@@ -1,5 +1,6 @@
 """A small classifier that logs what litlens' classifiers log, and trainers to run callbacks in."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy
 
 
 class Small(LightningModule):
@@ -22,15 +23,12 @@ class Small(LightningModule):
         splits = ("train", "val", "test")
         self.losses = torch.nn.ModuleDict({f"_{split}": MeanMetric() for split in splits})
         self.accuracies = torch.nn.ModuleDict({f"_{split}": MulticlassAccuracy(3, average="micro") for split in splits})
-        self.confusion = torch.nn.ModuleDict({split: MulticlassConfusionMatrix(3) for split in ("val", "test")})
 
     def _step(self, batch: Any, split: str) -> dict[str, torch.Tensor]:
         logits, labels = self.layer(batch[0]), batch[1]
         loss = torch.nn.functional.cross_entropy(logits, labels)
         self.losses[f"_{split}"].update(loss.detach(), len(labels))
         self.accuracies[f"_{split}"].update(logits, labels)
-        if split != "train":
-            self.confusion[split].update(logits, labels)
         return {"loss": loss, "logits": logits.detach(), "labels": labels}
 
     def _end(self, split: str) -> None:
@@ -38,8 +36,6 @@ class Small(LightningModule):
         self.log(f"accuracy/{split}", self.accuracies[f"_{split}"].compute())
         self.losses[f"_{split}"].reset()
         self.accuracies[f"_{split}"].reset()
-        if split != "train":
-            self.confusion[split].reset()
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, torch.Tensor]:
         return self._step(batch, "train")
@@ -108,3 +104,21 @@ def trainer(tmp_path: Path) -> Callable[..., Trainer]:
         return Trainer(callbacks=list(callbacks), **{**quiet, **settings})
 
     return build
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], list[dict[str, Any]]]:
+    """Gives `spy(module, function)`, the arguments by name of every call from now on."""
+
+    def watch(module: Any, name: str) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+        function = getattr(module, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            calls.append(dict(inspect.signature(function).bind(*args, **kwargs).arguments))
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, noted)
+        return calls
+
+    return watch

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import litlens.callbacks
+from litlens.callbacks.live import score_figures
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*is an instance of `nn.Module`")
 
@@ -133,16 +134,8 @@ def test_it_works_or_says_once_what_it_misses(
         assert (TAGS[name] in shown) is (name not in silent)
 
 
-def test_confusion_matrix_counts_what_the_steps_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from litlens.callbacks.live import score_figures
-
-    drawn: list[Any] = []
-    draw = score_figures.confusion_matrix_figure
-    monkeypatch.setattr(
-        score_figures,
-        "confusion_matrix_figure",
-        lambda counts, names, title: drawn.append((counts, names)) or draw(counts, names, title=title),
-    )
+def test_confusion_matrix_counts_what_the_steps_return(tmp_path: Path, spy: Any) -> None:
+    drawn = spy(score_figures, "confusion_matrix_figure")
     module = TheirsWithOutputs()
     run(module, "ConfusionMatrix", tmp_path)
     torch.manual_seed(0)
@@ -150,9 +143,8 @@ def test_confusion_matrix_counts_what_the_steps_return(tmp_path: Path, monkeypat
     with torch.no_grad():
         predicted = module.body(images).argmax(1)
     expected = [[int(((labels == row) & (predicted == column)).sum()) for column in range(3)] for row in range(3)]
-    counts, names = drawn[-1]
-    assert counts.tolist() == expected
-    assert names == ["0", "1", "2"]
+    assert drawn[-1]["counts"].tolist() == expected
+    assert drawn[-1]["class_names"] == ["0", "1", "2"]
 
 
 def test_public_names_are_class_paths() -> None:

@@ -1,4 +1,4 @@
-"""Predictions: what does not fit together is refused, and the file gives back every bit."""
+"""Predictions: what does not match is refused, and the file restores every bit."""
 
 import csv
 from pathlib import Path
@@ -82,14 +82,14 @@ def test_probabilities_are_the_softmax_even_of_huge_logits() -> None:
     [([0, 1], ["a"], ["x", "y"]), ([0], ["a", "b"], ["x", "y"]), ([0, 1], ["a", "b"], ["x"])],
 )
 def test_lengths_that_differ_are_refused(labels: list[int], names: list[str], classes: list[str]) -> None:
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="do not match"):
         Predictions(np.zeros((2, 2)), labels, names, classes)
 
 
 def test_labels_out_of_range_and_equal_class_names_are_refused() -> None:
     with pytest.raises(ValueError, match="labels from 0 to 2 with 2 classes"):
         Predictions(np.zeros((2, 2)), [0, 2], ["a", "b"], ["x", "y"])
-    with pytest.raises(ValueError, match="share a name"):
+    with pytest.raises(ValueError, match="must be unique"):
         Predictions(np.zeros((1, 2)), [0], ["a"], ["x", "x"])
 
 

@@ -139,7 +139,9 @@ def test_every_method_reads_the_layout(make: Callable[[], nn.Module], size: int,
 
 
 def test_a_layer_whose_patches_do_not_reach_the_logits_is_refused() -> None:
-    with pytest.raises(UserError, match="class token alone, not on its patches; choose an earlier layer"):
+    with pytest.raises(
+        UserError, match="only on this layer's class token, not on its patches; choose an earlier layer"
+    ):
         cam(tiny_vit(), torch.randn(1, 3, 32, 32), layer="encoder.ln")
 
 

@@ -1,6 +1,6 @@
-"""What happens while a classifier trains: one concern each, independent of the others and of their order.
+"""Callbacks for training a classifier: one concern each, independent of the others and of their order.
 
-A callback decides when; `evaluation` and `explain` draw, and the trainer's loggers decide where it is shown.
+A callback decides when to draw, `evaluation` and `explain` draw, and the trainer's loggers decide where it is shown.
 """
 
 from importlib import import_module

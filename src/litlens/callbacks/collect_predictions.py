@@ -19,10 +19,9 @@ from litlens.evaluation.predictions import Predictions
 class PassPredictions(Callback, ABC):
     """Collects the `logits` and `labels` that every step of a pass returns, and hands them on at its end.
 
-    Of W devices, device r has samples r, r + W, r + 2W, ... of the split, without padding, so one may have
-    a sample less than another. None may have no sample at all: Lightning stops there, and where it is told not
-    to, that device skips the pass, hooks and all, while the others wait for it in theirs. A module whose steps
-    return neither logits nor labels is reported in one line, once.
+    Of W devices, device r has samples r, r + W, r + 2W, ... of the split, without padding, so one may have one sample
+    fewer than another. Each needs at least one: a device without any skips the hooks of the pass, and the others would
+    wait for it. A module whose steps do not return logits and labels is reported in one line, once.
     """
 
     def __init__(self) -> None:
@@ -36,7 +35,7 @@ class PassPredictions(Callback, ABC):
 
     @abstractmethod
     def use(self, trainer: Trainer, pl_module: LightningModule, split: str, predictions: Predictions) -> None:
-        """Do something with the complete predictions, named `val/00042`; called on every rank."""
+        """Use the complete predictions, with names such as `val/00042`; called on every rank."""
 
     def keep_batch(self, trainer: Trainer, batch: Any, logits: Tensor, labels: Tensor) -> None:
         """Keep one batch, on its device, so that no step waits for a copy."""
@@ -143,11 +142,11 @@ Shard = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def gather_in_order(shard: Shard | None) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """All devices' logits `(N, K)` and labels `(N,)` in the split's order, and their places in it `(N,)`.
+    """Gather all devices' logits `(N, K)` and labels `(N,)` in the split's order, and their places in it `(N,)`.
 
     `shard` is this device's, in its order: its i-th sample is the split's sample `rank + i * world_size`.
-    None where this device had no sample. A collective: every device has to call it. Raises ValueError where
-    no device had any.
+    None if this device has no sample. A collective operation: every device must call it. Raises ValueError if
+    no device has any.
     """
     shards: list[Shard | None] = [shard]
     if dist.is_available() and dist.is_initialized():
@@ -171,7 +170,9 @@ def _names(trainer: Trainer, predictions: Predictions) -> Sequence[str]:
     # One batch (an int) is not the complete split (1.0, a fraction).
     complete = isinstance(trainer.limit_test_batches, float) and trainer.limit_test_batches == 1.0
     if number > len(split.names) or (complete and number != len(split.names)):
-        raise RuntimeError(f"{number} predictions for {len(split.names)} test samples: some were repeated or lost")
+        raise RuntimeError(
+            f"{number} predictions for {len(split.names)} test samples: some were repeated or are missing"
+        )
     if not np.array_equal(predictions.labels, np.asarray(split.labels)[:number]):
         raise RuntimeError("the test's labels are not in the data module's order, so no sample can be named")
     return list(split.names[:number])

@@ -1,4 +1,4 @@
-"""What describes a run: provenance in every checkpoint, hyper-parameters beside the final metrics."""
+"""Metadata of a run: provenance in every checkpoint, hyper-parameters next to the final metrics."""
 
 import os
 from collections.abc import Mapping
@@ -11,14 +11,12 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from litlens.checkpoints.provenance import git_state, hardware, versions
 
-# Keys of a run's configuration that are no parameter of the experiment.
+# Keys of a run's configuration that are not parameters of the experiment.
 _LEFT_OUT = ("trainer.callbacks", "trainer.logger", "trainer.enable_", "model_checkpoint", "class_names")
 
 
 class Provenance(Callback):
-    """Adds to the checkpoint's key `litlens` what the classifier itself does not know.
-
-    Config, preprocessing, versions, code and data.
+    """Adds config, preprocessing, versions, code and data to the checkpoint's key `litlens`.
 
     Args:
         config: The run's configuration with every value resolved, as plain values.
@@ -29,14 +27,14 @@ class Provenance(Callback):
         self._known: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather what stays the same over the run, once; the data have been set up by now."""
+        """Collect once what is constant in a run; the data have been set up by now."""
         data: Any = getattr(trainer, "datamodule", None)
         self._known = {
             "config": self.config,
             "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             "versions": versions(),
             "git": git_state(Path.cwd()),
-            # What a result to the last bit depends on, besides the weights.
+            # What the last bits of a result depend on, besides the weights.
             "computed_on": {
                 "hardware": hardware(trainer.strategy.root_device, number=trainer.world_size),
                 "threads": torch.get_num_threads(),
@@ -51,7 +49,7 @@ class Provenance(Callback):
             self._known["data"] = data.fingerprint()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add it to the file, with the metrics at this moment: a checkpoint tells its validation scores."""
+        """Add the metadata, with the validation metrics of this checkpoint."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         checkpoint.setdefault("litlens", {}).update(self._known, metrics=metrics, epoch=trainer.current_epoch)
 
@@ -59,12 +57,12 @@ class Provenance(Callback):
 class HyperParameters(Callback):
     """Logs hyper-parameters once, at the end of fit, for TensorBoard's tab HPARAMS and W&B's table of runs.
 
-    They are the configuration that `Provenance` has, or else the module's `hparams`. TensorBoard shows the metrics of
-    validation beside them, and those of a test that may follow, by their last values, whenever they were logged.
+    They are the configuration that `Provenance` has, or else the module's `hparams`. TensorBoard shows next to them the
+    last values of the validation metrics, and of those of a later test.
     """
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All metrics of fit are known by now, and the loggers still open."""
+        """Log when all metrics of fit are known and the loggers are still open."""
         if not trainer.is_global_zero:
             return
         configs = [callback.config for callback in trainer.callbacks if isinstance(callback, Provenance)]  # type: ignore[attr-defined]
@@ -76,7 +74,8 @@ class HyperParameters(Callback):
                 from torch.utils.tensorboard.summary import hparams
 
                 writer = logger.experiment._get_file_writer()
-                # `logger.log_hyperparams` would log the metrics again, and needs a value of a test to come.
+                # `logger.log_hyperparams` uses the same private writer, but would log the metrics again, and needs
+                # values of a test that is yet to come.
                 for summary in hparams(values, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
                     writer.add_summary(summary)
             elif isinstance(logger, WandbLogger):
@@ -86,7 +85,7 @@ class HyperParameters(Callback):
 def flattened(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """A configuration as one level of plain values: `model.optimizer` is a class's name, `model.optimizer.lr` its lr.
 
-    Null values are left out, and what says where a run reports to; a list is one string.
+    Nulls and the settings of callbacks and loggers are left out; a list becomes one string.
     """
     values: dict[str, bool | int | float | str] = {}
 
@@ -95,7 +94,7 @@ def flattened(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
             for name, inner in value.items():
                 part = {"class_path": "", "init_args": ""}.get(name, name)
                 visit(".".join(filter(None, (key, part))), inner)
-        elif isinstance(value, torch.nn.Module):  # among somebody's saved hyper-parameters
+        elif isinstance(value, torch.nn.Module):  # in a module's saved hyper-parameters
             values[key] = type(value).__name__
         elif value is not None and not any(word in key for word in _LEFT_OUT):
             values[key] = value if isinstance(value, bool | int | float | str) else str(value)

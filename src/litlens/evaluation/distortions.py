@@ -1,7 +1,7 @@
 """Robustness: the accuracy on images that are shifted, rotated, blurred or faded, by the strength of each distortion.
 
-Distortions act on the images as the network gets them, uint8 and before normalization. What is drawn at random
-(which way, which noise) follows from a seed alone, so every network sees the same distorted images.
+Distortions are applied to uint8 images of the network's size, before normalization. Directions and noise follow from
+the seed, so every network gets the same distorted images.
 """
 
 import math
@@ -26,7 +26,7 @@ _BATCH_PIXELS = 2**20  # at 224×224, 20 images: 0.3 GB for each of VGG16's firs
 
 @dataclass(frozen=True)
 class Distortion:
-    """A way to distort images, and the strengths that are tried, in `unit`s; 0 changes nothing."""
+    """A distortion of images, and its strengths in `unit`s; 0 changes nothing."""
 
     unit: str
     strengths: tuple[float, ...]
@@ -46,9 +46,9 @@ class DistortedAccuracy:
 def distort(pixels: Pixels, distortion: str, strength: float, *, seed: int = 0) -> Pixels:
     """Distort images uint8 (B, H, W, C) by a strength of `DISTORTIONS[distortion]`, in its unit.
 
-    Which way an image is moved or turned, and its noise, is the same at every strength. What comes into sight
-    from beyond the edge repeats the edge's pixels: black would add lines that no photo has, and would be a
-    distortion of its own on a white ground; on a black ground the two are the same.
+    The direction in which an image is moved or rotated, and its noise, are the same at every strength. Beyond the
+    border, its pixels are repeated: black would add edges that no photo has, and would be a distortion of its own on
+    a white background.
     """
     if strength == 0:
         return pixels
@@ -62,8 +62,8 @@ def robustness(
 ) -> Iterator[DistortedAccuracy]:
     """The accuracy on images uint8 (B, H, W, C) and labels (B,) at every strength of every distortion.
 
-    One after the other, `number_of_points()` in all, so that the caller can show the progress. The network
-    stays as it was and runs where it is, in its own precision.
+    An iterator of `number_of_points()` results, so that the caller can show the progress. The network is unchanged
+    and runs on its own device, in its own precision.
     """
     plain = _accuracy(network, preprocessing, pixels, labels)
     for name, distortion in DISTORTIONS.items():
@@ -80,9 +80,9 @@ def number_of_points() -> int:
 
 
 def chosen_images(size: int, image_size: tuple[int, int], *, seed: int = 0) -> NDArray[np.int64]:
-    """Indices of the split's images that are tried: at most 2,000, drawn at random, in order.
+    """Indices of the split's images to distort: at most 2,000, drawn at random, in order.
 
-    Of images above 64×64 fewer, in proportion, but at least 250: each goes through the network 32 times.
+    Fewer of images above 64×64, in proportion, but at least 250: the network runs on each 32 times.
     """
     limit = min(_LIMIT, max(_FEWEST, _PIXELS // math.prod(image_size)))
     return np.sort(np.random.default_rng(seed).permutation(size)[:limit])

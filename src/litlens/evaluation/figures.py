@@ -1,4 +1,4 @@
-"""Figures of the scores: each function draws numbers into a matplotlib Figure."""
+"""Figures of metrics: each function draws numbers into a matplotlib Figure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from litlens.evaluation.calibration import Reliability
-from litlens.evaluation.scores import ClassMetrics, PrecisionRecall, row_shares
+from litlens.evaluation.scores import ClassMetrics, PrecisionRecall
 from litlens.evaluation.style import (
     BLUE,
     GRAY,
@@ -39,20 +39,20 @@ def confusion_matrix_figure(
     """
     table = np.asarray(counts, dtype=np.int64)
     classes = len(class_names)
-    shares = row_shares(table)
+    fractions = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     numbered = classes <= _NUMBERED
     side = float(np.clip(2.2 + 0.42 * classes, 4.2, 8.5))
     figure = new_figure(side + 1.2, side, layout="compressed")  # which knows that the cells are square
     axes = figure.add_subplot()
-    # The square root lifts the few per cent that mistakes are; linear, they would all look like nothing.
-    image = axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
+    # Mistakes are a few percent: on a linear scale they would be invisible.
+    image = axes.imshow(np.sqrt(fractions), cmap="Blues", vmin=0, vmax=1)
     accuracy = np.trace(table) / max(table.sum(), 1)
     axes.set_title(f"{title}: {100 * accuracy:.2f} % accuracy, {table.sum():,} images", pad=10)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     _name_classes(axes, class_names)
     if numbered:
-        _write_counts(axes, table, shares)
+        _write_counts(axes, table, fractions)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, ticks=np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])
     bar.set_label("fraction of the label's images")
@@ -189,19 +189,19 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if classes <= _NUMBERED:
-        # Lines of their own: a grid of minor ticks looks the same and costs as much as all the rest.
+        # Not a grid of minor ticks, which looks the same and doubles the time.
         edges = np.arange(1, classes) - 0.5
         axes.vlines(edges, -0.5, classes - 0.5, color="white", linewidth=1.5)
         axes.hlines(edges, -0.5, classes - 0.5, color="white", linewidth=1.5)
 
 
-def _write_counts(axes: Axes, table: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+def _write_counts(axes: Axes, table: NDArray[np.int64], fractions: NDArray[np.float64]) -> None:
     size = float(np.clip(12 - 0.25 * len(table) - 0.3 * len(str(table.max())), 6, 11))
     for (row, column), count in np.ndenumerate(table):
         if count:
-            color = "white" if shares[row, column] > 0.3 else INK
+            color = "white" if fractions[row, column] > 0.3 else INK
             text = axes.text(column, row, f"{count}", ha="center", va="center", color=color, fontsize=size)
-            text.set_in_layout(False)  # it lies within the axes: the layout need not measure it
+            text.set_in_layout(False)  # within the axes, so the layout can skip it
 
 
 def _curves(axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, best: Callable[..., Any]) -> None:

@@ -1,6 +1,6 @@
-"""Parts of a page: cards of samples, images and figures as `data:` addresses, templates with everything escaped.
+"""Parts of a page: cards of samples, images and figures as data URLs, templates with autoescape.
 
-Nothing is fetched, no script runs but the page's own, and equal input gives equal text.
+A page fetches nothing and runs no script but its own; equal input gives equal text.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _TOP = 3
 
 @dataclass(frozen=True)
 class Card:
-    """One sample: images as `data:` addresses, its most probable classes, and if it has one its label and loss."""
+    """One sample: images as data URLs, its most probable classes, and if it has a label, that and the loss."""
 
     name: str
     image: str | None
@@ -51,7 +51,7 @@ class Card:
 
 
 def sample_card(predictions: Predictions, index: int, *, image: str | None, overlay: str | None = None) -> Card:
-    """The card of one labeled sample; without probabilities it names the predicted class alone."""
+    """The card of one labeled sample; if its logits are not finite, with the predicted class only."""
     best = ranking(predictions.probabilities[index], predictions.class_names)
     if not predictions.finite[index]:
         best = [(predictions.class_names[predictions.predicted[index]], math.nan)]
@@ -80,18 +80,18 @@ def least_confident(predictions: Predictions, *, limit: int) -> list[int]:
 def shown_samples(predictions: Predictions, *, limit: int) -> list[int]:
     """At most `limit` samples, highest loss first: at most half of them mistakes, the others correct.
 
-    Every class gets an equal share of the correct ones, from its least to its most confident sample.
+    Every class gets the same number of correct ones, from its least to its most confident sample.
     """
     order = highest_losses(predictions)
     if len(predictions) <= limit:
         return [int(index) for index in order]
     chosen = set(worst_mistakes(predictions)[: limit // 2])
-    share = max(1, (limit - len(chosen)) // predictions.num_classes)
+    of_class = max(1, (limit - len(chosen)) // predictions.num_classes)
     for label in range(predictions.num_classes):
         own = np.flatnonzero(predictions.correct & (predictions.labels == label))
         own = own[np.argsort(predictions.confidence[own], kind="stable")]
         if len(own) and len(chosen) < limit:
-            chosen |= set(own[np.linspace(0, len(own) - 1, min(share, len(own)), dtype=int)].tolist())
+            chosen |= set(own[np.linspace(0, len(own) - 1, min(of_class, len(own)), dtype=int)].tolist())
     return [int(index) for index in order if index in chosen]
 
 
@@ -103,7 +103,7 @@ def embedded_figure(figure: Figure) -> str:
     """A figure as SVG, or as PNG if the SVG is large."""
     drawing = svg(figure)
     if len(drawing) <= _LARGEST_SVG:
-        return _address("svg+xml", drawing.encode())
+        return _data_url("svg+xml", drawing.encode())
     figure.set_dpi(180)
     return _encoded(Image.fromarray(pixels(figure)).quantize(256), "PNG", optimize=True)
 
@@ -120,10 +120,10 @@ def embedded_image(pixels: NDArray[np.uint8], *, side: int, quality: int = 78) -
 def _encoded(image: Image.Image, kind: str, **options: int | bool) -> str:
     file = BytesIO()
     image.save(file, kind, **options)
-    return _address(kind.lower(), file.getvalue())
+    return _data_url(kind.lower(), file.getvalue())
 
 
-def _address(kind: str, content: bytes) -> str:
+def _data_url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
@@ -154,7 +154,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     script, style = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
-    # The browser runs the script of this digest and no other: a second lock behind the escaping.
+    # The browser runs only the script with this digest: a second barrier behind the escaping.
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals.update(script=Markup(script), style=Markup(style), script_digest=digest)
     environment.filters.update(percent=percent, percent_interval=percent_interval)

@@ -14,7 +14,7 @@ from litlens.errors import UserError
 from litlens.files import write_atomically
 
 _COLUMNS = ["name", "label", "predicted", "probability"]
-_LOGIT = "logit:"  # keeps a class named "label" apart from the column of that name
+_LOGIT = "logit:"  # distinguishes a class named "label" from the column of that name
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,10 @@ class Predictions:
         if logits.shape != (len(names), len(class_names)) or labels.shape != (len(names),):
             raise ValueError(
                 f"logits {logits.shape}, labels {labels.shape}, {len(names)} names and "
-                f"{len(class_names)} class names do not fit together"
+                f"{len(class_names)} class names do not match"
             )
         if len(set(class_names)) != len(class_names):
-            raise ValueError("two classes share a name")
+            raise ValueError("class names must be unique")
         if labels.size and (labels.min() < 0 or labels.max() >= len(class_names)):
             raise ValueError(f"labels from {labels.min()} to {labels.max()} with {len(class_names)} classes")
         fields = {"logits": logits, "labels": labels, "names": names, "class_names": class_names}

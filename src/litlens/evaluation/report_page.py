@@ -1,4 +1,4 @@
-"""The report of one run: its scores, its mistakes and how it was made. And the page of images without labels."""
+"""The report of one run: its metrics, its mistakes, and how it was trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,8 +38,8 @@ from litlens.evaluation.scores import (
 from litlens.explain.map_layers import NoMapError
 from litlens.files import write_atomically
 
-_MISTAKES = 24  # shown large, with a map each
-_FEW = 6  # with fewer mistakes, the least confident correct images fill up to so many
+_MISTAKES = 24  # shown large, each with a map
+_FEW = 6  # with fewer mistakes, the least confident correct images are added up to this number
 _SAMPLES = 400  # shown small
 
 Overlays = Callable[[Sequence[int]], Sequence[NDArray[np.uint8]]]
@@ -47,7 +47,7 @@ Overlays = Callable[[Sequence[int]], Sequence[NDArray[np.uint8]]]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the page says about a run besides its predictions.
+    """What the page shows about a run besides its predictions.
 
     `validation` is the accuracy that the checkpoint was selected on, if known; `history` as in
     `learning_curves_figure`; `facts` and `environment` are rows of a table; `config` is YAML.

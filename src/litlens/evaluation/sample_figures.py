@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from litlens.evaluation.style import GRAY, GREEN, INK, ORANGE, house_style, shortened
+from litlens.evaluation.style import GRAY, GREEN, INK, ORANGE, house_style, percent, shortened
 from litlens.explain.overlay import feature_grid, overlay
 
 Pixels = NDArray[np.uint8]
 
 _DPI, _MARGIN, _TITLE = 110, 16, 44  # the last two in pixels
-_LIKELIEST = 3  # classes named for each mistake
+_MOST_PROBABLE = 3  # classes named for each mistake
 _PALE = {GREEN: "#BFE6D9", ORANGE: "#F6D0B8", GRAY: "#E6E6E6"}
 
 
@@ -68,7 +68,7 @@ def wrong_samples_figure(
 
     A bar behind each class shows its probability: green for the label, red for the class predicted instead.
     """
-    tiles, lines = [_scaled(image, 144) for image in images], min(_LIKELIEST, probabilities.shape[1])
+    tiles, lines = [_scaled(image, 144) for image in images], min(_MOST_PROBABLE, probabilities.shape[1])
     sheet = _Sheet(len(tiles), columns, cell=(158, tiles[0].shape[0] + 58 + 20 * lines))
     for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x, y = sheet.corner(number)
@@ -77,12 +77,12 @@ def wrong_samples_figure(
         sheet.write(x, y, shortened(names[number], 22), color="#6E6E6E", size=7)
         sheet.write(x, y + 15, f"label {shortened(class_names[label], 16)}", weight="bold")
         y += 36
-        shares = probabilities[number]
-        for place, guess in enumerate(np.argsort(-shares, kind="stable")[:_LIKELIEST]):
+        own = probabilities[number]
+        for place, guess in enumerate(np.argsort(-own, kind="stable")[:_MOST_PROBABLE]):
             color = GREEN if guess == label else GRAY if place else ORANGE
-            sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(shares[guess])))), 17, _PALE[color])
+            sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(own[guess])))), 17, _PALE[color])
             sheet.write(x + 4, y + 1, shortened(class_names[guess], 13))
-            sheet.write(x + 142, y + 1, _percent(shares[guess]), ha="right")
+            sheet.write(x + 142, y + 1, _percent(own[guess]), ha="right")
             y += 19
     return sheet.figure(title)
 
@@ -98,13 +98,13 @@ def cam_figure(
     title: str = "Grad-CAM",
     columns: int = 4,
 ) -> Figure:
-    """Images uint8 (N, H, W, 1 or 3), each beside itself under its map (N, H, W) for the predicted class."""
+    """Images uint8 (N, H, W, 1 or 3), each next to its overlay with the map (N, H, W) of the predicted class."""
     tiles = [_scaled(image, 112) for image in images]
     height, width = tiles[0].shape[:2]
     sheet = _Sheet(len(tiles), columns, cell=(2 * width + 22, height + 42))
     for number, (tile, heat, label, guess) in enumerate(zip(tiles, maps, labels, predicted, strict=True)):
         x, y = sheet.corner(number)
-        # Enlarged smoothly, as the map itself has been: one of 7×7 looks like the coarse thing that it is.
+        # Enlarged smoothly, as the map itself has been, so that its low resolution shows.
         fine = np.asarray(
             Image.fromarray(np.nan_to_num(np.float32(heat))).resize((width, height), Image.Resampling.BILINEAR)
         )
@@ -121,7 +121,7 @@ def cam_figure(
 def feature_maps_figure(
     image: Pixels, maps: Mapping[str, NDArray[np.floating]], *, title: str = "Feature maps", most: int = 64
 ) -> Figure:
-    """An image uint8 (H, W, 1 or 3) and beside it the maps (C, h, w) of layers, by name, each as a grid."""
+    """An image uint8 (H, W, 1 or 3) and next to it the maps (C, h, w) of layers, by name, each as a grid."""
     grids = [_grid(values[:most], 360) for values in maps.values()]
     tile = _scaled(image, 144)
     height = max(part.shape[0] for part in (tile, *grids))
@@ -140,7 +140,7 @@ def feature_maps_figure(
 
 
 class _Sheet:
-    """White paper with a title and cells from left to right: places and sizes in pixels, y downwards."""
+    """A white canvas with a title and a grid of cells: positions and sizes in pixels, y downwards."""
 
     def __init__(self, cells: int, columns: int, *, cell: tuple[int, int]) -> None:
         self._columns, self._cell = columns, cell
@@ -176,14 +176,14 @@ class _Sheet:
 
 
 def _scaled(image: Pixels, longest: int) -> Pixels:
-    """An image (h, w, 1 or 3) as RGB with a longer side of about `longest`: a small one by repeating its pixels."""
+    """An image (h, w, 1 or 3) as RGB with a longer side of about `longest`; a small one by repeating its pixels."""
     height, width = image.shape[:2]
     rgb = np.broadcast_to(image, (height, width, 3))
     times = longest // max(height, width)
     if times >= 2:
         return rgb.repeat(times, axis=0).repeat(times, axis=1)
-    share = longest / max(height, width)
-    size = max(1, round(width * share)), max(1, round(height * share))
+    scale = longest / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize(size, Image.Resampling.LANCZOS))
 
 
@@ -193,7 +193,5 @@ def _grid(values: NDArray[np.floating], longest: int) -> Pixels:
     return _scaled(grid, longest) if max(grid.shape) > 1.2 * longest else grid
 
 
-def _percent(share: float) -> str:
-    if share != share:
-        return "–"
-    return "100 %" if share >= 0.9995 else f"{100 * share:.1f} %"
+def _percent(probability: float) -> str:
+    return "100 %" if probability >= 0.9995 else percent(probability, 1)

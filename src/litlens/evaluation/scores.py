@@ -1,6 +1,6 @@
 """Scores of one set of predictions, with their confidence intervals: accuracy, loss, precision, recall, F1, mistakes.
 
-All random numbers come from generators made here from a seed; the global states of NumPy and torch are not touched.
+Random numbers come from seeded generators; the global states of NumPy and torch are not touched.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from litlens.evaluation.predictions import Predictions
 
-_CHUNK = 2**20  # numbers drawn at a time: small enough for the cache, large enough to hide Python's overhead
+_CHUNK = 2**20  # numbers drawn at a time: fits into the cache, hides Python's overhead
 
 Counts = NDArray[np.integer] | NDArray[np.floating]
 
@@ -39,12 +39,12 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """How often one class was predicted as another; `share` is the fraction of the label's samples."""
+    """How often one class was predicted as another; `fraction` is that of the label's samples."""
 
     label: int
     predicted: int
     count: int
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,11 +73,6 @@ def sample_losses(predictions: Predictions) -> NDArray[np.float64]:
 def loss(predictions: Predictions) -> float:
     """The mean cross-entropy in nats, without label smoothing, weights or penalties."""
     return float(sample_losses(predictions).mean())
-
-
-def row_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A confusion matrix `(K, K)` with rows normalized to sum to 1; a row without samples is 0."""
-    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
 
 
 def class_table(predictions: Predictions) -> list[ClassMetrics]:
@@ -173,7 +168,7 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """Percentile intervals of macro precision, recall and F1, and of the loss (NaN if that is not finite).
 
-    For accuracy take Wilson's. Samples are drawn one by one: if images come in groups, the intervals are too narrow.
+    For accuracy use `accuracy`. Samples are drawn independently: for images in groups the intervals are too narrow.
     """
     macro_generator, loss_generator = np.random.default_rng(seed).spawn(2)
     resampled = _resampled_macro(predictions, resamples=resamples, generator=macro_generator)
@@ -248,12 +243,12 @@ def resampled_means(
 def noise_difference(hits: int, trials: int, *, level: float = 0.95) -> float:
     """The smallest difference in accuracy between two classifiers that is significant at `1 - level`.
 
-    For `trials` samples and independent mistakes, which is the worst case in practice: if both were tested on the
-    same samples, `run_comparison.compare` finds smaller differences significant. The proportion is pulled towards
-    one half as in Agresti and Coull's interval, so that a perfect score does not promise a noise of zero.
+    For `trials` samples and independent mistakes, the worst case in practice: if both were tested on the same samples,
+    `run_comparison.compare` finds smaller differences significant. The proportion is shrunk towards one half as in
+    Agresti and Coull's interval, so that the difference is above zero for a perfect score, too.
     """
     from scipy.stats import norm
 
     z = float(norm.ppf((1 + level) / 2))
-    share = (hits + z * z / 2) / (trials + z * z)
-    return float(z * np.sqrt(2 * share * (1 - share) / trials))
+    p = (hits + z * z / 2) / (trials + z * z)
+    return float(z * np.sqrt(2 * p * (1 - p) / trials))

@@ -1,8 +1,7 @@
-"""How the figures of litlens look, and how they become an image or a drawing, touching nothing global.
+"""The style of all figures, and their conversion to pixels or SVG, without changing any global state.
 
-Figures are made without pyplot, on the Agg canvas and under matplotlib's own defaults, so neither a person's
-rcParams nor a notebook's backend changes a pixel. Colors are Okabe and Ito's, which color-blind readers can
-tell apart.
+Figures are made without pyplot, on the Agg canvas and under matplotlib's defaults, so neither rcParams nor a
+notebook's backend changes a pixel. The colors are Okabe and Ito's, which color-blind readers can distinguish.
 """
 
 import io
@@ -35,8 +34,8 @@ _STYLE = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "text.parse_math": False,  # a class named $x$ is a class name
-    "svg.fonttype": "none",  # letters stay letters
-    "svg.hashsalt": "litlens",  # without one, every drawing gets ids of its own
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "litlens",  # else the ids differ from drawing to drawing
 }
 
 _Arguments = ParamSpec("_Arguments")
@@ -44,7 +43,7 @@ _Result = TypeVar("_Result")
 
 
 def house_style(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Run a drawing function under matplotlib's defaults and `_STYLE`, whatever the rcParams are outside."""
+    """Run a drawing function under matplotlib's defaults and `_STYLE`, independent of the rcParams."""
 
     @wraps(draw)
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
@@ -57,14 +56,14 @@ def house_style(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
 
 
 def new_figure(width: float, height: float, *, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
-    """An empty figure of so many inches, at 110 dots each."""
+    """An empty figure of a size in inches, at 110 dpi."""
     figure = Figure(figsize=(width, height), dpi=110, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def plain_axes(axes: Axes) -> None:
-    """Leave of the axes' frame what helps reading: two sides and faint lines."""
+    """Reduce the axes' frame to two sides and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#E8E8E8", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -77,12 +76,12 @@ def percent(value: float, digits: int = 2) -> str:
 
 
 def shortened(name: str, limit: int = 18) -> str:
-    """A name without its middle where it is too long."""
+    """Replace the middle of a long name by an ellipsis."""
     half = limit // 2  # names that begin alike often differ at the end, so the middle goes
     return name if len(name) <= limit else name[: half - 1] + "…" + name[-half:]
 
 
-@house_style  # ticks are made as late as here
+@house_style  # ticks are created here
 def pixels(figure: Figure) -> NDArray[np.uint8]:
     """The figure as an image `(H, W, 3)`; letters that matplotlib's own font lacks become boxes."""
     canvas = FigureCanvasAgg(figure)
@@ -95,7 +94,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 
 @house_style
 def svg(figure: Figure) -> str:
-    """The figure as an SVG drawing, the same text for the same figure; its letters are set by whoever shows it."""
+    """The figure as SVG, the same text for the same figure; the viewer chooses the font."""
     for axes in figure.axes:
         for mesh in axes.findobj(QuadMesh):
             mesh.set_rasterized(True)  # a color bar is 256 paths otherwise

@@ -1,4 +1,4 @@
-"""Why a network said so: class activation maps, feature maps, their images, and how far to believe them.
+"""Explanations of a network's predictions: class activation maps, feature maps, and their overlays.
 
-Everything here takes a plain network and leaves it as it was, in the middle of training too.
+Everything here takes a plain network and leaves it unchanged, also in the middle of training.
 """

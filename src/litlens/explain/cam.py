@@ -1,4 +1,4 @@
-"""Class activation maps: where in the image the evidence for a class lies."""
+"""Class activation maps: which parts of an image support a class."""
 
 import importlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from litlens.explain.layouts import ForwardRecord, Layout
 from litlens.explain.map_layers import find_layer, last_map_layers
 from litlens.explain.preserve_state import at_home, plain, preserve_state
 
-# Methods that weight the maps of one layer, each with its class in the grad-cam package; None: computed here.
+# Methods that weight the maps of one layer, each with its class in the grad-cam package; None: implemented here.
 METHODS = {
     "gradcam": None,
     "gradcam++": "GradCAMPlusPlus",
@@ -41,7 +41,7 @@ class CamResult(NamedTuple):
     """Class activation maps, on the images' device.
 
     `maps` float32 (B, H, W) in [0, 1], each scaled to its own maximum; `maxima` float32 (B,), that maximum
-    before scaling (0: nothing in the layer supports this class, and the map is all zeros); `predicted` and
+    before scaling (0: nothing in the layer supports the class, and the map is all zeros); `predicted` and
     `target` int64 (B,), the predicted class and the explained class; `layer`, the name of the layer.
     """
 
@@ -59,15 +59,15 @@ def cam(
     layer: str | int = "auto",
     method: str = "gradcam",
 ) -> CamResult:
-    """Compute class activation maps of images (B, C, H, W), normalized as the network expects.
+    """Compute class activation maps of images (B, C, H, W) that are normalized for the network.
 
     `target` is one class for all images or one for each; by default the predicted class. `layer` is a name, an
     index (see `find_layer`) or `auto`: the last layer that the logits depend on and whose map is larger than 1×1
     and not constant. Maps with channels last (Swin) and sequences of patch tokens (ViT) are read as such; see
     `Layout`. `method` is a key of `METHODS`.
 
-    The network stays as it was: gradients, modes, hooks, random states and memory. So `cam` can be called at any
-    time in training, on a single rank, too. Computed in the precision of the weights, with autocast off.
+    The network is unchanged: gradients, modes, hooks, random states and memory. So `cam` can be called at any time
+    during training, also on a single rank. Computed in the precision of the weights, with autocast off.
 
     Raises NoMapError for a network without maps (an MLP), UserError for unknown names and classes, for a layer
     whose channel axis cannot be determined, and for a layer whose patch tokens do not reach the logits.
@@ -84,16 +84,16 @@ def cam(
             name, module = find_layer(network, wanted)
             try:
                 if attempt:  # one image shows whether the logits depend on a layer
-                    _look(network, module, own[:1], None)
-                look = _look(network, module, own, target, second_order=method == "shapleycam")
+                    _layer_gradients(network, module, own[:1], None)
+                found = _layer_gradients(network, module, own, target, second_order=method == "shapleycam")
                 break
             except _UnusedLayerError:
                 if layer != "auto":
                     raise
-        raw = _raw_maps(method, look, network, module, own).relu()
+        raw = _raw_maps(method, found, network, module, own).relu()
     maps, maxima = _scaled(raw, images.shape[2:]), raw.amax((1, 2))
     maps, maxima, predicted, classes = (
-        value.to(images.device) for value in (maps, maxima, look.predicted, look.classes)
+        value.to(images.device) for value in (maps, maxima, found.predicted, found.classes)
     )
     return CamResult(maps, maxima, predicted, classes, name)
 
@@ -102,8 +102,8 @@ class _UnusedLayerError(UserError):
     """The logits do not depend on the layer's map."""
 
 
-class _Look(NamedTuple):
-    """A forward and a backward at one layer: maps and gradients, float32 (B, C, h, w), on the CPU."""
+class _LayerGradients(NamedTuple):
+    """Maps of one layer and their gradients, float32 (B, C, h, w) on the CPU, from one forward and one backward."""
 
     activations: Tensor
     gradient: Tensor
@@ -113,7 +113,9 @@ class _Look(NamedTuple):
     classes: Tensor
 
 
-def _look(network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, second_order: bool = False) -> _Look:
+def _layer_gradients(
+    network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, second_order: bool = False
+) -> _LayerGradients:
     """Run one forward whose graph begins at the layer, and one backward that ends there.
 
     `second_order` corrects the gradient as ShapleyCAM does, by half the Hessian times the activations.
@@ -123,18 +125,20 @@ def _look(network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, 
     layouts: list[Layout] = []
 
     def cut(_module: nn.Module, _inputs: object, output: object) -> Tensor | None:
-        if caught:  # of a layer that runs twice, the package takes the first map
+        if caught:  # of a layer that runs twice, the grad-cam package uses the first map
             return None
         layout = record.layout(output)
         if layout is None or not isinstance(output, Tensor):
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise UserError(f"CAM: this layer's output {shape} cannot be read as a map (B, C, h, w); choose another")
+            raise UserError(
+                f"CAM: this layer's output {shape} cannot be read as a map (B, C, h, w); choose another layer"
+            )
         # No parameter requires a gradient, so nothing has a graph yet. A network may run its frozen base under
         # no_grad; the mode is restored where that block ends.
         torch.set_grad_enabled(True)
         leaf = output.detach().requires_grad_()
-        # An in-place ReLU behind the layer writes into the copy, not into the leaf (which it may not).
-        # `onward.detach()` sees what it wrote; so do the activations that the package keeps.
+        # An in-place ReLU behind the layer writes into the copy; autograd forbids writing into the leaf.
+        # `onward.detach()` shares what it wrote, as do the activations that the package keeps.
         onward = leaf.clone()
         caught.extend((leaf, onward.detach()))
         layouts.append(layout)
@@ -164,43 +168,41 @@ def _look(network: nn.Module, layer: nn.Module, images: Tensor, target: Any, *, 
     of_patches = layout.to_map(gradient)
     if layout.grid and layout.extra_tokens(gradient).any() and not of_patches.any():
         raise _UnusedLayerError(
-            "CAM: the logits depend on this layer's class token alone, not on its patches; choose an earlier layer "
+            "CAM: the logits depend only on this layer's class token, not on its patches; choose an earlier layer "
             "(the first norm of the last block), or layer: auto"
         )
     maps = layout.to_map(activations)
-    return _Look(maps.float().cpu(), of_patches.float().cpu(), layout, logits.detach(), predicted, classes)
+    return _LayerGradients(maps.float().cpu(), of_patches.float().cpu(), layout, logits.detach(), predicted, classes)
 
 
-def _raw_maps(method: str, look: _Look, network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+def _raw_maps(method: str, found: _LayerGradients, network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
     """Maps (B, h, w) before ReLU and scaling."""
-    # NumPy's sums, as in the package: where the channels cancel out, the order of summation is visible in the
-    # sixth digit.
-    activations, gradient = look.activations.numpy(), look.gradient.numpy()
+    # Summed by NumPy, as in the package: where channels cancel out, the order shows in the sixth digit.
+    activations, gradient = found.activations.numpy(), found.gradient.numpy()
     if (name := METHODS[method]) is not None:
         package = importlib.import_module("pytorch_grad_cam")
         np.random.seed(0)  # for randomcam; `preserve_state` restores the state
-        # The package weights the maps; it never sees the network, which it would switch to eval mode and clear of
-        # gradients: https://github.com/jacobgil/pytorch-grad-cam/blob/master/pytorch_grad_cam/base_cam.py
+        # The package weights the maps without the network, which it would set to eval mode and clear of gradients: https://github.com/jacobgil/pytorch-grad-cam/blob/master/pytorch_grad_cam/base_cam.py
         weigh = getattr(package, name)(nn.Linear(1, 1), []).get_cam_image
         return torch.from_numpy(np.float32(weigh(None, None, None, activations, gradient, False)))
     if method == "scorecam":
-        weights = _score_weights(look, network, images).numpy()
+        weights = _score_weights(found, network, images).numpy()
     elif method == "ablationcam":
-        weights = _ablation_weights(look, network, layer, images).numpy()
+        weights = _ablation_weights(found, network, layer, images).numpy()
     else:
         weights = gradient.mean((2, 3))
     return torch.from_numpy((weights[:, :, None, None] * activations).sum(1))
 
 
 @torch.no_grad()
-def _score_weights(look: _Look, network: nn.Module, images: Tensor) -> Tensor:
+def _score_weights(found: _LayerGradients, network: nn.Module, images: Tensor) -> Tensor:
     """Weights (B, C): the softmax over channels of the class's logit for the image masked by the channel's map.
 
     Source: Wang et al., "Score-CAM: score-weighted visual explanations for convolutional neural networks", CVPR
     Workshops 2020.
     """
     scores = []
-    for image, maps, number in zip(images, look.activations, look.classes, strict=True):
+    for image, maps, number in zip(images, found.activations, found.classes, strict=True):
         masks = nn.functional.interpolate(maps[None], size=image.shape[1:], mode="bilinear", align_corners=True)[0]
         lowest, highest = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
         masks = ((masks - lowest) / (highest - lowest + 1e-8)).to(image)
@@ -209,25 +211,25 @@ def _score_weights(look: _Look, network: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _ablation_weights(look: _Look, network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
-    """Weights (B, C): by which share the class's logit falls when the channel is set to zero.
+def _ablation_weights(found: _LayerGradients, network: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
+    """Weights (B, C): the fraction by which the class's logit falls when the channel is set to zero.
 
     Source: Desai and Ramaswamy, "Ablation-CAM: visual explanations for deep convolutional network via
     gradient-free localization", WACV 2020.
     """
-    channels = torch.arange(look.activations.shape[1])
+    channels = torch.arange(found.activations.shape[1])
     scores = []
-    for image, number in zip(images, look.classes, strict=True):
+    for image, number in zip(images, found.classes, strict=True):
         for chunk in torch.split(channels, _CHUNK):
 
             def ablate(_module: nn.Module, _inputs: object, output: Tensor, chunk: Tensor = chunk) -> Tensor:
                 output = output.clone()
-                look.layout.to_map(output)[torch.arange(len(chunk)), chunk] = 0
+                found.layout.to_map(output)[torch.arange(len(chunk)), chunk] = 0
                 return output
 
             with layer.register_forward_hook(ablate):
                 scores.append(network(image.expand(len(chunk), -1, -1, -1).clone())[:, number])
-    original = look.logits.gather(1, look.classes[:, None])
+    original = found.logits.gather(1, found.classes[:, None])
     return ((original - torch.cat(scores).view(len(images), -1)) / original).float().cpu()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-# Class tokens and registers stand before the tokens of the patches (DINOv2 has the most: five).
+# Class tokens and registers come before the tokens of the patches (DINOv2 has five, the most).
 _MOST_EXTRA_TOKENS = 8
 
 Shape = tuple[int, ...]
@@ -38,23 +38,25 @@ class Layout:
 
 
 class ForwardRecord:
-    """The layers that a forward has run so far, and how each output is to be read.
+    """The layers that a forward has run so far, and the layouts of their outputs.
 
     Register `note` as a forward hook of the layers in `watched`, before any hook that asks for a layout.
     """
 
     def __init__(self, image_size: Sequence[int]) -> None:
         self._image_size = tuple(image_size)
-        self._channels_last: dict[Shape, bool] = {}  # of the latest output of that shape whose layer says so
+        self._channels_last: dict[
+            Shape, bool
+        ] = {}  # by the shape of the latest output of a layer whose type gives the layout
         self._grids: list[tuple[int, int]] = []
 
     @staticmethod
     def watched(network: nn.Module, layer: nn.Module) -> Iterable[nn.Module]:
-        """The layers to register `note` on before `layer` is read: itself alone where its type gives the layout."""
+        """The layers to register `note` on before `layer` is read: only itself where its type gives the layout."""
         return [layer] if _channels_last(layer) is False else network.modules()
 
     def note(self, module: nn.Module, _inputs: object, output: object) -> None:
-        """Forward hook: remember what this layer says of the layout of its output."""
+        """Forward hook: record the layout that this layer's type gives to its output."""
         if not isinstance(output, Tensor) or output.ndim not in (3, 4):
             return
         channels_last = _channels_last(module)
@@ -65,7 +67,7 @@ class ForwardRecord:
                 self._grids.append((height, width))
 
     def layout(self, output: object) -> Layout | None:
-        """How to read the output of the layer that has just run; None where nothing says which axis has the channels.
+        """The layout of the output of the layer that has just run; None where the axis of the channels is unknown.
 
         The layer's own type decides; else the latest layer whose output had the same shape, since activations,
         dropout and residual blocks keep the layout; else, of maps, the only reading with the images' aspect ratio.
@@ -91,7 +93,7 @@ class ForwardRecord:
 
 
 def _channels_last(module: nn.Module) -> bool | None:
-    """What the type of a layer says: True, False, or None for a type that takes any layout."""
+    """Whether a layer's type has its channels last; None for a type that takes any layout."""
     if isinstance(module, Permute):
         return {(0, 3, 1, 2): False, (0, 2, 3, 1): True}.get(tuple(module.dims))
     # torch's convention, which torchvision's and timm's LayerNorm2d and FrozenBatchNorm2d follow.

@@ -10,7 +10,7 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
-_STRIP = 64  # rows of a photo that are overlaid at once
+_STRIP = 64  # rows of a photo overlaid at a time
 
 
 def overlay(image: Pixels, heat: ArrayLike, *, strength: float = 0.7, colors: str = "turbo") -> Pixels:

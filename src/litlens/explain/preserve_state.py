@@ -1,4 +1,4 @@
-"""Run a network without leaving a trace: whatever is switched is restored, also after an error."""
+"""Run a network without side effects: everything that is switched is restored, also after an error."""
 
 import random
 from collections.abc import Iterator

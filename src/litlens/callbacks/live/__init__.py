@@ -1,4 +1,4 @@
-"""What a logger shows while a classifier trains: scores, samples, mistakes, maps.
+"""What loggers show during training: scores, samples, mistakes, maps.
 
-A figure is drawn only where a logger shows it, on rank zero, and leaves the training as it was.
+A figure is drawn only if a logger shows images, on rank zero, and does not change the training.
 """

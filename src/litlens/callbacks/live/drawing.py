@@ -1,4 +1,4 @@
-"""When and where figures are drawn: by every logger of the trainer that shows images, and nowhere else."""
+"""When and where figures are drawn: at the chosen epochs, by every logger of the trainer that shows images."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from litlens.evaluation.style import pixels
 
 _log = logging.getLogger(__name__)
 
-_DRAWINGS = 10  # of one kind in a run, where no frequency is given
+_DRAWINGS = 10  # of one kind in a run, by default
 
 
 def shows_images(trainer: Trainer) -> bool:
@@ -23,7 +23,7 @@ def shows_images(trainer: Trainer) -> bool:
 
 
 def should_draw(trainer: Trainer, every_n_epochs: int | None) -> bool:
-    """Whether to draw in this pass over a split: some logger shows images, and in fit it is the epoch's turn.
+    """Whether to draw in this pass over a split: a logger shows images, and in fit it is the epoch's turn.
 
     That is the first validation from every n-th epoch on, and the last one of a full run; None means about ten
     drawings in the run. If a run ends early, its last validation is not known in time. All validations of one epoch
@@ -71,7 +71,7 @@ def names_of_classes(module: LightningModule, number: int) -> list[str]:
 
 @rank_zero_only
 def warn_once(callback: Callback, message: str) -> None:
-    """Log one line about what this callback misses, the first time only."""
+    """Log one line about what this callback is missing, once, on rank zero."""
     if not vars(callback).get("_warned"):
         vars(callback)["_warned"] = True
         _log.warning("%s: %s", type(callback).__name__, message)

@@ -1,4 +1,4 @@
-"""What goes on inside the network: Grad-CAM, feature maps, its graph, histograms of weights and activations."""
+"""Figures of the network: Grad-CAM, feature maps, its graph, histograms of weights and activations."""
 
 import io
 import warnings
@@ -20,10 +20,10 @@ from litlens.explain.preserve_state import at_home, preserve_state
 
 
 class GradCam(ShownSamples):
-    """Shows the same samples, each beside its class activation map for the predicted class: `grad_cam/val`.
+    """Shows samples, each next to its class activation map for the predicted class: `grad_cam/val`.
 
     Args:
-        samples: How many.
+        samples: How many samples.
         every_n_epochs: How often, and at the last validation of a full run; by default about ten times.
         layer: See `litlens.explain.cam.cam`.
         method: See `litlens.explain.cam.cam`; all but `gradcam` are slow.
@@ -74,8 +74,8 @@ class FeatureMaps(ShownSamples):
 class Histograms(ShownSamples):
     """Shows the distribution of every parameter, `weights/NAME`, and of every layer's output, `activations/NAME`.
 
-    Outputs are those for the same samples, in evaluation mode, of layers without children. Not among the
-    command's defaults: for a deep network these are hundreds of histograms.
+    Activations are those of fixed samples, in eval mode, of layers without children. Off by default, since a deep
+    network has hundreds of histograms.
     """
 
     def __init__(self, samples: int = 16, every_n_epochs: int | None = None) -> None:
@@ -99,7 +99,7 @@ class Histograms(ShownSamples):
 class ModelGraph(ShownSamples):
     """Adds the network's graph once, in the first validation; a network that cannot be traced is reported.
 
-    TensorBoard has a tab for it, W&B the overview of a run.
+    TensorBoard shows it in the tab GRAPHS, W&B in the overview of a run.
     """
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class ModelGraph(ShownSamples):
             if not isinstance(logger, TensorBoardLogger | WandbLogger):
                 continue
             try:
-                # Tracing warns of branches and of its own end, and prints if it fails; W&B prints that it is at work.
+                # Tracing warns of branches and of its deprecation, and prints if it fails; W&B prints its progress.
                 with (
                     preserve_state(network),
                     torch.no_grad(),
@@ -121,7 +121,7 @@ class ModelGraph(ShownSamples):
                 ):
                     warnings.simplefilter("ignore")
                     _add_graph(logger, network, at_home(samples.images, network))
-            except Exception as error:  # whatever a network does that the tracer cannot follow
+            except Exception as error:  # a network may do anything that the tracer cannot follow
                 reason = str(error).strip().partition("\n")[0]
                 warn_once(self, f"{type(network).__name__} cannot be traced: {reason}")
 
@@ -131,12 +131,12 @@ def _add_graph(logger: TensorBoardLogger | WandbLogger, network: nn.Module, imag
         logger.experiment.add_graph(network, images)
         return
     if getattr(network, "_wandb_watch_called", False):
-        return  # by its owner, who has the graph from it; a second call is an error
-    # W&B's graph comes from hooks that the next forward pass fulfils; nothing is to stay on the network.
+        return  # the user has called watch, which adds the graph; a second call is an error
+    # W&B's graph comes from hooks that run in the next forward pass; remove them afterwards.
     logger.watch(network, log=None, log_graph=True)  # type: ignore[arg-type, unused-ignore]
     try:
         network(images)
     finally:
         logger.experiment.unwatch(network)
-        for module in network.modules():  # unwatch leaves this mark, and with it a watch by the owner would fail
+        for module in network.modules():  # unwatch leaves this mark, and the user's watch would fail
             vars(module).pop("_wandb_watch_called", None)

@@ -1,4 +1,4 @@
-"""Validation samples on display: a fixed set with its predictions, and the worst mistakes."""
+"""Figures of validation samples: a fixed set with its predictions, and the worst mistakes."""
 
 import heapq
 from abc import ABC, abstractmethod
@@ -25,10 +25,7 @@ _NO_IMAGES = "nothing to show: the batches are not (images (B, C, H, W), labels 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Images float32 (B, C, H, W) as the network takes them, and the same as pixels uint8 (B, H, W, 1 or 3).
-
-    With their labels int64 (B,) and names.
-    """
+    """Normalized images float32 (B, C, H, W), their pixels uint8 (B, H, W, 1 or 3), labels int64 (B,) and names."""
 
     images: Tensor
     pixels: NDArray[np.uint8]
@@ -37,15 +34,15 @@ class Samples:
 
 
 class ShownSamples(Callback, ABC):
-    """Shows something about the same validation samples, every time it is their turn.
+    """Base of callbacks that show the same validation samples each time.
 
     The samples are spread evenly over the split if the data module has `samples`, `image` and `preprocessing`,
-    otherwise they are the first of the first batch. Shown after the first batch, on rank zero alone: then the network
-    has the weights that are validated, whatever another callback (a running average) does at the start and end of the
-    pass. A network that gives no logits for images alone, or has no maps (an MLP), is reported in one line, once.
+    otherwise they are the first of the first batch. Drawn after the first batch, on rank zero: then the network has
+    the weights that are validated, even if another callback (a running average) swaps them at the start and end of
+    the pass. A network that does not map images to logits, or has no maps (an MLP), is reported in one line, once.
 
     Args:
-        samples: How many.
+        samples: How many samples.
         every_n_epochs: How often, and at the last validation of a full run; by default about ten times.
     """
 
@@ -56,10 +53,10 @@ class ShownSamples(Callback, ABC):
 
     @abstractmethod
     def show(self, trainer: Trainer, pl_module: LightningModule, network: nn.Module, samples: Samples) -> None:
-        """Show something about the samples. May raise NoMapError; `_finished` ends it for the run."""
+        """Draw the samples. May raise NoMapError; setting `_finished` ends the drawing for the run."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the samples and the network of an earlier run."""
+        """Drop the samples and the network of an earlier run."""
         self._chosen, self._checked = None, False
 
     def on_validation_batch_end(
@@ -71,7 +68,6 @@ class ShownSamples(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Choose the samples, once, and show them."""
         if batch_idx or dataloader_idx or self._finished or not trainer.is_global_zero:
             return
         if not should_draw(trainer, self.every_n_epochs):
@@ -93,7 +89,7 @@ class ShownSamples(Callback, ABC):
             with preserve_state(network), torch.no_grad():
                 output = network(at_home(images, network))
             reason = "" if isinstance(output, Tensor) and output.ndim == 2 else f"returned {type(output).__name__}"
-        except Exception as error:  # whatever somebody's module does with images alone
+        except Exception as error:  # a foreign module may need more than images
             reason = f"raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         if reason:
             wanted = "forward(images (B, C, H, W)) should give logits (B, K)"
@@ -120,12 +116,11 @@ class PredictionGrid(ShownSamples):
 class WrongSamples(PassFigure):
     """Shows the misclassified validation samples with the highest loss: `wrong_samples/val`.
 
-    With file name, label and the three most probable classes. `validation_step` has to return `logits` and
-    `labels`, otherwise one line says so. Where the data module gives no images, they are kept from the batches, with
-    several devices from those of the first.
+    With file name, label and the three most probable classes. `validation_step` must return `logits` and `labels`.
+    If the data module gives no images, they are kept from the batches, with several devices from those of the first.
 
     Args:
-        samples: How many at most.
+        samples: The largest number of samples.
         every_n_epochs: How often, and at the last validation of a full run; by default about ten times.
     """
 
@@ -140,7 +135,7 @@ class WrongSamples(PassFigure):
         return split == "val" and super().is_wanted(trainer, pl_module, split)
 
     def keep_batch(self, trainer: Trainer, batch: object, logits: Tensor, labels: Tensor) -> None:
-        """Keep the images of the worst so far, too, where the data module gives none."""
+        """Keep the images of the worst mistakes so far, too, if the data module gives none."""
         super().keep_batch(trainer, batch, logits, labels)
         if has_images(trainer) or not trainer.is_global_zero:
             return
@@ -156,7 +151,6 @@ class WrongSamples(PassFigure):
         self._seen += len(labels)
 
     def use(self, trainer: Trainer, pl_module: LightningModule, split: str, predictions: Predictions) -> None:
-        """Fetch the images of the worst and draw."""
         kept = {place: image for _, place, image in self._worst}
         worst = [place for place in worst_mistakes(predictions) if has_images(trainer) or place in kept]
         worst, self._worst = worst[: self.samples], []
@@ -187,13 +181,13 @@ class WrongSamples(PassFigure):
 
 
 def network_of(module: LightningModule) -> nn.Module:
-    """What takes images: the module's `network` if it has one, otherwise the module."""
+    """The module's `network` if it has one, otherwise the module."""
     network = getattr(module, "network", module)
     return plain(network if isinstance(network, nn.Module) else module)
 
 
 def probabilities_of(network: nn.Module, images: Tensor) -> NDArray[np.float32]:
-    """Softmax (B, K) of the network's logits for images (B, C, H, W), in evaluation mode; it stays as it was."""
+    """Softmax (B, K) of the network's logits for images (B, C, H, W), in eval mode."""
     with preserve_state(network), torch.no_grad():
         probabilities: NDArray[np.float32] = network(at_home(images, network)).float().softmax(1).cpu().numpy()
     return probabilities
@@ -206,9 +200,9 @@ def has_images(trainer: Trainer) -> bool:
 
 
 def samples_at(trainer: Trainer, places: Sequence[int] | NDArray[np.int64]) -> Samples:
-    """Validation samples by their places, where the data module `has_images`.
+    """Validation samples by their places, if the data module `has_images`.
 
-    From there and not from a batch, which may hold cached features in place of images.
+    Not from a batch, which may hold cached features in place of images.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     split = data.samples("val")
@@ -218,7 +212,7 @@ def samples_at(trainer: Trainer, places: Sequence[int] | NDArray[np.int64]) -> S
 
 
 def samples_of(batch: object, number: int) -> Samples | None:
-    """The first samples of a batch (images, labels), or None if it is anything else."""
+    """The first samples of a batch (images, labels), or None for anything else."""
     if not (isinstance(batch, Sequence) and len(batch) >= 2 and all(isinstance(part, Tensor) for part in batch[:2])):
         return None
     images, labels = batch[0][:number].detach().clone().float().cpu(), batch[1][:number]

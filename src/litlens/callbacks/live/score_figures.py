@@ -28,10 +28,10 @@ _VAL = ("loss/val", "accuracy/val")
 
 
 class LearningCurves(Callback):
-    """Keeps `loss` and `accuracy` of training and validation per epoch and shows them as `learning_curves`.
+    """Shows loss and accuracy of training and validation per epoch: `learning_curves`.
 
     `history` has one row per epoch: `epoch` and those of the four values that were logged. A resumed run continues
-    its history, a new fit starts another. Drawn every `every_n_epochs` epochs (by default about ten times in a run)
+    its history, a new fit starts a new one. Drawn every `every_n_epochs` epochs (by default about ten times in a run)
     and at the end.
     """
 
@@ -47,7 +47,7 @@ class LearningCurves(Callback):
             self._finished = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the validation's values, which the module's epoch-end hook has logged by now."""
+        """Read the validation values, which the module's epoch-end hook has logged by now."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._read(trainer, trainer.current_epoch, _VAL)
 
@@ -56,11 +56,9 @@ class LearningCurves(Callback):
         self._finished = trainer.current_epoch
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the epoch before this one."""
         self._close_epoch(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the last epoch."""
         self._close_epoch(trainer, last=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -97,9 +95,7 @@ class LearningCurves(Callback):
 
 
 class PassFigure(PassPredictions, ABC):
-    """Shows something about each pass over validation and test, from the logits and labels that the steps return.
-
-    A module whose steps return neither is reported in one line, once.
+    """Base of callbacks that draw the predictions of a pass over validation or test.
 
     Args:
         every_n_epochs: How often, and at the last validation of a full run; by default about ten times.

@@ -1,15 +1,19 @@
-"""The history holds each epoch's logged values, whenever they are logged, and survives a resume."""
+"""Figures of scores: learning curves, confusion matrix and metrics of each class show what the module computed."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from sklearn.metrics import precision_recall_fscore_support
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litlens.callbacks.live import score_figures as module
-from litlens.callbacks.live.score_figures import LearningCurves
+from litlens.callbacks.live.score_figures import ConfusionMatrix, LearningCurves, PerClassMetrics
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
@@ -20,6 +24,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*resuming from a checkpoint that",
     "ignore:The dirpath has changed",
 )
+
 
 NAMES = {"epoch", "loss/train", "loss/val", "accuracy/train", "accuracy/val"}
 
@@ -134,11 +139,6 @@ def test_drawn_as_often_as_told_and_at_the_end(
     assert drawn == expected
 
 
-def test_nothing_is_drawn_without_a_logger_that_shows_it(trainer, small, samples, monkeypatch) -> None:
-    monkeypatch.setattr(module, "learning_curves_figure", lambda history: pytest.fail("drawn"))
-    trainer(LearningCurves(), max_epochs=1).fit(small(), samples(), samples(17, 1))
-
-
 def test_the_sanity_check_and_a_test_leave_no_row(trainer, small, samples) -> None:
     curves = LearningCurves()
     run = trainer(curves, max_epochs=1, num_sanity_val_steps=2)
@@ -163,3 +163,58 @@ def test_a_fit_that_continues_in_the_same_trainer_continues_its_history(trainer,
     run.fit_loop.max_epochs = 4
     run.fit(classifier, samples(), samples(17, 1))
     assert [row["epoch"] for row in curves.history] == [0, 1, 2, 3]
+
+
+def counted(classifier, loader) -> list[list[int]]:
+    counts = np.zeros((3, 3), dtype=int)
+    for images, labels in loader:
+        for label, predicted in zip(labels, classifier.layer(images).argmax(dim=1), strict=True):
+            counts[label, predicted] += 1
+    return counts.tolist()
+
+
+def images(folder: str) -> dict[str, list[int]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(folder, size_guidance={"images": 0})
+    events.Reload()
+    return {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+def test_every_epoch_and_the_test_are_shown_with_their_counts(trainer, small, samples, spy, tmp_path) -> None:
+    drawn = spy(module, "confusion_matrix_figure")
+    logger = TensorBoardLogger(tmp_path)
+    classifier, val, test = small(), samples(17, 1), samples(23, 2)
+    run = trainer(ConfusionMatrix(), logger=logger, max_epochs=3)
+    run.fit(classifier, samples(), val)
+    assert [call["title"] for call in drawn] == [f"Validation, epoch {epoch}" for epoch in range(3)]
+    assert drawn[-1]["counts"].tolist() == counted(classifier, val)
+    run.test(classifier, test, verbose=False)
+    assert drawn[-1]["title"] == "Test"
+    assert drawn[-1]["counts"].tolist() == counted(classifier, test)
+    assert images(logger.log_dir) == {"confusion_matrix/val": [3, 6, 9], "confusion_matrix/test": [9]}
+
+
+def test_curves_of_few_classes(trainer: Any, small: Any, samples: Any, tmp_path: Path) -> None:
+    logger, classifier, val = TensorBoardLogger(tmp_path), small(), samples(40, 1)
+    trainer(PerClassMetrics(), logger=logger, max_epochs=2).fit(classifier, samples(), val)
+    pairs = [(labels, classifier.layer(images).argmax(1)) for images, labels in val]
+    labels, predicted = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    expected = precision_recall_fscore_support(labels, predicted, zero_division=0.0)
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    for kind, values in zip(("precision", "recall", "f1"), expected[:3], strict=True):
+        for name, value in zip("abc", values, strict=True):
+            logged = events.Scalars(f"{kind}/val/{name}")
+            assert [event.step for event in logged] == [3, 6]
+            assert logged[-1].value == pytest.approx(value, abs=1e-6)
+
+
+def test_a_figure_of_more_classes_and_of_the_test(trainer, small, samples, spy, tmp_path) -> None:
+    drawn, classifier, val = spy(module, "per_class_figure"), small(), samples(40, 1)
+    run = trainer(PerClassMetrics(2, every_n_epochs=2), logger=TensorBoardLogger(tmp_path), max_epochs=3)
+    run.fit(classifier, samples(), val)
+    run.test(classifier, val, verbose=False)
+    labelled = np.bincount(torch.cat([labels for _, labels in val]), minlength=3).tolist()
+    assert [call["title"] for call in drawn] == ["Validation, epoch 1", "Validation, epoch 2", "Test"]
+    assert all([row.labelled for row in call["table"]] == labelled for call in drawn)
