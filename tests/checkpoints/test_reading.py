@@ -9,6 +9,7 @@ import torch
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.errors import UserError
+from litlens.models.classifier import CHECKPOINT_FORMAT
 
 
 class Canary:
@@ -62,3 +63,26 @@ def test_a_truncated_file_is_damaged(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match="damaged"):
         read_checkpoint(path)
+
+
+def test_no_flipped_bit_is_loaded(tmp_path: Path) -> None:
+    """Of every byte of a file, one bit: it is refused in one line, or what is loaded is what was saved."""
+    path = tmp_path / "x.ckpt"
+    weights = {"weight": torch.tensor([1.5, -2.0])}
+    saved = {"litlens": {"format": CHECKPOINT_FORMAT, "class_names": ["cat", "dog"]}, "state_dict": weights}
+    torch.save(saved, path)
+    whole = path.read_bytes()
+    refusals = []
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = read_checkpoint(path)
+        except UserError as error:
+            refusals.append(str(error))
+        else:
+            assert torch.equal(loaded["state_dict"].pop("weight"), weights["weight"]), place
+            assert loaded == {**saved, "state_dict": {}}, place
+    assert len(refusals) > len(whole) / 2  # the others are padding between the records
+    assert all(str(path) in line and "\n" not in line for line in refusals)

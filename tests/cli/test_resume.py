@@ -14,10 +14,11 @@ from small_classifier import Data, small, trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from litlens.checkpoints.last import LastCheckpoint
-from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.main import train
+from litlens.checkpoints.reading import previous_checkpoint, read_checkpoint
+from litlens.cli.main import evaluate, train
 from litlens.cli.resume import Resumption
-from litlens.cli.run_folder import LAST
+from litlens.cli.run_folder import BEST, LAST
+from litlens.models.classifier import CHECKPOINT_FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ["--config", str(ROOT / "configs" / "digits_cnn.yaml")]
@@ -40,6 +41,8 @@ def test_a_run_that_was_moved_keeps_its_best(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     before = ModelCheckpoint(old, monitor="accuracy/val", mode="max", filename="best")
     best = str(old / "best.ckpt")
+    new.mkdir()
+    torch.save({"litlens": {"format": CHECKPOINT_FORMAT}, "state_dict": {}}, new / "best.ckpt")
     before.best_model_score, before.best_model_path, before.kth_best_model_path = torch.tensor(0.9), best, best
     before.best_k_models, before.last_model_path = {best: torch.tensor(0.9)}, ""
     after = ModelCheckpoint(new, monitor="accuracy/val", mode="max", filename="best")
@@ -127,3 +130,43 @@ def test_a_run_by_max_steps_is_not_resumed_by_steps(
     assert "--trainer.max_steps=-1 --trainer.max_epochs=N" in line
     train(["--resume", str(run), *QUIET, "--trainer.max_steps=-1", "--trainer.max_epochs=2"])
     assert steps(run) == 66
+
+
+def flip_a_sign(path: Path) -> None:
+    """Flip the highest bit of a byte in the middle of a file, where the weights are."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x80
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_reported_and_never_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train([*CONFIG, *QUIET, "--trainer.max_epochs=1", "--model.lr_scheduler=null"])
+    run = only_run(tmp_path)
+    trained = read_checkpoint(run / LAST)["state_dict"]
+    flip_a_sign(run / LAST)
+    flip_a_sign(run / BEST)
+    assert read_checkpoint(previous_checkpoint(run / LAST))["global_step"] == 0
+    (run / BEST).rename(tmp_path / "best.ckpt")
+    capsys.readouterr()
+    train(["--resume", str(run), *QUIET])
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "is damaged: " in line]
+    assert note.startswith(f"{run / LAST} is damaged: ")
+    assert note.endswith("; going on from last-previous.ckpt, step 0")
+    torch.testing.assert_close(read_checkpoint(run / LAST)["state_dict"], trained, rtol=0, atol=0)
+
+    (tmp_path / "best.ckpt").replace(run / BEST)
+    for command in (["--resume", str(run)], [*CONFIG, "--model.init_from", str(run)]):
+        with pytest.raises(SystemExit):
+            train([*command, *QUIET])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{run.resolve() / BEST if '--resume' in command else run / BEST} is damaged: " in line
+    with pytest.raises(SystemExit):
+        evaluate(["--ckpt_path", str(run)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {run / BEST} is damaged: ")
+    (run / BEST).unlink()
+    train(["--resume", str(run), *QUIET, "--trainer.max_epochs=2"])
+    assert read_checkpoint(run / BEST)["global_step"] == 66

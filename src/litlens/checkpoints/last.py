@@ -35,15 +35,14 @@ def newest_checkpoint(run: Path) -> Newest:
     try:
         return Newest(last, read_checkpoint(last)["global_step"])
     except UserError as error:
-        if not previous.is_file():
-            raise UserError(
-                f"{error}; there is nothing to go on from: start a new run, or name another folder"
-            ) from error
-        note = f"{error}: going on from {previous.name}, which was written before it"
+        damage = str(error)
+    if not previous.is_file():
+        raise UserError(f"{damage}; there is nothing to go on from: start a new run, or name another folder")
     try:
-        return Newest(previous, read_checkpoint(previous)["global_step"], note)
+        step = read_checkpoint(previous)["global_step"]
     except UserError as error:
-        raise UserError(f"neither {last} nor {previous.name} can be read: {error}; start a new run") from error
+        raise UserError(f"{damage}, and {error}; there is nothing to go on from: start a new run") from error
+    return Newest(previous, step, f"{damage}; going on from {previous.name}, step {step}")
 
 
 class LastCheckpoint(Checkpoint):

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 
+from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.run_folder import CONFIG, METRICS, write_config
 from litlens.errors import UserError
 from litlens.files import write_atomically
@@ -48,16 +49,32 @@ class Resumption(Callback):
         """Correct the paths that the checkpoint callbacks stored, where the folder was moved or renamed.
 
         With another folder they would forget the best score, and the next epoch would be the best
-        (`ModelCheckpoint.load_state_dict`).
+        (`ModelCheckpoint.load_state_dict`). It is, where the best checkpoint was removed. Raises UserError where that
+        file is damaged: at the end of the run, there would be nothing to test.
         """
         for callback in trainer.checkpoint_callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
-            if state is None or not isinstance(callback, ModelCheckpoint) or state["dirpath"] == callback.dirpath:
+            if state is None or not isinstance(callback, ModelCheckpoint):
                 continue
-            state["dirpath"] = callback.dirpath
-            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                state[name] = _moved(state[name], callback)
-            state["best_k_models"] = {_moved(path, callback): score for path, score in state["best_k_models"].items()}
+            if state["dirpath"] != callback.dirpath:
+                state["dirpath"] = callback.dirpath
+                for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[name] = _moved(state[name], callback)
+                scores = state["best_k_models"].items()
+                state["best_k_models"] = {_moved(path, callback): score for path, score in scores}
+            best = Path(state["best_model_path"])
+            if best.is_file():
+                try:
+                    read_checkpoint(best)
+                except UserError as error:
+                    raise UserError(f"--resume: {error}; remove it, and the best of the next epochs is kept") from error
+            else:
+                state |= {
+                    "best_model_score": None,
+                    "best_model_path": "",
+                    "kth_best_model_path": "",
+                    "best_k_models": {},
+                }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write config.yaml, which nothing has refused, and stop again where early stopping had ended the run.
