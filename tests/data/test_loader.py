@@ -1,14 +1,20 @@
 """The order of batches: the same for any number of workers, after a resume, and under a trainer or a plain loop."""
 
-from collections.abc import Iterable
+import itertools
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from litlens.data import sampling
 from litlens.data.augment import Augmentation
 from litlens.data.decode import BadImage
 from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader
@@ -70,12 +76,86 @@ def test_evaluation_is_whole_and_in_order() -> None:
     assert labels(loader)[-1] == [20, 21, 22]
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_workers_change_nothing(num_workers: int) -> None:
-    alone = TrainingLoader(make_dataset(augmented=True), batch_size=4)
-    shared = TrainingLoader(make_dataset(augmented=True), batch_size=4, num_workers=num_workers)
-    for _ in range(2):
-        assert same(list(alone), list(shared))
+@pytest.fixture
+def method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How worker processes are started: fork, as on Linux, or spawn, as on Windows and macOS."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize(
+    ("num_workers", "method"), [(1, "fork"), (2, "fork"), (4, "fork"), (2, "spawn")], indirect=["method"]
+)
+def test_workers_change_nothing(num_workers: int, method: str) -> None:
+    """Whether they live on, are new in each epoch, or begin within one."""
+    dataset = make_dataset(augmented=method == "fork")  # a spawned worker would import albumentations for seconds
+    alone = TrainingLoader(dataset, batch_size=4)
+    epochs = [list(alone) for _ in range(3)]
+    lasting = TrainingLoader(dataset, batch_size=4, num_workers=num_workers)
+    assert same(list(lasting), epochs[0])
+    assert same(list(lasting), epochs[1])
+    again = TrainingLoader(dataset, batch_size=4, num_workers=num_workers, epochs=itertools.count(1))
+    again.load_state_dict({**lasting.state_dict(), "batches": 3})
+    assert same(list(again), epochs[1][3:])
+    assert same(list(again), epochs[2])
+
+
+@given(size=st.integers(1, 40), batch_size=st.integers(1, 9), epoch=st.integers(0, 3), data=st.data())
+def test_a_loader_goes_on_at_any_batch(size: int, batch_size: int, epoch: int, data: st.DataObject) -> None:
+    dataset = make_dataset(size=size)
+    loader = TrainingLoader(dataset, batch_size=batch_size, epochs=itertools.count(epoch))
+    whole, after = labels(loader), labels(loader)
+    stop = data.draw(st.integers(1, len(whole)))
+    stopped = TrainingLoader(dataset, batch_size=batch_size, epochs=itertools.count(epoch))
+    assert labels(itertools.islice(stopped, stop)) == whole[:stop]
+    resumed = TrainingLoader(dataset, batch_size=batch_size, epochs=itertools.count(epoch))
+    resumed.load_state_dict(stopped.state_dict())
+    assert labels(resumed) == whole[stop:]
+    assert labels(resumed) == after
+
+
+class Counting(SplitDataset):
+    """Counts what is fetched."""
+
+    fetched = 0
+
+    def fetch(self, request: Any) -> Any:
+        self.fetched += len(request[1])
+        return super().fetch(request)
+
+
+def test_resuming_at_batch_10000_fetches_nothing_before_it() -> None:
+    plain = make_dataset(size=30_000)
+    dataset = Counting(plain.split, preprocessing=plain.preprocessing, seed=plain.seed)
+    loader = TrainingLoader(dataset, batch_size=2)
+    loader.load_state_dict({**loader.state_dict(), "batches": 10_000})
+    _, classes = next(iter(loader))
+    order = sampling.training_indices(seed=plain.seed, epoch=0, size=30_000, batch_size=2)
+    assert classes.tolist() == order[10_000].tolist()
+    assert dataset.fetched == 2
+
+
+def test_another_number_of_devices_goes_on_within_an_epoch_where_a_step_has_as_many_images() -> None:
+    alone = TrainingLoader(make_dataset(), batch_size=4)
+    whole = labels(alone)
+    ranks = []
+    for rank in range(2):
+        trainer: Any = SimpleNamespace(world_size=2, global_rank=rank, state=SimpleNamespace(status=None))
+        loader = TrainingLoader(make_dataset(), batch_size=2, trainer=trainer)
+        loader.load_state_dict({**alone.state_dict(), "batches": 2})
+        ranks.append(labels(loader))
+    assert [sorted(first + second) for first, second in zip(*ranks, strict=True)] == [sorted(b) for b in whole[2:]]
+
+
+def test_two_iterations_at_once_do_not_mix() -> None:
+    loader = TrainingLoader(make_dataset(), batch_size=4)
+    first, second = labels(loader), labels(loader)
+    other = TrainingLoader(make_dataset(), batch_size=4)
+    pairs = [(a[1].tolist(), b[1].tolist()) for a, b in zip(other, other, strict=True)]
+    assert pairs == list(zip(first, second, strict=True))
 
 
 class Broken(SplitDataset):
@@ -96,7 +176,7 @@ class Broken(SplitDataset):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (UserError("data.augment: mend it"), "data.augment: mend it"),
+        (UserError("data.augment: fix it"), "data.augment: fix it"),
         (BadImage("a/5.png", "an empty file"), "a/5.png: an empty file"),
     ],
     ids=["mistake", "bad image"],
@@ -150,15 +230,16 @@ class Recorder(pl.LightningModule):
 
 
 class Data(pl.LightningDataModule):
-    def __init__(self, num_workers: int = 0) -> None:
+    def __init__(self, num_workers: int = 0, batch_size: int = 4) -> None:
         super().__init__()
-        self.num_workers = num_workers
+        self.num_workers, self.batch_size = num_workers, batch_size
 
     def train_dataloader(self) -> TrainingLoader:
-        return TrainingLoader(make_dataset(), batch_size=4, num_workers=self.num_workers, trainer=self.trainer)
+        options = {"batch_size": self.batch_size, "num_workers": self.num_workers, "trainer": self.trainer}
+        return TrainingLoader(make_dataset(), **options)
 
 
-def fit(tmp_path: Any, *, num_workers: int = 0, ckpt_path: Any = None, **options: Any) -> Recorder:
+def fit(tmp_path: Any, *, num_workers: int = 0, batch_size: int = 4, ckpt_path: Any = None, **options: Any) -> Recorder:
     model = Recorder()
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -169,7 +250,8 @@ def fit(tmp_path: Any, *, num_workers: int = 0, ckpt_path: Any = None, **options
         use_distributed_sampler=False,
         **options,
     )
-    trainer.fit(model, datamodule=Data(num_workers), ckpt_path=ckpt_path, weights_only=ckpt_path and True)
+    data = Data(num_workers, batch_size)
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=ckpt_path and True)
     return model
 
 
@@ -190,6 +272,36 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_does(tmp_path: Any, steps
         enable_checkpointing=False,
     ).seen
     assert resumed == whole[steps:]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}])
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_another_batch_size_goes_on_at_the_start_of_an_epoch(
+    batch_size: int, limit: dict[str, int], tmp_path: Any
+) -> None:
+    first = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, every_n_epochs=1, save_top_k=-1)
+    fit(tmp_path, max_epochs=1, callbacks=[first])
+    options: dict[str, Any] = {"batch_size": batch_size, "enable_checkpointing": False}
+    resumed = fit(tmp_path, ckpt_path=first.best_model_path, **limit, **options).seen
+    expected = [step for step in fit(tmp_path, max_epochs=5, **options).seen if step[0] > 0]
+    assert resumed == expected[: len(resumed)]
+    assert len(resumed) == (7 if "max_steps" in limit else {2: 22, 8: 4}[batch_size])
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize(("steps", "batch_size"), [(2, 2), (3, 8), (5, 2)])
+def test_another_batch_size_within_an_epoch_is_one_line(steps: int, batch_size: int, tmp_path: Any) -> None:
+    """With more batches than before or fewer, or with fewer than were handed out; after the last batch, too."""
+    checkpoint = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=steps, save_top_k=-1)
+    fit(tmp_path, max_steps=steps, callbacks=[checkpoint])
+    options: dict[str, Any] = {"max_epochs": 3, "enable_checkpointing": False, "batch_size": batch_size}
+    with pytest.raises(UserError) as caught:
+        fit(tmp_path, ckpt_path=checkpoint.best_model_path, **options)
+    assert str(caught.value) == (
+        f"data.batch_size times devices: {batch_size} instead of 4: the checkpoint was written after batch {steps} of "
+        "5 of an epoch, whose order would change: change it back, or resume from the end of an epoch"
+    )
 
 
 def test_overfitting_repeats_the_first_batches(tmp_path: Any) -> None:

@@ -182,7 +182,7 @@ def test_predict_takes_the_loaders(given: str) -> None:
 def test_a_device_is_given_bytes_which_the_data_module_normalizes_there() -> None:
     data = Gray([10, 30] * 6)
     data.setup()
-    images, labels = data._dataset("train", augmented=False).fetch((0, np.arange(3)))
+    images, labels = data._dataset("train").fetch((0, np.arange(3)))
     on_device = data.on_after_batch_transfer((images, labels), 0)
     assert torch.equal(on_device[0], data.preprocessing.normalize(images))
     assert data.on_after_batch_transfer(on_device, 0) is on_device
@@ -192,8 +192,8 @@ def test_a_device_is_given_bytes_which_the_data_module_normalizes_there() -> Non
 class OnDevice(Gray):
     """Hands on bytes, as a trainer's GPU gets them."""
 
-    def _loader_options(self, **options: Any) -> dict[str, Any]:
-        return {**super()._loader_options(**options), "normalized": False}
+    def _loader_options(self, dataset: Any) -> dict[str, Any]:
+        return {**super()._loader_options(dataset), "normalized": False}
 
 
 class Kept(LightningModule):

@@ -21,8 +21,7 @@ def test_ranks_share_one_permutation_in_equal_full_batches_and_a_batch_is_at_mos
         )
         for rank in range(world_size)
     ]
-    batches = sampling.training_batches(size=size, batch_size=batch_size, world_size=world_size)
-    in_batch = sampling.images_in_batch(size=size, batch_size=batch_size, world_size=world_size)
+    batches, in_batch = sampling.training_shape(size=size, batch_size=batch_size, world_size=world_size)
     assert {share.shape for share in shares} == {(batches, in_batch)}
     assert in_batch == min(batch_size, size // world_size)
     shares = [share.ravel() for share in shares]
@@ -65,7 +64,7 @@ def test_the_order_is_what_it_was() -> None:
     assert rng.integers(1000, size=3).tolist() == [651, 926, 414]
 
 
-def test_augmentation_streams_differ_by_sample_epoch_and_seed() -> None:
+def test_augmentation_rngs_differ_by_sample_epoch_and_seed() -> None:
     draws = {
         sampling.augmentation_rng(seed=seed, epoch=epoch, index=index).random()
         for seed in range(3)

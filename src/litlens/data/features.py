@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +70,7 @@ class FeatureDataset(BatchDataset):
         self._number_of_views = 1 if images.augmentation is None else views
         self._memory = memory / self._number_of_views
         self._frozen: FrozenLayers | None = None
-        self._views: dict[int, _View] = {}
+        self._views: dict[int, Callable[[sampling.Indices], NDArray[np.float32]]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,8 +88,8 @@ class FeatureDataset(BatchDataset):
         values = torch.from_numpy(self._views[number](indices))
         return frozen.batch(values), torch.from_numpy(self.images.split.labels[indices])
 
-    def _view(self, frozen: FrozenLayers, *, epoch: int) -> "_View":
-        """The features of the split in an epoch, computed where they are not there yet."""
+    def _view(self, frozen: FrozenLayers, *, epoch: int) -> Callable[[sampling.Indices], NDArray[np.float32]]:
+        """A function from indices to a copy of their features in an epoch; what is missing is computed first."""
         normalize = self.preprocessing.normalize
         folder = cache_folder() / f"features-{digest([_VERSION, frozen.key(), normalize.mean, normalize.std])}"
         names: list[bytes] = []
@@ -97,44 +97,31 @@ class FeatureDataset(BatchDataset):
             store = _Store(folder)
             for start in progress(range(0, len(self), _BATCH), description=f"Features of {self._name}"):
                 pixels = self.images.pixels(np.arange(start, min(start + _BATCH, len(self))), epoch=epoch)
-                digests = [
-                    hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in pixels
-                ]
+                digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in pixels]
                 missing = [place for place, name in enumerate(digests) if name not in store]
                 if missing:
                     store.add([digests[place] for place in missing], frozen(normalize(pixels[missing])).numpy())
                 names += digests
             store.save()
-        return _View(store.places(names), memory=self._memory)
-
-
-class _View:
-    """The features of a split in one view, in memory or mapped."""
-
-    def __init__(self, places: Sequence[tuple[NDArray[np.float32], int]], *, memory: float) -> None:
-        self._places = places
-        size = places[0][0][0].nbytes * len(places)
-        self._features = np.stack([table[row] for table, row in places]) if size <= memory else None
-
-    def __call__(self, indices: sampling.Indices) -> NDArray[np.float32]:
-        """A copy of the features (B, …) of samples of the split."""
-        if self._features is not None:
-            return np.array(self._features[indices])
-        return np.stack([self._places[index][0][self._places[index][1]] for index in indices])
+        places = [store.places[name] for name in names]
+        if places[0][0][0].nbytes * len(places) <= self._memory:
+            features = np.stack([table[row] for table, row in places])
+            return lambda indices: features[indices]
+        return lambda indices: np.stack([table[row] for table, row in (places[index] for index in indices)])
 
 
 class _Store:
     """Features of one function by the digest of the pixels, in chunks that appear complete or not at all."""
 
     def __init__(self, folder: Path) -> None:
+        self.places: dict[bytes, tuple[NDArray[np.float32], int]] = {}  # table and row of what is on the disk
         self._folder = folder
-        self._places: dict[bytes, tuple[NDArray[np.float32], int]] = {}
         self._unsaved: dict[bytes, NDArray[np.float32]] = {}
         for path in sorted(folder.glob("*.npy")):
             self._open(path)
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._places or name in self._unsaved
+        return name in self.places or name in self._unsaved
 
     def add(self, names: list[bytes], features: NDArray[np.float32]) -> None:
         """Take features (B, …), and write a chunk when there are enough."""
@@ -158,14 +145,10 @@ class _Store:
         self._unsaved.clear()
         self._open(path)
 
-    def places(self, names: list[bytes]) -> list[tuple[NDArray[np.float32], int]]:
-        """Table and row of the features of each of the names."""
-        return [self._places[name] for name in names]
-
     def _open(self, path: Path) -> None:
         table = mapped_array(path)
         if table is not None:  # a damaged chunk is computed again
-            self._places.update({name.tobytes(): (table["features"], row) for row, name in enumerate(table["pixels"])})
+            self.places.update({name.tobytes(): (table["features"], row) for row, name in enumerate(table["pixels"])})
 
 
 @contextmanager

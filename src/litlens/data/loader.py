@@ -5,7 +5,7 @@ A batch is fetched at once: one index array, one slice of a uint8 array. They ar
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,12 +111,11 @@ class _Loader(ABC):
     ) -> None:
         self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
         self._normalized = normalized
-        self._requests: list[Request] = []
+        self._requests = _Requests()
         self._fetching: DataLoader[Any] = DataLoader(
             dataset,
             batch_size=None,
             sampler=self._requests,
-            collate_fn=_as_fetched,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -130,8 +129,8 @@ class _Loader(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]: ...
 
-    def _batches(self, requests: list[Request]) -> Iterator[Batch]:
-        self._requests[:] = requests
+    def _batches(self, epoch: int, indices: Iterable[sampling.Indices]) -> Iterator[Batch]:
+        self._requests.current = [(epoch, chosen) for chosen in indices]
         for batch in self._fetching:
             if isinstance(batch, UserError):
                 raise batch
@@ -140,9 +139,23 @@ class _Loader(ABC):
                 images = self.dataset.preprocessing.normalize(images)
             yield images, labels
 
-    def _place(self) -> dict[str, int]:
-        trainer = self.trainer
-        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer is not None else {}
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+
+class _Requests:
+    """A sampler: what the iteration that begins next asks for. One that has begun keeps its own."""
+
+    def __init__(self) -> None:
+        self.current: list[Request] = []
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.current)
 
 
 class TrainingLoader(_Loader):
@@ -160,20 +173,24 @@ class TrainingLoader(_Loader):
     def __init__(self, dataset: BatchDataset, *, epochs: Iterator[int] | None = None, **options: Any) -> None:
         super().__init__(dataset, **options)
         self._epochs = itertools.count() if epochs is None else epochs
-        self._position = {"epoch": 0, "batches": 0}
-        self._resume_at: dict[str, int] | None = None
+        self._epoch = self._batches_done = 0
+        self._resume_at: dict[str, Any] | None = None
 
     def __len__(self) -> int:
-        world_size = self._place().get("world_size", 1)
-        return sampling.training_batches(size=len(self.dataset), batch_size=self.batch_size, world_size=world_size)
+        return self._shape[0]
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """Batches of this rank in an epoch, and images in each."""
+        size, world_size = len(self.dataset), self._world_size
+        return sampling.training_shape(size=size, batch_size=self.batch_size, world_size=world_size)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing runs before the first batch is asked for: Lightning makes its iterator while a
         # resumed trainer still names the epoch before (https://github.com/Lightning-AI/pytorch-lightning/issues/21938).
         trainer = self.trainer if is_running(self.trainer) else None
         epoch = next(self._epochs) if trainer is None else trainer.current_epoch
-        resume_at, self._resume_at = self._resume_at, None
-        start = resume_at["batches"] if resume_at and resume_at["epoch"] == epoch else 0
+        start = self._start(epoch)
         # To overfit, Lightning takes the same few batches again and again: the first ones of the first epoch.
         overfits = trainer is not None and trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector
         indices = sampling.training_indices(
@@ -181,42 +198,74 @@ class TrainingLoader(_Loader):
             epoch=0 if overfits else epoch,
             size=len(self.dataset),
             batch_size=self.batch_size,
-            **self._place(),
+            rank=self._rank,
+            world_size=self._world_size,
         )
-        self._position = {"epoch": epoch, "batches": start}
-        for batch in self._batches([(epoch, chosen) for chosen in indices[start:]]):
-            self._position["batches"] += 1
+        self._epoch, self._batches_done = epoch, start
+        for batch in self._batches(epoch, indices[start:]):
+            self._batches_done += 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """The current epoch and how many of its batches were handed out."""
-        return dict(self._position)
+    def state_dict(self) -> dict[str, Any]:
+        """The current epoch, how many of its batches were handed out, and what its order follows from."""
+        return {"epoch": self._epoch, "batches": self._batches_done, "of": len(self), "order": self._order}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that `state` counts, if its epoch is the one that comes next."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the batches that `state` counts, if its epoch is the one that comes next.
+
+        Raises UserError where it is within an epoch whose order would now be another one.
+        """
+        # Already here: where the other order has fewer batches, Lightning would take the epoch for over.
+        if 0 < state["batches"] < state["of"]:
+            self._refuse_another_order(state)
         self._resume_at = dict(state)
+
+    def _start(self, epoch: int) -> int:
+        """The batch to begin with: 0, but for the first epoch after a resume."""
+        resume_at, self._resume_at = self._resume_at, None
+        if resume_at is None:
+            return 0
+        if resume_at["epoch"] == epoch:
+            return len(self) if resume_at["batches"] == resume_at["of"] else int(resume_at["batches"])
+        # Of a checkpoint written in an epoch's last step, Lightning (2.6) counts the batches as those of the epoch
+        # that begins, and would end it early where it has more.
+        if self.trainer is not None and self.trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+            self._refuse_another_order(resume_at)
+        return 0
+
+    def _refuse_another_order(self, state: dict[str, Any]) -> None:
+        before, now = state["order"], self._order
+        changed = [f"{name}: {now[name]} instead of {before[name]}" for name in now if now[name] != before[name]]
+        if changed:
+            raise UserError(
+                f"{', '.join(changed)}: the checkpoint was written after batch {state['batches']} of {state['of']} of "
+                "an epoch, whose order would change: change it back, or resume from the end of an epoch"
+            )
+
+    @property
+    def _order(self) -> dict[str, int]:
+        """What the order of an epoch follows from. Devices share out each step, so their number changes nothing."""
+        in_step = self._shape[1] * self._world_size
+        size, seed = len(self.dataset), self.dataset.seed
+        return {"data.batch_size times devices": in_step, "training images": size, "seed": seed}
 
 
 class EvaluationLoader(_Loader):
     """A split once, in its own order, shared out between ranks without repeating a sample."""
 
     def __len__(self) -> int:
-        return -(-len(self._indices()) // self.batch_size)
+        return -(-len(self._indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.trainer.current_epoch if self.trainer is not None and is_running(self.trainer) else 0
-        indices = self._indices()
-        starts = range(0, len(indices), self.batch_size)
-        yield from self._batches([(epoch, indices[start : start + self.batch_size]) for start in starts])
+        indices, size = self._indices, self.batch_size
+        yield from self._batches(epoch, (indices[start : start + size] for start in range(0, len(indices), size)))
 
+    @property
     def _indices(self) -> sampling.Indices:
-        return sampling.evaluation_indices(size=len(self.dataset), **self._place())
+        return sampling.evaluation_indices(size=len(self.dataset), rank=self._rank, world_size=self._world_size)
 
 
 def is_running(trainer: Trainer | None) -> bool:
     """Whether the trainer is at work: afterwards, its epoch stands still."""
     return trainer is not None and trainer.state.status == TrainerStatus.RUNNING
-
-
-def _as_fetched(batch: Any) -> Any:
-    return batch

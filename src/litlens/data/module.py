@@ -17,10 +17,10 @@ from torch import Tensor
 from litlens.constants import NORMALIZATIONS
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.features import FeatureDataset, FrozenAt
-from litlens.data.loader import EvaluationLoader, SplitDataset, TrainingLoader, is_running
+from litlens.data.loader import BatchDataset, EvaluationLoader, SplitDataset, TrainingLoader, is_running
 from litlens.data.preprocessing import Normalize, Pixels, Preprocessing, Resize, ResizeMode
 from litlens.data.progress import progress
-from litlens.data.sampling import images_in_batch
+from litlens.data.sampling import training_shape
 from litlens.data.split import Split
 from litlens.errors import UserError
 
@@ -174,27 +174,22 @@ class ImageDataModule(LightningDataModule, ABC):
         """Full batches in a new order each epoch, augmented; the loader can resume within an epoch."""
         dataset = self._dataset("train", augmented=True)
         self._report_few_steps(len(dataset))
-        return TrainingLoader(
-            self._or_features("train", dataset), epochs=self._epochs, **self._loader_options(features=True)
-        )
+        cached = self._cached("train", dataset)
+        return TrainingLoader(cached, epochs=self._epochs, **self._loader_options(cached))
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split, each sample once, in its own order."""
-        dataset = self._or_features("val", self._dataset("val", augmented=False))
-        return EvaluationLoader(dataset, **self._loader_options(features=True))
+        dataset = self._cached("val", self._dataset("val"))
+        return EvaluationLoader(dataset, **self._loader_options(dataset))
 
     def test_dataloader(self) -> EvaluationLoader:
         """The test split, each sample once, in its own order."""
-        return EvaluationLoader(self._dataset("test", augmented=False), **self._loader_options())
+        dataset = self._dataset("test")
+        return EvaluationLoader(dataset, **self._loader_options(dataset))
 
     def predict_dataloader(self) -> EvaluationLoader:
         """The test split for `trainer.predict`, with labels; `predict_step` takes the images alone."""
         return self.test_dataloader()
-
-    def evaluation_dataloader(self, split: str) -> EvaluationLoader:
-        """Any split as evaluation sees it: not augmented, each sample once over all ranks, in its own order."""
-        options = {**self._loader_options(), "normalized": True}
-        return EvaluationLoader(self._dataset(split, augmented=False), **options)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalize on the device what a loader handed on as uint8."""
@@ -229,42 +224,38 @@ class ImageDataModule(LightningDataModule, ABC):
 
         return Augmentation(self.augment, self.preprocessing.resize)
 
-    def _dataset(self, split: str, *, augmented: bool) -> SplitDataset:
+    def _dataset(self, split: str, *, augmented: bool = False) -> SplitDataset:
         augmentation = self._augmentation if augmented else None
         return SplitDataset(
             self.samples(split), preprocessing=self.preprocessing, augmentation=augmentation, seed=self.seed
         )
 
-    def _loader_options(self, *, features: bool = False) -> dict[str, Any]:
-        trainer = self.trainer
-        on_device = trainer is not None and is_running(trainer) and trainer.strategy.root_device.type != "cpu"
-        # The network that computes features is in this process.
-        workers = 0 if features and self._caches else self.num_workers
-        return {
-            "batch_size": self.batch_size,
-            "num_workers": workers,
-            "trainer": trainer,
-            "normalized": not on_device,
-        }
-
-    @property
-    def _caches(self) -> bool:
+    def _cached(self, split: str, images: SplitDataset) -> BatchDataset:
+        """The features of a split where a classifier has frozen layers to compute them, except in a dry run."""
         dry = self.trainer is not None and self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        return self._frozen_at is not None and self._frozen_at(0) is not None and not dry
-
-    def _or_features(self, split: str, images: SplitDataset) -> SplitDataset | FeatureDataset:
-        if self._frozen_at is None or not self._caches:
+        if self._frozen_at is None or self._frozen_at(0) is None or dry:
             return images
         memory = self._feature_memory * 2**30
         return FeatureDataset(images, self._frozen_at, views=self._views, memory=memory, name=split)
 
+    def _loader_options(self, dataset: BatchDataset) -> dict[str, Any]:
+        trainer = self.trainer
+        on_device = trainer is not None and is_running(trainer) and trainer.strategy.root_device.type != "cpu"
+        return {
+            "batch_size": self.batch_size,
+            # The network that computes features is in this process.
+            "num_workers": 0 if isinstance(dataset, FeatureDataset) else self.num_workers,
+            "trainer": trainer,
+            "normalized": not on_device,
+        }
+
     def _report_few_steps(self, size: int) -> None:
         """Refuse a split without an image for every device, and report an epoch of few steps, once."""
-        devices = self.trainer.world_size if self.trainer else 1
-        in_batch = images_in_batch(size=size, batch_size=self.batch_size, world_size=devices)
+        trainer = self.trainer
+        devices, accumulated = (trainer.world_size, trainer.accumulate_grad_batches) if trainer else (1, 1)
+        _, in_batch = training_shape(size=size, batch_size=self.batch_size, world_size=devices)
         if in_batch == 0:
             raise UserError(f"trainer.devices: {devices} are more than the {size} training images: use at most {size}")
-        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
 
         def steps_of(in_batch: int) -> int:
             return -(-(size // (in_batch * devices)) // accumulated)  # after the last batch, too, as Lightning does
@@ -282,37 +273,37 @@ class ImageDataModule(LightningDataModule, ABC):
         line += f"an epoch has {steps} step{'s' * (steps > 1)}"
         if better:
             line += f"; a batch_size of {better} gives {steps_of(better)}"
-        if line not in self._reported and (self.trainer is None or self.trainer.is_global_zero):
+        if line not in self._reported and (trainer is None or trainer.is_global_zero):
             self._reported.add(line)
             _log.warning(line)
 
     def _load_once(self) -> None:
-        if self._splits:
-            return
-        splits = self.load()
-        mean, std = self._statistics(splits["train"])
+        if not self._splits:
+            splits = self.load()
+            resize, normalize = Resize(self.image_size, self.resize_mode), self._normalization(splits["train"])
+            # Last, so that a setup that failed fails again.
+            self._preprocessing, self._splits = Preprocessing(resize, normalize, self.value_range), splits
+
+    def _normalization(self, train: Split) -> Normalize:
+        chosen, channels = self.normalize, self.in_channels
+        if isinstance(chosen, dict):
+            if set(chosen) != {"mean", "std"}:
+                raise UserError(f"data.normalize: needs mean and std and nothing else, not {sorted(chosen)}")
+            mean, std = tuple(chosen["mean"]), tuple(chosen["std"])
+        else:
+            known = (self.preset or ("imagenet" if channels == 3 else None)) if chosen == "auto" else chosen
+            mean, std = NORMALIZATIONS[known] if known else self._statistics(train)
         if len(mean) == len(std) == 1:
-            mean, std = mean * self.in_channels, std * self.in_channels
-        if len(mean) != self.in_channels:
+            mean, std = mean * channels, std * channels
+        if len(mean) != channels:
             raise UserError(
-                f"data.normalize: {len(mean)} values for images of {self.in_channels} channels: give "
-                f"{self.in_channels}, or a preset: auto, {', '.join(NORMALIZATIONS)}"
+                f"data.normalize: {len(mean)} values for images of {channels} channels: give {channels}, or a preset: "
+                f"auto, {', '.join(NORMALIZATIONS)}"
             )
-        resize, normalize = Resize(self.image_size, self.resize_mode), Normalize(mean, std)
-        preprocessing = Preprocessing(resize, normalize, self.value_range)
-        # Last, so that a setup that failed fails again.
-        self._preprocessing, self._splits = preprocessing, splits
+        return Normalize(mean, std)
 
     def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        if isinstance(self.normalize, dict):
-            if set(self.normalize) != {"mean", "std"}:
-                raise UserError(f"data.normalize: needs mean and std and nothing else, not {sorted(self.normalize)}")
-            return tuple(self.normalize["mean"]), tuple(self.normalize["std"])
-        known = self.normalize
-        if known == "auto":
-            known = self.preset or ("imagenet" if self.in_channels == 3 else "auto")
-        if known != "auto":
-            return NORMALIZATIONS[known]
+        """Mean and standard deviation of the training split, kept in the cache where the data come from files."""
         if self.source_files():
             rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
             prepared = [self.image_size, self.in_channels, self.resize_mode, self.value_range]

@@ -20,21 +20,18 @@ def training_indices(
     Rank r takes positions r, r + W, r + 2W, … of one permutation that all ranks share. The tail is cut so that every
     rank has the same number of full batches; as the permutation is a new one each epoch, no sample is cut for good.
     """
-    in_batch = images_in_batch(size=size, batch_size=batch_size, world_size=world_size)
-    batches = training_batches(size=size, batch_size=batch_size, world_size=world_size)
+    batches, in_batch = training_shape(size=size, batch_size=batch_size, world_size=world_size)
     permutation = _rng(seed, _SHUFFLING, epoch).permutation(size).astype(np.int64, copy=False)
     return permutation[: batches * in_batch * world_size][rank::world_size].reshape(batches, in_batch)
 
 
-def training_batches(*, size: int, batch_size: int, world_size: int = 1) -> int:
-    """Number of full batches that every rank gets in an epoch; 0 where there are fewer samples than ranks."""
-    in_batch = images_in_batch(size=size, batch_size=batch_size, world_size=world_size)
-    return size // (in_batch * world_size) if in_batch else 0
+def training_shape(*, size: int, batch_size: int, world_size: int = 1) -> tuple[int, int]:
+    """How many full batches every rank gets in an epoch, and of how many images: `batch_size`, or its share if smaller.
 
-
-def images_in_batch(*, size: int, batch_size: int, world_size: int = 1) -> int:
-    """`batch_size`, or where a rank's share of the split is smaller, the share."""
-    return min(batch_size, size // world_size)
+    (0, 0) where there are fewer images than ranks.
+    """
+    in_batch = min(batch_size, size // world_size)
+    return size // (in_batch * world_size) if in_batch else 0, in_batch
 
 
 def evaluation_indices(*, size: int, rank: int = 0, world_size: int = 1) -> Indices:

@@ -249,7 +249,8 @@ def test_with_class_names_any_part_of_the_classes_can_be_evaluated(
     assert data.given_splits == given
     for split, of_class in expected.items():
         assert np.bincount(data.samples(split).labels, minlength=3).tolist() == of_class
-        assert sum(len(labels) for _, labels in data.evaluation_dataloader(split)) == sum(of_class)
+        data.test_on(split)
+        assert sum(len(labels) for _, labels in data.test_dataloader()) == sum(of_class)
     absent = [name for name, count in zip(CLASSES, expected["all"], strict=True) if count == 0]
     assert (", ".join(absent) in caplog.text) if absent else caplog.text == ""
     if absent or given == ["test"]:
