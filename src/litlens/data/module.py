@@ -174,12 +174,12 @@ class ImageDataModule(LightningDataModule, ABC):
         """Full batches in a new order each epoch, augmented; the loader can resume within an epoch."""
         dataset = self._dataset("train", augmented=True)
         self._report_few_steps(len(dataset))
-        cached = self._cached("train", dataset)
+        cached = self._or_features("train", dataset)
         return TrainingLoader(cached, epochs=self._epochs, **self._loader_options(cached))
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split, each sample once, in its own order."""
-        dataset = self._cached("val", self._dataset("val"))
+        dataset = self._or_features("val", self._dataset("val"))
         return EvaluationLoader(dataset, **self._loader_options(dataset))
 
     def test_dataloader(self) -> EvaluationLoader:
@@ -230,7 +230,7 @@ class ImageDataModule(LightningDataModule, ABC):
             self.samples(split), preprocessing=self.preprocessing, augmentation=augmentation, seed=self.seed
         )
 
-    def _cached(self, split: str, images: SplitDataset) -> BatchDataset:
+    def _or_features(self, split: str, images: SplitDataset) -> BatchDataset:
         """The features of a split where a classifier has frozen layers to compute them, except in a dry run."""
         dry = self.trainer is not None and self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if self._frozen_at is None or self._frozen_at(0) is None or dry:
