@@ -1,4 +1,4 @@
-"""TransferNetwork: torchvision's networks cut and given a head, exact counts, and every bad weight file."""
+"""TransferNetwork: torchvision's networks with a new head, split at any layer, and every unsuitable weights file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_resnet18_with_one_linear_layer_has_torchvisions_fc() -> None:
         ("vit_b_32", False),
     ],
 )
-def test_a_base_gives_what_torchvisions_classifier_is_given(backbone: str, cuttable: bool) -> None:
+def test_the_output_of_a_base_is_the_input_of_torchvisions_classifier(backbone: str, cuttable: bool) -> None:
     torch.manual_seed(0)
     network = TransferNetwork(num_classes=3, image_size=(64, 64), backbone=backbone, pool="none").eval()
     torch.manual_seed(0)
@@ -163,12 +163,12 @@ def test_networks_with_auxiliary_classifiers_train_and_are_rebuilt_and_explained
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
-def test_what_is_below_a_cut_and_what_is_above_make_the_whole(backbone: str) -> None:
+def test_a_network_split_at_any_layer_computes_the_same(backbone: str) -> None:
     network = TransferNetwork(image_size=(64, 64), backbone=backbone, head=[8]).eval()
-    whole = network(images())
-    for cut in (1, len(network.layer_names) // 2, len(network.layer_names)):
-        kept = FrozenLayers(network, cut)(images())
-        torch.testing.assert_close(network(Features(kept, cut)), whole)
+    complete = network(images())
+    for index in (1, len(network.layer_names) // 2, len(network.layer_names)):
+        cached = FrozenLayers(network, index)(images())
+        torch.testing.assert_close(network(Features(cached, index)), complete)
 
 
 def test_layers_are_found_by_their_names() -> None:
@@ -201,7 +201,7 @@ def test_only_the_layers_below_are_frozen() -> None:
             assert all(weight.requires_grad is trains for weight in module.parameters()), name
 
 
-def test_a_name_that_is_almost_right_is_told() -> None:
+def test_a_misspelled_backbone_and_a_small_image_are_one_line() -> None:
     with pytest.raises(UserError, match=r"no classification network 'resnet-18'; did you mean 'resnet18'"):
         TransferNetwork(backbone="resnet-18")
     with pytest.raises(UserError, match="the smallest that work are 32x32"):
@@ -244,7 +244,7 @@ FIRST = "features.0.weight"
         ),
     ],
 )
-def test_a_bad_file_is_told_in_one_line(
+def test_an_unsuitable_state_dict_is_one_line(
     change: Callable[[dict[str, Any]], Any], message: str, state: dict[str, Tensor], saved: Callable[[Any], str]
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
@@ -264,21 +264,21 @@ def test_a_bad_file_is_told_in_one_line(
         b"PK\x03\x04 no archive",
     ],
 )
-def test_what_is_no_weights_file_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+def test_a_file_without_weights_is_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"w\.pth is damaged or not a weights file.*; give a state dict") as caught:
         TransferNetwork(backbone="squeezenet1_1", weights=str(tmp_path / "w.pth"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_was_cut_short_is_damaged(state: dict[str, Tensor], saved: Callable[[Any], str]) -> None:
+def test_a_truncated_file_is_damaged(state: dict[str, Tensor], saved: Callable[[Any], str]) -> None:
     path = Path(saved(state))
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match="is damaged"):
         TransferNetwork(backbone="squeezenet1_1", weights=str(path))
 
 
-def test_a_missing_file_is_told_in_one_line() -> None:
+def test_a_missing_file_is_one_line() -> None:
     with pytest.raises(UserError, match=r"there is no file nowhere.pth, and torchvision .* it has IMAGENET1K_V1"):
         TransferNetwork(backbone="resnet18", weights="nowhere.pth")
 

@@ -1,4 +1,4 @@
-"""Class weights, given or balanced: the losses by hand, and where the weights go."""
+"""Class weights, given or balanced: losses by hand, checkpoints, averages."""
 
 import copy
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_balanced_weights_are_the_same_under_a_running_average_and_after_a_resum
     fit(2, tmp_path / "x.ckpt")
 
 
-def test_deepcopy_carries_weights_and_settings() -> None:
+def test_deepcopy_copies_weights_and_settings() -> None:
     classifier = small(class_weights=[1.0, 2.0, 3.0])
     twin = copy.deepcopy(classifier)
     assert twin.state_dict().keys() == classifier.state_dict().keys()

@@ -87,7 +87,7 @@ def test_penalties_reach_the_step_clipped_and_not_the_loss(data: Data) -> None:
 
 
 class Kinds(nn.Module):
-    """Notes the type that its linear layer computes in."""
+    """Records the type that its linear layer computes in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def test_trains_in_the_trainers_precision_and_evaluates_in_float32(data: Data) -
     assert torch.cat(predicted).shape == (23, 3)
 
 
-def test_a_wrong_number_of_logits_or_a_senseless_value_gets_one_line(data: Data) -> None:
+def test_a_wrong_number_of_logits_or_a_value_out_of_range_is_one_line(data: Data) -> None:
     with pytest.raises(UserError, match="gives 10 logits for 3 classes"):
         ImageClassifier(MLP(image_size=(12, 12)), NAMES)(data.images)
     for wrong in ({"l1": -1.0}, {"label_smoothing": 1.0}, {"class_weights": [1.0]}, {"mixup": -0.1}):

@@ -1,4 +1,4 @@
-"""What the classifier's checkpoint says, and what rebuilds and goes on from it."""
+"""The content of the classifier's checkpoint, rebuilding and resuming from it."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def test_the_checkpoint_is_plain_and_rebuilds_the_network(data: Data, tmp_path: 
     assert (again.loss, again.label_smoothing, again.l2, again.mixup) == ("mse", 0.1, 0.001, 0.2)
 
 
-def test_what_a_callback_says_in_the_checkpoint_stays(data: Data, tmp_path: Path) -> None:
+def test_an_entry_of_a_callback_in_the_checkpoint_is_not_changed(data: Data, tmp_path: Path) -> None:
     class Says(Callback):
         def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
             checkpoint.setdefault("litlens", {})["seed"] = 3
@@ -48,7 +48,7 @@ def test_what_a_callback_says_in_the_checkpoint_stays(data: Data, tmp_path: Path
     assert about["class_names"] == NAMES
 
 
-def test_an_unfinished_epochs_sums_go_on_after_a_resume(data: Data, tmp_path: Path) -> None:
+def test_the_sums_of_an_unfinished_epoch_are_continued_after_a_resume(data: Data, tmp_path: Path) -> None:
     class Saves(Callback):
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == 2:

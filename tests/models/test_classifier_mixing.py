@@ -1,4 +1,4 @@
-"""MixUp and CutMix within training steps: what is counted, and what the mixing follows from."""
+"""MixUp and CutMix in training steps: the counts, and the seed that the mixing follows from."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from litlens.models.classifier import ImageClassifier
 
 
 class Sees(nn.Module):
-    """Logits from the images themselves; notes each training batch."""
+    """A linear model that records each training batch."""
 
     def __init__(self) -> None:
         super().__init__()

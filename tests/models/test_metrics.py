@@ -39,7 +39,7 @@ def test_metrics_of_the_confusion_matrix_are_torchmetrics(absent: list[int]) -> 
     assert found["loss"] == pytest.approx(sum(sizes) / len(sizes))
 
 
-def test_a_loss_of_nan_shows() -> None:
+def test_a_loss_of_nan_makes_the_mean_nan() -> None:
     metrics = PassMetrics(2)
     for loss in (1.0, torch.nan, 1.0):
         metrics.update(loss=torch.tensor(loss), weight=1, logits=torch.eye(2), labels=torch.tensor([0, 1]))

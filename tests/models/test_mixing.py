@@ -34,7 +34,7 @@ def test_cut_mix_is_torchvisions(center: tuple[float, float], monkeypatch: pytes
     torch.testing.assert_close(targets, transform.transform(LABELS, given))
 
 
-def test_a_batch_follows_from_its_stream_and_the_coin_is_fair() -> None:
+def test_a_batch_follows_from_its_rng_and_the_coin_is_fair() -> None:
     def mixed(seed: int) -> torch.Tensor:
         rng = np.random.default_rng(seed)
         return mix_batch(IMAGES, TARGETS, mixup=1.0, cutmix=1.0, rng=rng)[0]

@@ -30,13 +30,13 @@ def test_penalties_are_autograds(l1: float, l2: float) -> None:
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_frozen_weights_are_not_penalised() -> None:
+def test_frozen_weights_are_not_penalized() -> None:
     layer = nn.Linear(2, 2).requires_grad_(False)
     add_penalty_gradients(layer.parameters(), l1=1.0, l2=1.0)
     assert layer.weight.grad is None
 
 
-def test_decay_spares_what_has_one_dimension() -> None:
+def test_decay_excludes_parameters_of_one_dimension() -> None:
     network = MnistCNN()
     optimizer = build_optimizer(lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.3), network)
     decayed, spared = optimizer.param_groups
@@ -95,6 +95,6 @@ def test_a_checkpoint_records_the_lr_scales() -> None:
     assert rates == pytest.approx([0.001, 0.00003])
 
 
-def test_what_the_optimizer_refuses_is_a_mistake() -> None:
+def test_a_value_that_the_optimizer_refuses_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^model\.optimizer: Invalid learning rate: -1$"):
         build_optimizer(lambda groups: torch.optim.AdamW(groups, lr=-1), nn.Linear(2, 2))

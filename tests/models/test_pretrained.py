@@ -1,4 +1,4 @@
-"""Which pixels pretrained weights want, and what is said where the data have others."""
+"""The normalization that pretrained weights need, and what is reported for data with another."""
 
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,13 @@ def test_data_that_the_weights_were_trained_with_pass() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("wanted", ["half", {"mean": [0.5], "std": [0.5] * 3}, {"mean": [0.5] * 3, "std": [0.5]}])
-def test_one_value_stands_for_every_channel(wanted: Wanted, channels: int) -> None:
+def test_one_value_applies_to_every_channel(wanted: Wanted, channels: int) -> None:
     check_normalization(network(wanted), prepared("half", channels))
     with pytest.raises(UserError, match=r"mean \[0\.5.* set data\.normalize to half$"):
         check_normalization(network(wanted), prepared("mnist", channels))
 
 
-def test_other_data_are_refused_with_what_to_set() -> None:
+def test_data_normalized_otherwise_are_refused_with_the_value_to_set() -> None:
     with pytest.raises(UserError, match=r"set data\.normalize to imagenet_features$") as caught:
         check_normalization(network(imagenet_features()), prepared("imagenet"))
     assert "\n" not in str(caught.value)
@@ -69,7 +69,7 @@ def test_other_data_are_refused_with_what_to_set() -> None:
         ({"mean": [0.5, 0.5], "std": [0.5]}, "need 1 or 3 values each"),
     ],
 )
-def test_a_wrong_normalization_is_told_when_the_network_is_built(
+def test_a_wrong_normalization_is_refused_when_the_network_is_built(
     normalization: Any, message: str, with_weights: bool, tmp_path: Path
 ) -> None:
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.pth")
@@ -80,7 +80,7 @@ def test_a_wrong_normalization_is_told_when_the_network_is_built(
 
 
 @pytest.mark.parametrize("nothing", [None, "None"])
-def test_null_takes_whatever_the_data_have(nothing: str | None, tmp_path: Path) -> None:
+def test_null_accepts_any_normalization(nothing: str | None, tmp_path: Path) -> None:
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "w.pth")
     made = TransferNetwork(backbone="squeezenet1_1", weights=str(tmp_path / "w.pth"), normalization=nothing)
     assert made.weights_normalization is None

@@ -1,4 +1,4 @@
-"""Each schedule steps at its interval, and lengths that were left out follow from the trainer."""
+"""Each schedule steps at its interval, and missing lengths follow from the trainer."""
 
 import math
 from collections.abc import Sequence
@@ -124,11 +124,11 @@ def test_plateau_lowers_the_rate_where_the_loss_does_not_fall() -> None:
     assert rates(make) == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
 
 
-def test_plateau_watches_what_it_names() -> None:
+def test_plateau_monitors_the_metric_that_it_names() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     assert schedule(partial(ReduceLROnPlateau), optimizer, Trainer())["monitor"] == "loss/val"
     assert schedule(partial(Plateau, monitor="loss/train"), optimizer, Trainer())["monitor"] == "loss/train"
-    # Accuracy stays at 1, so that as something to be minimised it never falls; the loss goes on falling.
+    # Accuracy stays at 1, so that it never falls; the loss continues to fall.
     options: Any = {"patience": 0, "threshold": 0.0, "factor": 0.5}
     assert rates(partial(Plateau, monitor="accuracy/train", **options)) == [1.0] * 4 + [1.0] * 4 + [0.5] * 4
     assert rates(partial(Plateau, monitor="loss/train", **options)) == [1.0] * 12
@@ -173,7 +173,7 @@ def test_an_endless_training_has_no_length(make: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [CosineLR, CosineAnnealingLR])
-def test_a_cosine_that_followed_from_the_trainer_keeps_its_length_on_resume(kind: Any, tmp_path: Path) -> None:
+def test_a_cosine_as_long_as_the_training_cannot_change_its_length_on_resume(kind: Any, tmp_path: Path) -> None:
     class Saves(Callback):
         def on_train_epoch_end(self, trainer: Any, *args: Any) -> None:
             if trainer.current_epoch == 1:
@@ -185,7 +185,7 @@ def test_a_cosine_that_followed_from_the_trainer_keeps_its_length_on_resume(kind
     whole = rates(kind, callbacks=[Saves()])
     assert resumed(kind, 3) == pytest.approx(whole[8:])
     for epochs in (2, 6):
-        with pytest.raises(UserError, match=f"T_max is 3 in the checkpoint, and {epochs} here"):
+        with pytest.raises(UserError, match=f"T_max is 3 in the checkpoint and {epochs} here"):
             resumed(kind, epochs)
     # One that was given stays what the user said.
     assert resumed(partial(kind, T_max=3), 4)[:4] == pytest.approx(whole[8:])

@@ -1,4 +1,4 @@
-"""TransferClassifier under a Trainer: what is fixed stays fixed to the bit, in every strategy, stage and resume."""
+"""TransferClassifier under a Trainer: frozen layers do not change by a bit in any strategy, stage or resumed run."""
 
 import hashlib
 import itertools
@@ -86,9 +86,9 @@ STAGES = ("conv1", "stage2", "stage3", "stage4", "conv5", "head")
         ({"strategy": "finetune"}, STAGES),
     ],
 )
-def test_what_does_not_train_does_not_change(options: dict[str, Any], trained: tuple[str, ...], cached: bool) -> None:
+def test_frozen_layers_do_not_change(options: dict[str, Any], trained: tuple[str, ...], cached: bool) -> None:
     if cached and trained == STAGES:
-        pytest.skip("nothing is fixed")
+        pytest.skip("nothing is frozen")
     model = classifier(**options, cache_features=cached)
     before = hashes(model.network)
     trainer().fit(model, datamodule=Blobs())
@@ -97,7 +97,7 @@ def test_what_does_not_train_does_not_change(options: dict[str, Any], trained: t
 
 
 class Modes(Callback):
-    """Notes in every step which modules are in training mode and which weights want gradients."""
+    """Records in every step which modules are in training mode and which weights require gradients."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[set[str], set[str]]] = []
@@ -109,7 +109,7 @@ class Modes(Callback):
         self.seen.append((training, wanting))
 
 
-def test_dropout_of_fixed_layers_is_off_through_all_epochs() -> None:
+def test_dropout_of_frozen_layers_is_off_in_all_epochs() -> None:
     modes = Modes()
     # Its blocks have stochastic depth, a dropout of whole branches.
     model = classifier("efficientnet_b0", strategy="frozen", cache_features=False)
@@ -147,7 +147,7 @@ class Stop(Callback):
 
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("step", [2, 6, 7, 9, 10])  # in stage 1, at its end, and in stage 2, at and within epochs
-def test_a_run_goes_on_bit_for_bit_in_either_stage(step: int, cached: bool, tmp_path: Path) -> None:
+def test_a_run_resumes_bit_for_bit_in_both_stages(step: int, cached: bool, tmp_path: Path) -> None:
     options = {**STAGED, "cache_features": cached, "cached_augmentations": 2}
     data = {"augment": [{"horizontal_flip": {"p": 1.0}}]}
     whole = classifier(**options)
@@ -161,7 +161,7 @@ def test_a_run_goes_on_bit_for_bit_in_either_stage(step: int, cached: bool, tmp_
 
 
 @pytest.mark.parametrize("step", [2, 6, 7, 9])
-def test_rates_by_depth_go_on_bit_for_bit_under_a_schedule(step: int, tmp_path: Path) -> None:
+def test_rates_by_depth_resume_bit_for_bit_under_a_schedule(step: int, tmp_path: Path) -> None:
     def fine_tuned() -> TransferClassifier:
         model = classifier(strategy="finetune", unfreeze_epoch=2, lr_scales={"head": 2}, lr_depth_decay=0.8)
         model.lr_scheduler = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.01)
@@ -218,7 +218,7 @@ def test_lr_scales_multiply_the_decay_by_depth(
     assert sorted(parameters) == sorted(id(weight) for weight in network.parameters())
 
 
-def test_schedules_go_on_from_the_lower_rate() -> None:
+def test_schedules_continue_from_the_lower_rate() -> None:
     model = classifier(**STAGED, lr=1.0)
     model.lr_scheduler = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.5**epoch)
     fit = trainer(4)
@@ -226,7 +226,7 @@ def test_schedules_go_on_from_the_lower_rate() -> None:
     assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**4)
 
 
-def test_cycles_go_on_between_the_lower_rates() -> None:
+def test_cycles_continue_between_the_lower_rates() -> None:
     model = classifier(**STAGED, lr_scales={"head": 2})
     model.lr_scheduler = partial(
         torch.optim.lr_scheduler.CyclicLR, base_lr=0.2, max_lr=1.0, step_size_up=4, cycle_momentum=False
@@ -260,7 +260,7 @@ class _SaveWeights(Callback):
         torch.save(dict(network.state_dict()), self.folder / f"{trainer.global_rank}.pt")
 
 
-def test_a_checkpoint_rebuilds_the_whole_network(tmp_path: Path) -> None:
+def test_a_checkpoint_rebuilds_the_complete_network(tmp_path: Path) -> None:
     model = classifier(**STAGED)
     fit = trainer(1)
     fit.fit(model, datamodule=Blobs())
@@ -274,7 +274,7 @@ def test_a_checkpoint_rebuilds_the_whole_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("normalize", ["half", "imagenet"])
-def test_data_that_the_weights_do_not_want_are_refused_before_the_first_step(normalize: str, tmp_path: Path) -> None:
+def test_data_normalized_otherwise_are_refused_before_the_first_step(normalize: str, tmp_path: Path) -> None:
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), tmp_path / "w.pth")
     network = TransferNetwork(image_size=(32, 32), backbone="shufflenet_v2_x0_5", weights=str(tmp_path / "w.pth"))
     model, fit, data, before = (
@@ -301,15 +301,15 @@ def test_data_that_the_weights_do_not_want_are_refused_before_the_first_step(nor
     ("options", "message"),
     [
         ({"strategy": "partial"}, "partial needs the lowest layer"),
-        ({"strategy": "frozen", "train_from": "conv5"}, "no other strategy takes one"),
+        ({"strategy": "frozen", "train_from": "conv5"}, "no other strategy takes it"),
         ({"strategy": "partial", "train_from": "layer4"}, "shufflenet_v2_x0_5 has no layer 'layer4'"),
         ({"strategy": "frozen", "unfreeze_epoch": 2}, "frozen never unfreezes"),
-        ({"strategy": "scratch", "cache_features": True}, "scratch fixes no layer"),
+        ({"strategy": "scratch", "cache_features": True}, "scratch freezes no layer"),
         ({"strategy": "frozen", "cache_features": True, "mixup": 0.2}, "mix images, not features"),
         ({"cached_augmentations": 0}, "cached_augmentations: 0"),
         ({"lr_depth_decay": 0.0}, "lr_depth_decay: 0.0"),
     ],
 )
-def test_a_wrong_combination_is_one_line(options: dict[str, Any], message: str) -> None:
+def test_a_wrong_combination_of_options_is_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         classifier(**options)

@@ -1,4 +1,4 @@
-"""Networks (plain `nn.Module`s that give logits) and the LightningModules that train them.
+"""Networks (plain `nn.Module`s that compute logits) and the LightningModules that train them.
 
-This room imports no other; class names and image shapes come to it as arguments.
+This package imports no other; class names and image shapes are arguments.
 """

@@ -1,4 +1,4 @@
-"""The LightningModule around a network: steps, metrics, optimizer, and what its checkpoint says of it."""
+"""The LightningModule around a network: steps, metrics, optimizer, and its entry in the checkpoint."""
 
 import inspect
 from typing import Any, ClassVar, Literal
@@ -21,35 +21,35 @@ from litlens.models.recording import KeepsArguments, describe
 from litlens.models.schedules import schedule
 
 CHECKPOINT_FORMAT = 2
-_MIXING = 0x6D6978  # tells this rng from others of the same seed
+_MIXING = 0x6D6978  # separates this rng from others of the same seed
 
 
 class ImageClassifier(KeepsArguments, LightningModule):
     """Trains and evaluates a network on batches of images (B, C, H, W) and classes int64 (B,).
 
-    Logs `loss/train`, `accuracy/train`, and the same and macro `f1` of val and test, once an epoch, and now
-    and then `loss/train_step`; losses without penalties, and in validation and test without label smoothing and
-    class weights, so that they equal the report's. Trains in the trainer's precision; validation, test and
-    prediction are in float32 under every mixed one, since logits in bf16 tie.
+    Logs `loss` and `accuracy` of train, val and test and the macro `f1` of val and test once an epoch, and
+    `loss/train_step` every few steps. Losses are without penalties, and in validation and test without label smoothing
+    and class weights, as in the report. Training has the trainer's precision; validation, test and prediction are in
+    float32 under every mixed precision, since logits in bf16 tie.
 
     Args:
-        network: gives logits (B, K); a plain `nn.Module`.
-        class_names: the K classes, in the order of their labels.
-        optimizer: makes an optimizer of parameters.
-        lr_scheduler: makes a schedule of an optimizer; lengths left out follow from the trainer.
-        loss: see `litlens.models.losses`.
-        label_smoothing: from 0 to below 1, the share of the target that all classes divide among them; training only.
-        class_weights: training only; K numbers, or `balanced`: inversely proportional to the training counts.
-        l1: weight of Σ|w| over kernels, not biases.
-        l2: weight of Σw² over kernels, not biases; with SGD half of what torch calls weight decay.
-        mixup: alpha of MixUp, 0 for none; with CutMix, too, a fair coin decides for each batch.
-        cutmix: alpha of CutMix, 0 for none.
-        lr_scales: the share of the learning rate that a part of the network has, by its name: `{head: 0.03}`.
-        channels_last: the memory format that convolutions are fastest in.
-        init_from: a run or checkpoint whose weights the command starts from; the classifier only keeps it.
+        network: Computes logits (B, K); a plain `nn.Module`.
+        class_names: The K classes, in the order of their labels.
+        optimizer: Constructs an optimizer from parameters.
+        lr_scheduler: Constructs a schedule from an optimizer; a missing length follows from the trainer.
+        loss: See `litlens.models.losses`.
+        label_smoothing: From 0 to below 1, the share of the target that is divided among all classes; training only.
+        class_weights: K numbers, or `balanced`: inversely proportional to the training counts; training only.
+        l1: Weight of Σ|w| over kernels, not biases.
+        l2: Weight of Σw² over kernels, not biases; with SGD, half of torch's weight decay.
+        mixup: Alpha of MixUp, 0 for none; with CutMix as well, a fair coin decides for each batch.
+        cutmix: Alpha of CutMix, 0 for none.
+        lr_scales: Factors of the learning rate by module or parameter of the network: `{head: 0.03}`.
+        channels_last: Whether images and weights have the memory format in which convolutions are fastest.
+        init_from: A run or checkpoint whose weights the command starts from; not used by the classifier itself.
     """
 
-    # A subclass's own options are kept, and come back from a checkpoint, without further ado.
+    # Options of a subclass are recorded and restored from a checkpoint in the same way.
     not_kept: ClassVar[frozenset[str]] = frozenset({"optimizer", "lr_scheduler", "init_from"})
 
     def __init__(
@@ -80,7 +80,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         lazy = any(is_lazy(weight) for weight in network.parameters())  # has no shape before the first batch
         self.network = network.to(memory_format=torch.channels_last) if channels_last and not lazy else network
         self.class_names = list(class_names)
-        # The signature has a lambda, whose source jsonargparse reads; a lambda cannot be pickled.
+        # The default is a lambda, whose source jsonargparse reads; a lambda cannot be pickled.
         self.optimizer = adam if optimizer is _DEFAULT_OPTIMIZER else optimizer
         self.lr_scheduler = lr_scheduler
         self.loss: Loss = loss
@@ -91,7 +91,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         self.lr_scales = dict(lr_scales or {})
         self.channels_last = channels_last
         self.init_from = init_from
-        # How to rebuild the classifier, where that has been checked; otherwise it is described on saving.
+        # The rebuild record, if it has been checked; otherwise `describe` makes it on saving.
         self.record: dict[str, Any] | None = None
 
         # Not a buffer: an average of the weights pairs its buffers with the classifier's by position, and the balanced
@@ -102,27 +102,27 @@ class ImageClassifier(KeepsArguments, LightningModule):
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """The number of classes, K."""
         return len(self.class_names)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, H, W)."""
+        """Compute the logits (B, K) of images (B, C, H, W)."""
         if self.channels_last and isinstance(images, Tensor):  # a network may take features as well
             images = images.contiguous(memory_format=torch.channels_last)
         output = self.network(images)
-        # In training, torchvision's GoogLeNet and Inception return those of their auxiliary classifiers, too.
+        # In training, torchvision's GoogLeNet and Inception also return the logits of their auxiliary classifiers.
         logits: Tensor = getattr(output, "logits", output)
         if logits.shape[1] != self.num_classes:
             raise UserError(
-                f"{type(self.network).__name__} gives {logits.shape[1]} logits for {self.num_classes} "
-                "classes: set the network's num_classes."
+                f"{type(self.network).__name__} gives {logits.shape[1]} logits for {self.num_classes} classes: "
+                "set the network's num_classes"
             )
         return logits
 
     # Training
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The batch's loss, on mixed targets under MixUp or CutMix; accuracy counts the true classes."""
+        """Compute the batch's loss, with mixed targets under MixUp or CutMix; accuracy counts the true classes."""
         images, labels = batch
         targets = labels
         if self.mixup or self.cutmix:
@@ -142,15 +142,15 @@ class ImageClassifier(KeepsArguments, LightningModule):
         return loss
 
     def _mix(self, images: Tensor, labels: Tensor, batch_idx: int) -> tuple[Tensor, Tensor]:
-        # Not in on_after_batch_transfer: overriding that, Lightning warns in every run with a data module.
-        # The rng has no state, so it is the same after a resume, within an epoch, too.
+        # Not in on_after_batch_transfer: Lightning warns of an override in every run with a data module.
+        # The rng follows from epoch and batch alone, so that it is the same after a resume within an epoch.
         key = [_MIXING, torch.initial_seed(), self.global_rank, self.current_epoch, batch_idx]
         shares = one_hot(labels, self.num_classes)
         rng = np.random.default_rng(key)
         return mix_batch(images, shares, mixup=self.mixup, cutmix=self.cutmix, rng=rng)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Adds the penalties, after unscaling and before clipping, as if they were in the loss."""
+        """Add the gradients of the penalties, after unscaling and before clipping, as if they were in the loss."""
         if not (self.l1 or self.l2):
             return
         scale = 1.0
@@ -161,7 +161,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         add_penalty_gradients(weights, l1=self.l1 * scale, l2=self.l2 * scale)
 
     def on_fit_start(self) -> None:
-        """Compute balanced class weights from the training split."""
+        """Compute balanced class weights from the training split, and move class weights to the device."""
         if self.class_weights == "balanced":
             samples = getattr(self.trainer.datamodule, "samples", None)  # type: ignore[attr-defined]
             if samples is None:
@@ -173,11 +173,9 @@ class ImageClassifier(KeepsArguments, LightningModule):
             self._class_weights = self._class_weights.to(self.device)
 
     def on_train_epoch_start(self) -> None:
-        """Not called when a run resumes within an epoch: its counts go on."""
-        self._epoch = EpochSums()
+        self._epoch = EpochSums()  # not called when a run resumes within an epoch: the sums are continued
 
     def on_train_epoch_end(self) -> None:
-        """Logs the epoch's loss and accuracy."""
         if self._epoch.seen == 0:
             return
         sums: Any = self.all_gather(torch.tensor(list(self._epoch.to_dict().values()), device=self.device))
@@ -188,15 +186,15 @@ class ImageClassifier(KeepsArguments, LightningModule):
     # Evaluation
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The batch's loss, logits float32 (B, K) and labels."""
+        """Compute the batch's loss and logits, float32 (B, K); return them with the labels."""
         return self._evaluate(batch, self._val)
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """The batch's loss, logits float32 (B, K) and labels."""
+        """Compute the batch's loss and logits, float32 (B, K); return them with the labels."""
         return self._evaluate(batch, self._test)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Logits float32 (B, K) of a batch of images, with or without labels."""
+        """Compute the logits, float32 (B, K), of a batch of images with or without labels."""
         return self._logits_in_float32(batch if isinstance(batch, Tensor) else batch[0])
 
     def on_validation_epoch_start(self) -> None:
@@ -234,23 +232,23 @@ class ImageClassifier(KeepsArguments, LightningModule):
     # Optimization and checkpoint
 
     def configure_optimizers(self) -> Optimizer | OptimizerLRSchedulerConfig:
-        """The optimizer, and the schedule with its interval where there is one."""
+        """Build the optimizer, and the schedule with its interval if there is one."""
         optimizer = self.build_optimizer()
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": schedule(self.lr_scheduler, optimizer, self.trainer)}
 
     def build_optimizer(self) -> Optimizer:
-        """Build the optimizer; raises UserError where it refuses an option."""
+        """Build the optimizer. Raises UserError where it refuses an option."""
         return build_optimizer(self.optimizer, self.network, self.lr_scales)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store in plain values how to rebuild this classifier; what a callback stored before stays."""
+        """Store the rebuild record in plain values; entries that a callback has stored before are not changed."""
         metadata = checkpoint.setdefault("litlens", {})
         metadata.setdefault("format", CHECKPOINT_FORMAT)
         metadata.setdefault("class_names", self.class_names)
         record = self.record or describe(self)
-        if self._class_weights is not None:  # those that training counted, too
+        if self._class_weights is not None:  # the balanced ones, too
             record["init_args"]["class_weights"] = self._class_weights.tolist()
         metadata.setdefault("model", record)
         # Lightning's `load_from_checkpoint(path, network=…)` constructs the classifier from these: the options that are
@@ -261,7 +259,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         metadata["epoch_so_far"] = self._epoch.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the balanced weights, which only training counts, and the sums of an unfinished epoch."""
+        """Restore balanced class weights, which only training computes, and the sums of an unfinished epoch."""
         metadata = checkpoint.get("litlens", {})
         weights = metadata.get("model", {}).get("init_args", {}).get("class_weights")
         if self.class_weights == "balanced" and isinstance(weights, list):

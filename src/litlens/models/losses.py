@@ -1,4 +1,4 @@
-"""Losses by name, each against classes or against probabilities, with label smoothing and class weights."""
+"""Losses by name, for targets that are classes or probabilities, with label smoothing and class weights."""
 
 from typing import Literal
 

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 class PassMetrics(Metric):
     """The loss and the confusion matrix of one pass over a split, from which accuracy and F1 follow.
 
-    `confusion` is int64 (K, K) with true classes in rows. A loss of NaN stays NaN, so that it shows.
+    `confusion` is int64 (K, K) with true classes in rows. One loss of NaN makes the mean NaN, so that it is noticed.
     """
 
     loss: Tensor
@@ -32,7 +32,7 @@ class PassMetrics(Metric):
         self.confusion += multiclass_confusion_matrix(logits, labels, self.num_classes, validate_args=False)
 
     def compute(self) -> dict[str, Tensor]:
-        """Mean `loss`, `accuracy`, and `f1`, the mean of the classes that were seen or predicted."""
+        """Compute the mean `loss`, `accuracy`, and `f1`, the mean over the classes that occur or are predicted."""
         hits = self.confusion.diagonal()
         f1 = 2 * hits / (self.confusion.sum(dim=0) + self.confusion.sum(dim=1))
         return {

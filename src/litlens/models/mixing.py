@@ -1,4 +1,4 @@
-"""MixUp and CutMix on a batch as torchvision.transforms.v2 defines them, from an rng the caller gives."""
+"""MixUp and CutMix of a batch as in torchvision.transforms.v2, with the rng of the caller."""
 
 import numpy as np
 from torch import Tensor
@@ -7,23 +7,22 @@ from torch import Tensor
 def mix_batch(
     images: Tensor, targets: Tensor, *, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Mixes each image (B, C, H, W) and its target (B, K) with its predecessor's in the batch.
+    """Mix each image (B, C, H, W) and its target (B, K) with those before it in the batch.
 
-    `mixup` and `cutmix` are the alpha of Beta(alpha, alpha), 0 for off; where both are on, a fair coin tells.
+    `mixup` and `cutmix` are the alpha of Beta(alpha, alpha), 0 for off; with both, a fair coin decides.
     """
-    cuts = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
-    if cuts:
+    if cutmix > 0 and (mixup == 0 or rng.random() < 0.5):
         return cut_mix(images, targets, share=rng.beta(cutmix, cutmix), center=rng.random(2))
     return mix_up(images, targets, share=rng.beta(mixup, mixup))
 
 
 def mix_up(images: Tensor, targets: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
-    """`share` of the image and of its target, the rest from the predecessor (Zhang et al. 2018)."""
+    """Take `share` of the image and of its target, the rest from the one before (Zhang et al. 2018)."""
     return images.roll(1, 0).lerp(images, share), targets.roll(1, 0).lerp(targets, share)
 
 
 def cut_mix(images: Tensor, targets: Tensor, *, share: float, center: np.ndarray) -> tuple[Tensor, Tensor]:
-    """A box of 1 - `share` of the area, cut off at the border, comes from the predecessor (Yun et al. 2019).
+    """Replace a box of 1 - `share` of the area, clipped at the border, by that of the one before (Yun et al. 2019).
 
     `center` is in [0, 1)². The target's share is that of the pixels.
     """

@@ -13,11 +13,11 @@ from litlens.errors import UserError, nearest
 def build_optimizer(
     make: Callable[[Any], Optimizer], network: nn.Module, lr_scales: Mapping[str, float] | None = None
 ) -> Optimizer:
-    """Build the optimizer of all the network's parameters, in groups where they are treated differently.
+    """Build the optimizer of all parameters of the network, in groups where they are treated differently.
 
-    Weight decay spares biases and norms, everything of one dimension: few, they hardly overfit, and sparing
-    them gains accuracy ("no bias decay", He et al. 2019, "Bag of Tricks for Image Classification", section
-    3.1).
+    Weight decay excludes biases and norms, all parameters of one dimension: they are few and hardly overfit, and
+    accuracy is better without their decay ("no bias decay", He et al. 2019, "Bag of Tricks for Image Classification",
+    section 3.1).
 
     The keys of `lr_scales` are modules or parameters of the network (`head`, `features.0`), each a group of that name
     whose learning rate is the optimizer's times the value. For a parameter in several of them, the innermost counts.
@@ -41,9 +41,9 @@ def build_optimizer(
             groups.append({**scale, "params": parameters})
             continue
         prefix = f"{name}_" if name else ""
-        spared = [weight for weight in parameters if weight.ndim <= 1]
+        excluded = [weight for weight in parameters if weight.ndim <= 1]
         groups.append({**scale, "name": f"{prefix}weights", "params": kernels(parameters)})
-        groups.append({**scale, "name": f"{prefix}biases", "params": spared, "weight_decay": 0.0})
+        groups.append({**scale, "name": f"{prefix}biases", "params": excluded, "weight_decay": 0.0})
     return make([group for group in groups if group["params"]])
 
 
@@ -58,14 +58,14 @@ def innermost(name: str, modules: Iterable[str]) -> str:
 
 
 def check_lr_scales(lr_scales: Mapping[str, float], network: nn.Module) -> None:
-    """Raise UserError for a key that is no module with parameters, and for a scale that is not positive."""
+    """Raise UserError for a key that names no parameters of the network, and for a scale that is not positive."""
     known = [name for name, module in network.named_modules() if name and any(True for _ in module.parameters())]
     known = sorted([*known, *dict(network.named_parameters())], key=lambda name: name.count("."))
     for key, scale in lr_scales.items():
         if key not in known:
             raise UserError(f"model.lr_scales: the network has no parameters in '{key}'{nearest(key, known)}")
         if scale <= 0:
-            raise UserError(f"model.lr_scales: {key}: {scale} is not positive")
+            raise UserError(f"model.lr_scales: {key}: {scale} is not positive: give a number above 0")
 
 
 def adam(parameters: Any) -> Optimizer:
@@ -74,15 +74,15 @@ def adam(parameters: Any) -> Optimizer:
 
 
 def kernels(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """The weights of convolutions and linear layers, not biases and norms: what is decayed and penalized."""
+    """The weights of convolutions and linear layers, which are decayed and penalized; not biases and norms."""
     return [weight for weight in parameters if weight.ndim > 1]
 
 
 @torch.no_grad()
 def add_penalty_gradients(weights: Iterable[nn.Parameter], *, l1: float, l2: float) -> None:
-    """Adds the gradient of l1 · Σ|w| + l2 · Σw² (Keras' convention, without a half) to those of the weights.
+    """Add the gradient of l1 · Σ|w| + l2 · Σw² (Keras' convention, without a half) to those of the weights.
 
-    The same as adding the sums to the loss, at a fraction of the cost: nothing passes through autograd.
+    The result is that of adding the sums to the loss, at a fraction of the cost: autograd is not involved.
     """
     trained: list[Tensor] = [weight for weight in weights if weight.grad is not None]
     gradients = [weight.grad for weight in trained if weight.grad is not None]

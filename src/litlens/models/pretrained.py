@@ -26,10 +26,10 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]:
-    """Build a network with its ImageNet weights, in evaluation mode, and return the names of its 1,000 classes, too.
+    """Build a network with ImageNet weights, in evaluation mode; return it and the names of its 1,000 classes.
 
-    Its preprocessing is torchvision's (`imagenet` in `NORMALIZATIONS`), at 224×224 for most. Raises UserError
-    as `load_weights`, also where the weights lack the classifier.
+    The preprocessing is torchvision's (`imagenet` in `NORMALIZATIONS`), at 224×224 for most networks. Raises UserError
+    like `load_weights`, and for weights without a classifier.
     """
     network = torchvision_network(backbone)
     load_weights(network, backbone, weights)
@@ -38,9 +38,9 @@ def imagenet_network(backbone: str, weights: str) -> tuple[nn.Module, list[str]]
 
 
 def torchvision_network(backbone: str, image_size: tuple[int, int] = (224, 224)) -> nn.Module:
-    """Build the classification network of that name (`resnet18`) with random weights and 1,000 classes.
+    """Build a classification network (`resnet18`) with random weights and 1,000 classes.
 
-    GoogLeNet and Inception come without auxiliary classifiers. Raises UserError for an unknown name, and for an
+    GoogLeNet and Inception are built without auxiliary classifiers. Raises UserError for an unknown name, and for an
     image size (H, W) that a ViT or a MaxViT cannot divide into patches or windows.
     """
     _known_weights(backbone)
@@ -48,11 +48,11 @@ def torchvision_network(backbone: str, image_size: tuple[int, int] = (224, 224))
     if backbone.startswith("vit_"):
         options["image_size"] = _square_side(backbone, image_size, step=int(backbone.rpartition("_")[2]))
     elif backbone.startswith("maxvit"):
-        # Four blocks and the stem halve the image, and windows of 7×7 divide what is left.
+        # The stem and four blocks each halve the image, and the result is divided into windows of 7×7.
         options["input_size"] = (_square_side(backbone, image_size, step=224),) * 2
     elif backbone in ("googlenet", "inception_v3"):
-        # torchvision's weights want pixels in [-1, 1]. It makes them from pixels normalized as for its other networks
-        # only where it loads the weights itself; a network that is rebuilt from a checkpoint has to do it, too.
+        # torchvision's weights need pixels in [-1, 1]. torchvision converts pixels normalized for ImageNet to that only
+        # if it loads the weights itself; a network that is rebuilt from a checkpoint has to do it, too.
         options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
     network: nn.Module = torchvision.models.get_model(backbone, weights=None, **options)
     return network
@@ -72,12 +72,12 @@ def _square_side(backbone: str, image_size: tuple[int, int], *, step: int) -> in
 def load_weights(network: nn.Module, backbone: str, weights: str, *, optional: str | None = None) -> None:
     """Load weights by torchvision's name (`DEFAULT`, `IMAGENET1K_V1`) or from a state dict in a file.
 
-    Half precision becomes the network's own. Position embeddings of a ViT of another image size are interpolated
-    as torchvision does; auxiliary classifiers are left out. `optional` names the child that may be missing as a
-    unit: a base without its classifier. Nothing in the file is executed.
+    Half precision is converted to the network's. Position embeddings of a ViT of another image size are interpolated
+    as in torchvision; auxiliary classifiers are left out. `optional` names a child that may be missing entirely, such
+    as the classifier. Nothing in the file is executed.
 
-    Raises UserError where the name is unknown, or the file is missing, damaged, holds more than tensors, or
-    another network's: the message names keys that are missing, unexpected or of a wrong shape.
+    Raises UserError for an unknown name and for a file that is missing, damaged, has more than tensors, or is of
+    another network: the message names keys that are missing, unexpected or of a wrong shape.
     """
     given, own = _read(backbone, weights), network.state_dict()
     where, remedy = f"weights: {weights}", f"give weights of a {backbone}"
@@ -85,7 +85,7 @@ def load_weights(network: nn.Module, backbone: str, weights: str, *, optional: s
         given = {key: value for key, value in given.items() if not key.startswith(_AUXILIARY)}
     if isinstance(network, VisionTransformer) and (positions := given.get(_POSITIONS)) is not None:
         given = {**given, _POSITIONS: positions.float()}
-        with suppress(ValueError):  # not of a square grid: of a wrong shape, as reported below
+        with suppress(ValueError):  # not a square grid: reported below as a wrong shape
             interpolate_embeddings(network.image_size, network.patch_size, given)
     for key, value in given.items():
         if key in own and value.shape != own[key].shape:
@@ -145,7 +145,7 @@ def channels_of(constants: Constants, channels: int) -> Constants:
 
 
 def check_normalization(network: nn.Module, normalize: Any) -> None:
-    """Raise UserError where the network's weights want other constants than `normalize.mean` and `normalize.std`."""
+    """Raise UserError if the network's weights need other constants than `normalize.mean` and `normalize.std`."""
     constants: Constants | None = getattr(network, "weights_normalization", None)
     if constants is None:
         return

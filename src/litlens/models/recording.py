@@ -14,7 +14,7 @@ _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Si
 
 
 class KeepsArguments:
-    """A base class: each instance keeps the arguments of its constructor, defaults included, in `arguments`.
+    """Base of classes whose instances keep the arguments of their constructor, defaults included, in `arguments`.
 
     A checkpoint stores them: `type(module)(**module.arguments)` builds the same layers again.
     """

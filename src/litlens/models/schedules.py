@@ -1,4 +1,4 @@
-"""Learning-rate schedules: what Lightning has to know of each, and lengths that follow from the trainer."""
+"""Learning-rate schedules: Lightning's settings for each, and lengths that follow from the trainer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,17 +32,17 @@ class CosineLR(CosineAnnealingLR):
         last_epoch: int = -1,
     ) -> None:
         if T_max is None:
-            raise UserError("CosineLR: T_max, the number of epochs, is missing and no trainer gives it.")
+            raise UserError("CosineLR: T_max is missing: give the number of epochs")
         super().__init__(optimizer, T_max, eta_min, last_epoch)
 
 
 def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Trainer) -> LRSchedulerConfigType:
-    """The schedule as `configure_optimizers` returns it: with its interval and what it watches.
+    """Build the schedule in the form that `configure_optimizers` returns: with its interval and its monitor.
 
-    Where `make` is a partial, as the command line gives it, total_steps (OneCycleLR) and T_max (the cosines)
-    come from the trainer if they are missing, the rates that OneCycleLR and CyclicLR set, whatever the groups
-    have, are multiplied by each group's `lr_scale`, and they leave momentum alone where the optimizer has none.
-    Raises UserError where a run is resumed and would be longer or shorter than its schedule so far.
+    For a partial, which the command line gives, missing total_steps (OneCycleLR) and T_max (cosines) follow from the
+    trainer. OneCycleLR and CyclicLR override the rates of the groups: their rates are multiplied by each group's
+    `lr_scale`, and they cycle no momentum where the optimizer has none.
+    Raises UserError where a resumed run would be longer or shorter than its schedule.
     """
     kind, given = _parts(make)
     follows: dict[str, Any] = {}
@@ -58,12 +58,12 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
         for name in ("base_lr", "max_lr"):
             if isinstance(given.get(name), int | float):
                 follows[name] = [given[name] * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
-        # The command line gives torch's default, True, as if the user had; with these optimizers torch refuses it.
+        # The command line passes torch's default, True, which torch refuses for these optimizers.
         if not {"momentum", "betas"} & optimizer.defaults.keys():
             follows["cycle_momentum"] = False
     try:
         made = make(optimizer, **follows)
-    except ZeroDivisionError as error:  # torch divides by the number of warm-up steps less one
+    except ZeroDivisionError as error:  # torch divides by the number of warm-up steps minus one
         raise UserError(
             f"{kind.__name__}: pct_start leaves a warm-up of one step: train for more steps, or change pct_start"
         ) from error
@@ -72,9 +72,9 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
         "interval": "step" if isinstance(made, _PER_STEP) else "epoch",
     }
     if isinstance(made, ReduceLROnPlateau):
-        monitor = getattr(made, "monitor", "loss/val")  # Lightning's subclass names its own
+        monitor = getattr(made, "monitor", "loss/val")  # Lightning's subclass has its own
         config["monitor"] = monitor
-        if monitor.endswith("/val"):  # known only after epochs that are validated
+        if monitor.endswith("/val"):  # known only after epochs with a validation
             config["frequency"] = trainer.check_val_every_n_epoch or 1
     return config
 
@@ -82,8 +82,8 @@ def schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, trainer: Tr
 def _total_steps(trainer: Trainer) -> int:
     steps = trainer.estimated_stepping_batches
     if trainer.ckpt_path is not None:
-        # That made the training loader before the resumed run's place in the epoch is known, which Lightning tells to
-        # new ones only (`FitLoop.setup_data`): have it made again.
+        # That built the training loader before the resumed run's position in the epoch is known, which Lightning passes
+        # to new loaders only (`FitLoop.setup_data`): it has to be built again.
         trainer.fit_loop._combined_loader = None
     if steps == float("inf"):
         raise UserError("OneCycleLR: give total_steps, or trainer.max_epochs or max_steps.")
@@ -91,20 +91,20 @@ def _total_steps(trainer: Trainer) -> int:
 
 
 def _refuse_another_length(kind: type, follows: dict[str, Any], trainer: Trainer) -> None:
-    # Lightning puts the schedule's state back only later, and its length with it: a cosine would reach its end with the
-    # old one and climb again from there, and OneCycleLR stop the run at its last step.
+    # Lightning restores the state of the schedule later, including its length: a cosine would end with the old length
+    # and rise again, and OneCycleLR would stop the run at its last step.
     for state in trainer._checkpoint_connector._loaded_checkpoint.get("lr_schedulers", []):
         for name, length in follows.items():
             if state.get(name, length) != length:
                 raise UserError(
                     f"--resume: {kind.__name__} ends with the run's last epoch, so its length cannot change "
-                    f"({name} is {state[name]} in the checkpoint, and {length} here): start a run from its weights: "
+                    f"({name} is {state[name]} in the checkpoint and {length} here): start a new run from the weights: "
                     f"--model.init_from {trainer.ckpt_path}"
                 )
 
 
 def _parts(make: Callable[..., Any]) -> tuple[type, dict[str, Any]]:
-    """The class that a partial makes and its keywords; jsonargparse's has the class among its arguments."""
+    """The class that a partial constructs, and its keywords; jsonargparse has the class among the arguments."""
     if isinstance(make, partial):
         for candidate in (make.func, *make.args):
             if isinstance(candidate, type) and issubclass(candidate, LRScheduler):

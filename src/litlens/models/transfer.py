@@ -18,30 +18,29 @@ _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 
 
 class TransferClassifier(ImageClassifier):
-    """Trains the head of a `TransferNetwork` and as much of its base as `strategy` says.
+    """Trains the head of a `TransferNetwork` and the part of its base that `strategy` names.
 
-    * `scratch`: everything, from random weights
-    * `frozen`: the head; the base is fixed: no weight, BatchNorm statistic or Dropout of it is active
-    * `partial`: the head and the base from `train_from` up; the rest is fixed
-    * `finetune`: everything
+    * `scratch`: all layers, from random weights
+    * `frozen`: the head; the base is frozen: its weights and BatchNorm statistics stay, and its Dropout is off
+    * `partial`: the head and the base from `train_from` up; the layers below are frozen
+    * `finetune`: all layers
 
-    With `unfreeze_epoch`, `partial` and `finetune` have two stages: the head alone before that epoch.
+    With `unfreeze_epoch`, `partial` and `finetune` have two stages: before that epoch, only the head trains.
 
     Args:
         network: Base and head.
         class_names: The K classes, in the order of their labels.
-        strategy: Which part trains.
+        strategy: Which layers train.
         train_from: The lowest layer that trains under `partial`: `layer4`, `features.17`, `block5_conv1`.
         unfreeze_epoch: The first epoch, counted from 0, in which more than the head trains.
-        unfreeze_lr_scale: What all learning rates are multiplied by from that epoch on.
-        lr_depth_decay: The learning rate of each layer of the base, as a share of the one above it; the top layer has
-            the optimizer's. Another rate for the head: `lr_scales: {head: 10}`; both are multiplied.
-        cache_features: Whether what the fixed layers make of each image is computed once and kept, in training
-            and validation; by default for `frozen` alone.
-        cached_augmentations: How many augmentations of each training image are kept: with K, epoch e shows those of
+        unfreeze_lr_scale: The factor of all learning rates from that epoch on.
+        lr_depth_decay: The learning rate of each layer of the base, relative to the layer above; the top layer has the
+            optimizer's. `lr_scales: {head: 10}` gives the head another; where both apply, they are multiplied.
+        cache_features: Whether the output of the frozen layers is computed once per image and cached, in training and
+            validation; by default only for `frozen`.
+        cached_augmentations: The number K of augmentations that are cached of each training image: epoch e has those of
             epoch e mod K.
-        feature_memory: GiB of features that are held in memory for each split; above that they stay in
-            a mapped file.
+        feature_memory: GiB of features per split that are held in memory; larger features stay in a mapped file.
         **kwargs: As for `ImageClassifier`.
     """
 
@@ -64,17 +63,17 @@ class TransferClassifier(ImageClassifier):
         super().__init__(network, class_names, **kwargs)
         if (strategy == "partial") != (train_from is not None):
             raise UserError(
-                "model.train_from: strategy partial needs the lowest layer that trains, and no other strategy takes one"
+                "model.train_from: strategy partial needs the lowest layer that trains, and no other strategy takes it"
             )
         if strategy == "scratch" and network.weights_source is not None:
             raise UserError("model.strategy: scratch starts from random weights: set network.weights to null")
         if unfreeze_epoch is not None and strategy not in ("partial", "finetune"):
             raise UserError(f"model.unfreeze_epoch: strategy {strategy} never unfreezes: use partial or finetune")
         if cached_augmentations < 1:
-            raise UserError(f"model.cached_augmentations: {cached_augmentations} is less than 1")
+            raise UserError(f"model.cached_augmentations: {cached_augmentations}: give 1 or more")
         for name, value in {"unfreeze_lr_scale": unfreeze_lr_scale, "lr_depth_decay": lr_depth_decay}.items():
             if value <= 0:
-                raise UserError(f"model.{name}: {value} is not positive")
+                raise UserError(f"model.{name}: {value} is not positive: give a number above 0")
         self.strategy: Strategy = strategy
         self.train_from, self.unfreeze_epoch = train_from, unfreeze_epoch
         self.unfreeze_lr_scale, self.lr_depth_decay = unfreeze_lr_scale, lr_depth_decay
@@ -88,66 +87,65 @@ class TransferClassifier(ImageClassifier):
             }
 
         mixes = bool(self.mixup or self.cutmix)
-        self._keeps_features = (strategy == "frozen" and not mixes) if cache_features is None else cache_features
-        if self._keeps_features and mixes:
+        self._caches_features = (strategy == "frozen" and not mixes) if cache_features is None else cache_features
+        if self._caches_features and mixes:
             raise UserError("model.cache_features: mixup and cutmix mix images, not features: set it to false")
         everything = {"frozen": len(network.layer_names), "scratch": 0, "finetune": 0}
         self._lowest = network.layer_index(train_from) if train_from else everything[strategy]
-        if self._keeps_features and self._lowest == 0 and unfreeze_epoch is None:
-            raise UserError(f"model.cache_features: strategy {strategy} fixes no layer, so there is nothing to keep")
-        if self._keeps_features and not network.can_be_split and 0 < self._lowest < len(network.layer_names):
+        if self._caches_features and self._lowest == 0 and unfreeze_epoch is None:
+            raise UserError(f"model.cache_features: strategy {strategy} freezes no layer: set it to false")
+        if self._caches_features and not network.can_be_split and 0 < self._lowest < len(network.layer_names):
             raise UserError(
-                f"model.cache_features: {network.arguments['backbone']} can be cut below its head only: "
+                f"model.cache_features: {network.arguments['backbone']} can only be split below its head: "
                 "set it to false, or strategy to frozen"
             )
 
     def first_trainable_layer(self, epoch: int | None) -> int:
-        """The number of the lowest layer that trains in an epoch; None: in any epoch. See `TransferNetwork`."""
+        """The index of the lowest layer that trains in an epoch; with None, in any epoch."""
         if epoch is not None and self.unfreeze_epoch is not None and epoch < self.unfreeze_epoch:
             return len(self.network.layer_names)
         return self._lowest
 
     def frozen_layers(self, epoch: int) -> FrozenLayers | None:
-        """The layers whose output a data module may compute once in this epoch; None: images are wanted."""
+        """The layers whose output a data module may cache in this epoch; None if the network needs the images."""
         layer = self.first_trainable_layer(epoch)
-        return FrozenLayers(self.network, layer) if self._keeps_features and layer > 0 else None
+        return FrozenLayers(self.network, layer) if self._caches_features and layer > 0 else None
 
     def setup(self, stage: str) -> None:
-        """Refuse data that are not normalized as the weights want, and hand the frozen layers to the data module."""
+        """Refuse data that are not normalized for the weights, and hand the frozen layers to the data module."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         normalize = getattr(getattr(datamodule, "preprocessing", None), "normalize", None)
         if stage == "fit" and hasattr(normalize, "mean") and hasattr(normalize, "std"):
             check_normalization(self.network, normalize)
         # Lightning sets the data module up first, which ends the cache of an earlier fit.
-        if stage == "fit" and self._keeps_features and hasattr(datamodule, "cache_features"):
+        if stage == "fit" and self._caches_features and hasattr(datamodule, "cache_features"):
             datamodule.cache_features(self.frozen_layers, views=self.cached_augmentations, memory=self.feature_memory)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Lightning's hook: what keeps fixed layers fixed, where there are any at any time."""
         return [Freezing()] if self._lowest > 0 or self.unfreeze_epoch is not None else []
 
 
 class Freezing(Callback):
     """Freezes the layers below the classifier's `first_trainable_layer(epoch)`, before every epoch and after a resume.
 
-    What is fixed follows from the epoch alone; Lightning's `BaseFinetuning` forgets it on resume
-    (https://github.com/Lightning-AI/pytorch-lightning/issues/21901). From the epoch of unfreezing on, every
-    learning rate is multiplied by `unfreeze_lr_scale`, once: the optimizer's state says whether it has been.
+    Which layers are frozen follows from the epoch alone; Lightning's `BaseFinetuning` forgets it on resume
+    (https://github.com/Lightning-AI/pytorch-lightning/issues/21901). At the epoch of unfreezing, every learning rate is
+    multiplied by `unfreeze_lr_scale`, once: the optimizer's state has a flag for it.
 
-    Under DDP every layer that trains at any time wants gradients when the reducer is made, before the first
-    epoch: what the reducer has not seen is never synchronised.
+    Under DDP, every layer that ever trains requires gradients when the reducer is built, before the first epoch: the
+    reducer never synchronizes other layers.
     """
 
     def __init__(self) -> None:
         self._epoch: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Fix what never trains, before DDP looks, and tell DDP of layers that train later."""
+        """Freeze what never trains before DDP builds its reducer, and prepare DDP for layers that train later."""
         if stage != "fit":
             return
         self._epoch = None
         module: Any = pl_module
-        # Modes come with the epochs: Lightning warns of layers that are in evaluation mode before.
+        # Modes are set with the epochs: Lightning warns of layers that are in evaluation mode before.
         module.network.freeze_below(module.first_trainable_layer(None), modes=False)
         if module.unfreeze_epoch is not None and isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._ddp_kwargs["find_unused_parameters"] = True

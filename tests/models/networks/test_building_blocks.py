@@ -58,7 +58,7 @@ def test_gain_keeps_the_second_moment(activation: str) -> None:
     assert layer.weight.abs().max().item() == pytest.approx(math.sqrt(3 / 400 / moment), rel=1e-3)
 
 
-def test_batch_norm_is_untouched_and_none_keeps_torchs_own() -> None:
+def test_batch_norm_does_not_change_and_none_keeps_torchs_own() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     nn.init.constant_(module[1].weight, 0.7)

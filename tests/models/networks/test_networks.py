@@ -1,4 +1,4 @@
-"""One contract for every scratch network, and what is particular to each."""
+"""One contract for every scratch network, and the properties of each."""
 
 import copy
 
@@ -73,7 +73,7 @@ def test_batch_norm_and_dropout_follow_their_parameters(network: type[Network]) 
 
 
 @pytest.mark.parametrize(("network", "smallest"), SMALLEST.items())
-def test_too_small_an_image_gets_one_line(network: type[Network], smallest: int) -> None:
+def test_too_small_an_image_is_one_line(network: type[Network], smallest: int) -> None:
     with pytest.raises(UserError, match=f"smallest that work are {smallest}x{smallest}") as failure:
         network(image_size=(smallest - 1, 200))
     assert "\n" not in str(failure.value)
@@ -82,7 +82,7 @@ def test_too_small_an_image_gets_one_line(network: type[Network], smallest: int)
     assert made(torch.zeros(1, channels, smallest, smallest)).shape[0] == 1
 
 
-def test_the_size_check_draws_no_random_numbers_and_moves_no_statistics() -> None:
+def test_the_size_check_changes_neither_random_state_nor_statistics() -> None:
     torch.manual_seed(0)
     made = MnistCNN(initialization=None)
     after = torch.rand(1)
@@ -124,7 +124,7 @@ def test_mlp_widths() -> None:
 
 
 def test_logits_of_a_fixed_seed() -> None:
-    """A change of layers, their order or initialization shows here. Origin: this code, torch 2.14, CPU."""
+    """Fails if layers, their order or initialization change. Origin: this code, torch 2.14, CPU."""
     torch.manual_seed(0)
     network = MnistCNN()
     images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(1))

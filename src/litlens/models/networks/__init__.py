@@ -1,4 +1,1 @@
-"""The networks that are trained from scratch, from images to logits, each readable from its constructor.
-
-They know nothing of losses, metrics or configs.
-"""
+"""The networks that are trained from scratch, from images to logits; they know no losses, metrics or configs."""

@@ -39,16 +39,16 @@ class Network(KeepsArguments, nn.Module):
         sides = (side for side in range(1, 1025) if _flat_size_on_meta(layers, in_channels, side, side))
         smallest = next(sides, None)
         if smallest is None:
-            raise UserError(f"{type(self).__name__}: no size up to 1024x1024 works with {in_channels} channels.")
+            raise UserError(f"{type(self).__name__}: no image_size up to 1024x1024 works with {in_channels} channels")
         height, width = image_size
         raise UserError(
             f"{type(self).__name__}: images of {height}x{width} are too small, the smallest that work are "
-            f"{smallest}x{smallest}: set a larger image_size on the data."
+            f"{smallest}x{smallest}: set a larger image_size on the data"
         )
 
 
 def activation_layer(name: Activation) -> nn.Module:
-    """The layer of that name; `linear` passes its input on."""
+    """The layer of that name; `linear` is the identity."""
     return _ACTIVATIONS[name][0]()
 
 
@@ -80,9 +80,9 @@ def dense(incoming: int, width: int, activation: Activation, batch_norm: bool) -
 
 
 def initialize(module: nn.Module, initialization: Initialization | None, activation: Activation) -> None:
-    """Initialize the weights of all convolutions and linear layers, and biases to zero; None leaves torch's own.
+    """Initialize the weights of all convolutions and linear layers, and biases to zero; None keeps torch's own.
 
-    Normalization layers stay as they are. Variance by Xavier (Glorot and Bengio 2010): gain² · 2 / (fan_in +
+    Normalization layers do not change. Variance by Xavier (Glorot and Bengio 2010): gain² · 2 / (fan_in +
     fan_out), by He (He et al. 2015): gain² / fan_in. The gain is that of the activation between the layers.
     """
     if initialization is None:

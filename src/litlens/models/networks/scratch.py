@@ -1,4 +1,4 @@
-"""The convolutional networks that are trained from scratch, each readable from its constructor."""
+"""The convolutional networks that are trained from scratch, each defined by its constructor."""
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ class MnistCNN(Network):
 
     `inner_activation` is between the two convolutions of a block; the original had none there.
 
-    The linear layer wants a lower learning rate, `lr_scales: {head: 0.03}` on the classifier: it has 12,544 inputs,
+    The linear layer needs a lower learning rate, `lr_scales: {head: 0.03}` on the classifier: it has 12,544 inputs,
     the weight of each changes by the full rate in a step of Adam, and at the convolutions' rate the logits jump. Yang
     and Hu derive a rate that falls with the number of inputs ("Tensor Programs V", 2022, table 3).
     """
@@ -172,7 +172,7 @@ class CatDogCNN(Network):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.flat_size(self.features, in_channels, image_size)  # as a check: the pooling takes any size
+        self.flat_size(self.features, in_channels, image_size)  # a check: the pooling takes any size
         self.head = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
