@@ -101,12 +101,6 @@ def test_a_full_disk_while_downloading(server: str, tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*data\.bin \(Not a directory\): choose another folder"):
-        fetch(["http://127.0.0.1:9/none"], tmp_path / "file" / "new" / "data.bin")
-
-
 def tar(path: Path, members: dict[str, bytes], *, mode: str = "w:gz", link: str | None = None) -> Path:
     with tarfile.open(path, mode) as archive:
         for name, data in members.items():

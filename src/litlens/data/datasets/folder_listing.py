@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.module import SPLITS
-from litlens.errors import UserError, listed, nearest
+from litlens.errors import UserError, listed
 
 _SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -105,7 +105,7 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
     """List a CSV with columns file and label, and optionally split and group; files are relative to `folder`.
 
     Raises:
-        UserError: A column, a label or a split is missing or unknown, or a file is listed twice.
+        UserError: A column or a value is missing, a split is unknown, or a file is listed twice.
     """
     rows = _rows(table)
     columns = rows[0][1].keys()
@@ -115,11 +115,6 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
         if row["file"] in seen:
             raise UserError(f"data.csv: {table} line {line}: {row['file']} is listed twice; remove one")
         seen.add(row["file"])
-        if row["label"] not in class_names:
-            raise UserError(
-                f"data.csv: {table} line {line}: label {row['label']!r} is not in data.class_names"
-                + nearest(row["label"], class_names)
-            )
         if "split" in columns and split_named(row["split"]) is None:
             raise UserError(
                 f"data.csv: {table} line {line}: split {row['split']!r} is not one of {_NAMES_UNDERSTOOD}; "
