@@ -89,7 +89,7 @@ class PassPredictions(Callback, ABC):
                 logits, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._batches, strict=True))
                 shard = logits, labels
             logits, labels, places = gather_in_order(shard)
-            names = [f"{split}/{place:05d}" for place in places]
+            names = [f"{split}/{place:05d}" for place in places.tolist()]
             predictions = Predictions(logits, labels, names, names_of_classes(module, logits.shape[1]))
             self.use(trainer, module, split, predictions)
         self._batches.clear()
