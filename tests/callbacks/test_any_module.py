@@ -1,4 +1,4 @@
-"""Every callback on modules that others wrote: it works, or it says in one line, once, what it misses."""
+"""Every callback on foreign modules: it works, or it reports in one line, once, what is missing."""
 
 import logging
 from pathlib import Path
@@ -31,7 +31,7 @@ TAGS = {
 
 
 class Theirs(LightningModule):
-    """Logs under its own names, has no class names and no confusion matrices; its steps return the loss alone."""
+    """Logs under its own names and has no class names; its steps return only the loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,12 +113,12 @@ def run(module: LightningModule, name: str, folder: Path, kind: type[TensorDatas
 @pytest.mark.parametrize(
     ("module", "kind", "silent"),
     [
-        pytest.param(Theirs, TensorDataset, NEEDS_LOGITS | NEEDS_FORWARD, id="loss alone"),
+        pytest.param(Theirs, TensorDataset, NEEDS_LOGITS | NEEDS_FORWARD, id="only the loss"),
         pytest.param(TheirsOfDictionaries, Pairs, NEEDS_LOGITS | NEEDS_FORWARD, id="dictionaries"),
         pytest.param(TheirsWithOutputs, TensorDataset, set(), id="logits and labels"),
     ],
 )
-def test_it_works_or_says_once_what_it_misses(
+def test_it_works_or_reports_once_what_is_missing(
     name: str, module: Any, kind: Any, silent: set[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "litlens"):

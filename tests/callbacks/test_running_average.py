@@ -92,7 +92,7 @@ def test_after_the_fit_the_weights_that_are_loaded_are_validated_and_saved(
     torch.testing.assert_close(saved(tmp_path / "x.ckpt"), first)
 
 
-def test_a_second_fit_of_the_same_trainer_averages_anew(trainer, small, samples) -> None:
+def test_a_second_fit_of_the_same_trainer_starts_a_new_average(trainer, small, samples) -> None:
     seen = Weights()
     run = trainer(seen, RunningAverage(decay=DECAY), max_epochs=1)
     classifier = small()

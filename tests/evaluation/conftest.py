@@ -31,7 +31,7 @@ def made_up() -> Callable[..., Predictions]:
 
 
 def _processor_seconds(call: Callable[[], object]) -> float:
-    """Of this process alone, and the least of three calls: a neighbor on the same core slows a process too."""
+    """Of this process only, and the least of three calls, since other processes on the same core slow it."""
     return min(timeit.repeat(call, timer=time.process_time, number=1, repeat=3))
 
 

@@ -35,7 +35,7 @@ def images(count: int = 8, size: tuple[int, int] = (20, 30), channels: int = 3, 
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
-def test_every_distortion_begins_with_the_image_as_it_was(name: str) -> None:
+def test_strength_0_of_every_distortion_is_the_image_itself(name: str) -> None:
     assert 0 in DISTORTIONS[name].strengths
     for channels in (1, 3):
         before = images(channels=channels)
@@ -205,7 +205,7 @@ def test_the_figure_shows_every_run_in_every_panel(runs: int) -> None:
         assert np.all(edge == 255)
 
 
-def test_a_cnn_bears_a_shifted_digit_and_an_mlp_does_not(shared_data: Path) -> None:
+def test_a_cnn_is_robust_to_a_shift_and_an_mlp_is_not(shared_data: Path) -> None:
     """Both see 6,000 digits of MNIST three times, none of them shifted."""
     data = MNISTDataModule(root=shared_data)
     data.setup()

@@ -47,7 +47,7 @@ def test_sixty_two_classes_show_no_numbers_and_few_names(made_up) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 10, 20, 21, 62])
-def test_no_name_leaves_the_image_and_nothing_warns(classes: int) -> None:
+def test_long_names_fit_into_the_figure_without_a_warning(classes: int) -> None:
     names = [f"$x_{k}$ <script> an endless name that ends in {k}" for k in range(classes)]
     figure = confusion_matrix_figure(np.eye(classes, dtype=int) * 1000, names)
     image = pixels(figure)

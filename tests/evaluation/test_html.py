@@ -35,7 +35,7 @@ def test_the_worst_mistakes_are_wrong_and_sorted(made_up) -> None:
     assert least_confident(some, limit=5) == right[:5]
 
 
-def test_shown_samples_have_room_for_right_and_wrong_of_every_class(made_up) -> None:
+def test_shown_samples_are_mistakes_and_correct_ones_of_every_class(made_up) -> None:
     some = made_up(5000, 10, strength=2.0)
     shown = shown_samples(some, limit=200)
     assert len(shown) == len(set(shown)) == 200

@@ -43,7 +43,7 @@ def test_random_bit_patterns_survive(tmp_path: Path) -> None:
     assert Predictions.load(tmp_path / "p.csv").logits.tobytes() == logits.tobytes()
 
 
-def test_two_runs_write_the_same_bytes_and_leave_nothing_else(tmp_path: Path) -> None:
+def test_equal_predictions_are_equal_bytes_in_a_single_file(tmp_path: Path) -> None:
     awkward().save(tmp_path / "a.csv")
     awkward().save(tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
@@ -107,7 +107,7 @@ def test_labels_out_of_range_and_equal_class_names_are_refused() -> None:
         ),
     ],
 )
-def test_another_file_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_another_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(UserError, match=message) as raised:
         Predictions.load(tmp_path / "p.csv")
@@ -115,7 +115,7 @@ def test_another_file_is_told_in_one_line(tmp_path: Path, text: str, message: st
     assert str(tmp_path / "p.csv") in str(raised.value)
 
 
-def test_a_missing_file_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         Predictions.load(tmp_path / "none.csv")
 

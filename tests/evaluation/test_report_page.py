@@ -44,7 +44,7 @@ def test_the_table_of_the_classes(made_up, report, page) -> None:
         assert [int(labelled), int(predicted)] == [(some.labels == k).sum(), (some.predicted == k).sum()]
 
 
-def test_mistakes_stand_with_their_maps_and_samples_without(made_up, report, page) -> None:
+def test_mistakes_have_maps_and_samples_have_none(made_up, report, page) -> None:
     some = made_up(300, 3, strength=1.0)
     read = page(report(some))
     large, cards = read.all("figure", **{"class": "large"}), read.all("figure", **{"class": "card"})
@@ -56,7 +56,7 @@ def test_mistakes_stand_with_their_maps_and_samples_without(made_up, report, pag
     assert {card["data-name"] for card in cards} == set(some.names)  # as many as fit
 
 
-def test_a_network_without_maps_leaves_one_line(made_up, report, page) -> None:
+def test_a_network_without_maps_is_reported_in_one_line(made_up, report, page) -> None:
     def refuse(indices: object) -> list[np.ndarray]:
         raise NoMapError("MLP has no layer with a map")
 

@@ -69,7 +69,7 @@ def test_ten_thousand_resamples_of_ten_thousand_samples_are_quick_and_seeded(
     assert states == (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
-def test_what_cannot_be_compared_is_told_in_one_line(made_up) -> None:
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(made_up) -> None:
     some = made_up(20, 4, strength=1.0)
     fewer = Predictions(some.logits[:15], some.labels[:15], some.names[:15], some.class_names)
     with pytest.raises(UserError, match="tested on 20 and 15 samples, of which 15 are the same"):

@@ -28,7 +28,7 @@ def has_color(figure, color: str) -> bool:
     return bool((pixels(figure) == wanted).all(axis=2).any())
 
 
-def test_right_in_green_and_wrong_in_red_with_the_label() -> None:
+def test_correct_in_green_and_misclassified_in_red_with_the_label() -> None:
     right = prediction_grid_figure(images(2), [0, 2], SHARES, NAMES)
     assert words(right)[:4] == ["cat", "70.0 %", "$x…end", "60.0 %"]
     assert words(right)[-1] == "Predictions: 2 of 2 correct"
@@ -40,13 +40,13 @@ def test_right_in_green_and_wrong_in_red_with_the_label() -> None:
     assert not has_color(wrong, GREEN)
 
 
-def test_pixels_of_a_small_image_stay_whole() -> None:
+def test_pixels_of_a_small_image_are_only_repeated() -> None:
     (image,) = images(1)
     drawn = pixels(prediction_grid_figure(image[None], [0], SHARES[:1], NAMES))
     assert np.array_equal(drawn[48 : 48 + 104 : 13, 20 : 20 + 104 : 13], np.broadcast_to(image, (8, 8, 3)))
 
 
-def test_a_mistake_has_name_label_and_the_three_likeliest() -> None:
+def test_a_mistake_has_name_label_and_the_three_most_probable_classes() -> None:
     shares = np.array([[0.02, 0.04, 0.9, 0.03, 0.01]])
     figure = wrong_samples_figure(images(1), ["a/b.png"], [3], shares, list("abcde"))
     assert words(figure)[:8] == ["a/b.png", "label d", "c", "90.0 %", "b", "4.0 %", "d", "3.0 %"]
@@ -58,7 +58,7 @@ def test_two_classes_have_two_lines() -> None:
     assert words(figure)[2:6] == ["a", "100 %", "b", "0.0 %"]
 
 
-def test_a_map_lies_over_the_image_beside_the_image() -> None:
+def test_an_image_next_to_its_overlay() -> None:
     heat = np.zeros((2, 8, 8), dtype=np.float32)
     heat[1] = 1
     drawn = pixels(cam_figure(np.full((2, 8, 8, 1), 100, np.uint8), heat, [0, 1], [0, 0], NAMES))
@@ -70,7 +70,7 @@ def test_a_map_lies_over_the_image_beside_the_image() -> None:
     assert words(cam_figure(images(2), heat, [0, 1], [0, 0], NAMES))[:2] == ["cat", "cat, label dog"]
 
 
-def test_feature_maps_tell_layer_number_and_size() -> None:
+def test_feature_maps_have_layer_number_and_size() -> None:
     maps = {"features.0": np.random.default_rng(0).random((100, 30, 20)), "conv": np.zeros((3, 1, 1))}
     figure = feature_maps_figure(images(1, 200, 300, 3)[0], maps)
     assert words(figure) == ["image", "features.0", "64 of 100 maps 30×20", "conv", "3 maps 1×1", "Feature maps"]
@@ -80,7 +80,7 @@ def test_feature_maps_tell_layer_number_and_size() -> None:
 @pytest.mark.parametrize(
     ("height", "width", "channels"), [(1, 1, 1), (28, 28, 1), (64, 40, 3), (224, 224, 3), (9, 400, 3)]
 )
-def test_any_size_leaves_a_white_edge(height: int, width: int, channels: int) -> None:
+def test_any_size_fits_within_the_margin(height: int, width: int, channels: int) -> None:
     shown, heat = images(9, height, width, channels), np.ones((9, height, width), np.float32)
     labels, shares = [0] * 9, np.repeat(SHARES[1:], 9, axis=0)
     for figure in (

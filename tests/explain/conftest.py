@@ -1,4 +1,4 @@
-"""Networks and a fingerprint of everything that a look at one of them must leave alone."""
+"""Networks and a fingerprint of everything that explaining must not change."""
 
 import hashlib
 import random

@@ -1,4 +1,4 @@
-"""CAM values against the grad-cam package, and the network after a look against the network before it."""
+"""CAM values against the grad-cam package, and the network after a call against the network before it."""
 
 import copy
 import gc
@@ -83,7 +83,7 @@ def test_gradcam_of_a_linear_head_by_hand() -> None:
     torch.testing.assert_close(result.maps[:, 0, 0], corner, atol=1e-4, rtol=1e-4)
 
 
-def test_a_class_that_nothing_speaks_for_has_an_empty_map() -> None:
+def test_a_class_without_support_has_an_empty_map() -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
     nn.init.constant_(network[4].weight, -1)
     result = cam(network, torch.randn(2, 1, 8, 8), target=1)
@@ -109,7 +109,7 @@ def test_other_methods_equal_the_package(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_leaves_nothing_behind(
+def test_every_method_has_no_side_effect(
     inplace_net: Any,
     images: Tensor,
     fingerprint: Callable[[nn.Module], dict[str, Any]],
@@ -143,7 +143,7 @@ def _living_tensors() -> int:
 
 
 @pytest.mark.parametrize(("method", "fails_at"), [("gradcam", 1), ("layercam", 1), ("scorecam", 2), ("ablationcam", 3)])
-def test_nothing_is_left_after_a_failure(
+def test_a_failure_has_no_side_effect(
     inplace_net: Any,
     images: Tensor,
     fingerprint: Callable[[nn.Module], dict[str, Any]],
@@ -253,7 +253,7 @@ def test_trunk_runs_without_a_graph(inplace_net: Any, images: Tensor) -> None:
         ),
     ],
 )
-def test_a_network_without_a_map_says_so_in_one_line(network: nn.Module, message: str, images: Tensor) -> None:
+def test_a_network_without_a_map_is_refused_in_one_line(network: nn.Module, message: str, images: Tensor) -> None:
     with pytest.raises(NoMapError, match=message) as error:
         cam(network, images)
     assert isinstance(error.value, UserError)
@@ -271,7 +271,7 @@ def test_a_network_without_a_map_says_so_in_one_line(network: nn.Module, message
         ({"target": [0, 1]}, r"target has the shape \(2,\), but there are 3 images"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_refused_in_one_line(
     inplace_net: Any, images: Tensor, arguments: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -296,7 +296,7 @@ class BesideNet(nn.Module):
         return logits
 
 
-def test_a_layer_beside_the_way_to_the_logits(inplace_net: Any, images: Tensor) -> None:
+def test_a_layer_that_the_logits_do_not_depend_on(inplace_net: Any, images: Tensor) -> None:
     with pytest.raises(UserError, match="logits do not depend on this layer"):
         cam(BesideNet(inplace_net), images, layer="aside")
     with pytest.raises(UserError, match="do not pass through this layer"):

@@ -40,13 +40,13 @@ class Classifier(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-class Looks(pl.Callback):
-    """Looks at every opportunity, between forward and backward and between backward and step too."""
+class ExplainEverywhere(pl.Callback):
+    """Computes maps in every hook, also between forward and backward and between backward and step."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
-    def _look(self, hook: str, module: pl.LightningModule) -> None:
+    def _explain(self, hook: str, module: pl.LightningModule) -> None:
         images = torch.randn(2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
         assert isinstance(module.network, nn.Module)
         for method in ("gradcam", "layercam"):
@@ -55,22 +55,22 @@ class Looks(pl.Callback):
         self.seen.add(hook)
 
     def on_train_batch_start(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
-        self._look("train_start", module)
+        self._explain("train_start", module)
 
     def on_before_backward(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
-        self._look("before_backward", module)
+        self._explain("before_backward", module)
 
     def on_before_optimizer_step(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
-        self._look("before_step", module)
+        self._explain("before_step", module)
 
     def on_validation_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
-        self._look("validation", module)
+        self._explain("validation", module)
 
     def on_test_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
-        self._look("test", module)
+        self._explain("test", module)
 
     def on_predict_batch_end(self, _trainer, module, *_rest) -> None:  # type: ignore[no-untyped-def]
-        self._look("predict", module)
+        self._explain("predict", module)
 
 
 def train(network: nn.Module, callbacks: list[pl.Callback]) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def train(network: nn.Module, callbacks: list[pl.Callback]) -> dict[str, Tensor]
 
 
 def test_weights_after_training_are_the_same_to_the_last_bit(inplace_net: Any) -> None:
-    looks = Looks()
+    looks = ExplainEverywhere()
     without, with_looks = train(inplace_net, []), train(inplace_net, [looks])
     assert looks.seen == {"train_start", "before_backward", "before_step", "validation", "test", "predict"}
     assert without.keys() == with_looks.keys()

@@ -54,7 +54,7 @@ def test_layers_by_number_and_name(inplace_net: Any, images: Tensor) -> None:
         assert torch.equal(values, expected[name])
 
 
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_refused_in_one_line(
     inplace_net: Any, images: Tensor, fingerprint: Callable[[nn.Module], dict[str, Any]]
 ) -> None:
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(1440, 2))
@@ -68,7 +68,7 @@ def test_mistakes_are_told_in_one_line(
     assert fingerprint(inplace_net) == before
 
 
-def test_the_textbook_figure_of_a_cat(shared_data: Path, tmp_path: Path) -> None:
+def test_feature_maps_of_a_cat_by_name_and_by_index(shared_data: Path, tmp_path: Path) -> None:
     """Layers 0, 20 and 40 of `CatDogCNN`, by name and by number, on one photo."""
     folder = shared_data / "catanddog" / "train" / "Cat"
     if not folder.is_dir():

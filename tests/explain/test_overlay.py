@@ -116,7 +116,7 @@ def test_a_spot_comes_back_from_the_resize_itself(resize_mode: ResizeMode, size:
     assert back.sum() == pytest.approx(side * side, rel=0.1)
 
 
-def test_the_overlay_of_a_photo_leaves_alone_what_the_network_did_not_see() -> None:
+def test_what_the_network_did_not_see_is_unchanged_in_the_overlay() -> None:
     resize = Resize((10, 10))
     photo = np.random.default_rng(0).integers(256, size=(20, 50, 1), dtype=np.uint8)
     laid = overlay_on_photo(photo, torch.ones(10, 10), *resize.boxes((20, 50)))
@@ -127,7 +127,7 @@ def test_the_overlay_of_a_photo_leaves_alone_what_the_network_did_not_see() -> N
 
 
 @pytest.mark.parametrize("resize_mode", ["crop", "squash", "pad"])
-def test_the_overlay_of_a_large_photo_is_that_of_the_whole_in_little_memory(resize_mode: ResizeMode) -> None:
+def test_the_overlay_of_a_large_photo_needs_little_memory(resize_mode: ResizeMode) -> None:
     resize = Resize((75, 91), resize_mode)
     generator = np.random.default_rng(0)
     photo = generator.integers(256, size=(1000, 1501, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""All live callbacks at once: without a trace in the training, complete in the event file, at any number of classes."""
+"""All live callbacks at once: no effect on the training, every tag in the event file, any number of classes."""
 
 import random
 from pathlib import Path
@@ -133,7 +133,7 @@ def test_every_tag_is_in_the_event_file(tmp_path: Path) -> None:
     assert set(tags["histograms"]) == histograms | {f"activations/{name}" for name in leaves}
 
 
-def test_the_hyper_parameters_stand_beside_the_final_figures(tmp_path: Path) -> None:
+def test_hyperparameters_are_shown_with_the_final_metrics(tmp_path: Path) -> None:
     run(tmp_path, [HyperParameters(), Provenance(CONFIG)])
     metadata = events(tmp_path).summary_metadata
     told = {
@@ -150,7 +150,7 @@ def test_the_hyper_parameters_stand_beside_the_final_figures(tmp_path: Path) -> 
     }
 
 
-def test_an_mlp_says_once_that_it_has_no_maps_and_shows_the_rest(tmp_path: Path, caplog: Any) -> None:
+def test_an_mlp_without_maps_is_reported_once_and_the_rest_is_shown(tmp_path: Path, caplog: Any) -> None:
     classifier = ImageClassifier(MLP(10, 1, (8, 8), widths=[8]), [str(digit) for digit in range(10)])
     run(tmp_path, live(), classifier=classifier, max_epochs=3)
     said = [record.getMessage() for record in caplog.records if record.name.startswith("litlens")]
@@ -170,7 +170,7 @@ def test_sixty_two_classes_have_one_figure_instead_of_186_curves(tmp_path: Path)
     assert not [tag for tag in tags["scalars"] if tag.count("/") > 1]
 
 
-def test_features_in_place_of_images_change_nothing(tmp_path: Path) -> None:
+def test_cached_features_in_place_of_images_change_nothing(tmp_path: Path) -> None:
     data = Noise(2, size=32, channels=3)
     torch.manual_seed(1)
     network = TransferNetwork(2, 3, (32, 32), backbone="shufflenet_v2_x0_5")
@@ -182,7 +182,7 @@ def test_features_in_place_of_images_change_nothing(tmp_path: Path) -> None:
     assert tags["graph"]
 
 
-def test_a_network_that_has_broken_down_is_shown_as_it_is(tmp_path: Path) -> None:
+def test_a_network_of_nan_weights_is_shown(tmp_path: Path) -> None:
     classifier = ImageClassifier(MnistCNN(10, 1, (8, 8)), [str(digit) for digit in range(10)])
     for weight in classifier.parameters():
         nn.init.constant_(weight, float("nan"))
@@ -190,7 +190,7 @@ def test_a_network_that_has_broken_down_is_shown_as_it_is(tmp_path: Path) -> Non
     assert set(events(tmp_path).Tags()["images"]) >= {"feature_maps/val", "wrong_samples/val", "prediction_grid/val"}
 
 
-def test_loaders_of_somebody_else_are_shown_too(tmp_path: Path) -> None:
+def test_plain_loaders_are_shown_too(tmp_path: Path) -> None:
     data = DigitsDataModule(batch_size=32)
     data.setup()
     torch.manual_seed(0)
@@ -213,7 +213,7 @@ def test_loaders_of_somebody_else_are_shown_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["no logger", "csv", "another rank"])
-def test_nothing_is_drawn_or_computed_where_nobody_looks(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
+def test_nothing_is_drawn_or_computed_without_a_logger_of_images(tmp_path: Path, monkeypatch: Any, kind: str) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         pytest.fail("drawn")
 
@@ -234,7 +234,7 @@ class Untraceable(MnistCNN):
         return super().forward(images)
 
 
-def test_a_network_that_cannot_be_traced_goes_on(tmp_path: Path, caplog: Any, capsys: Any) -> None:
+def test_a_network_that_cannot_be_traced_is_trained(tmp_path: Path, caplog: Any, capsys: Any) -> None:
     network: nn.Module = Untraceable(10, 1, (8, 8))
     classifier = ImageClassifier(network, [str(digit) for digit in range(10)])
     run(tmp_path, [ModelGraph()], classifier=classifier)

@@ -1,4 +1,4 @@
-"""Figures go to the loggers that show pixels, from rank zero, drawn once however many there are."""
+"""Figures go to all loggers that show images, from rank zero, and are drawn once."""
 
 from types import SimpleNamespace
 
@@ -61,14 +61,14 @@ def test_no_other_rank_and_no_other_logger_draws(tmp_path, draw) -> None:
     assert wall.shown == []
 
 
-def test_who_shows_images(tmp_path) -> None:
+def test_loggers_that_show_images(tmp_path) -> None:
     assert shows_images(stage(CSVLogger(tmp_path), Wall(), rank=3))
     assert shows_images(stage(TensorBoardLogger(tmp_path)))
     assert not shows_images(stage(CSVLogger(tmp_path)))
     assert not shows_images(stage())
 
 
-def test_a_image_reads_back_from_the_event_file(tmp_path) -> None:
+def test_an_image_is_read_back_from_the_event_file(tmp_path) -> None:
     import io
 
     from PIL import Image
@@ -85,7 +85,7 @@ def test_a_image_reads_back_from_the_event_file(tmp_path) -> None:
     assert np.array_equal(np.asarray(stored), pixels(learning_curves_figure([])))
 
 
-def test_scalars_and_histograms_go_to_the_same_walls(tmp_path) -> None:
+def test_scalars_and_histograms_go_to_the_loggers_of_images(tmp_path) -> None:
     wandb = pytest.importorskip("wandb")
     logged: list[dict[str, object]] = []
     wall = Wall()

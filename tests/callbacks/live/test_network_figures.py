@@ -1,4 +1,4 @@
-"""W&B's graph of a network, which comes from hooks; TensorBoard's is looked for in test_all_of_them.py."""
+"""W&B's graph of a network, which comes from hooks; TensorBoard's is tested in test_all_of_them.py."""
 
 import json
 import logging
@@ -49,10 +49,10 @@ def test_a_wandb_run_has_the_graph_and_the_network_no_trace_of_it(logger, capfd)
     assert "_wandb_watch_called" in vars(network)
 
 
-def test_what_cannot_be_traced_is_told_where_no_logging_is_set_up(
+def test_a_failed_trace_is_reported_without_a_logging_setup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Such a warning goes to the error rng, which is silent while W&B and the tracer are at work."""
+    """Such a warning goes to the error stream, which is silent while W&B and the tracer are at work."""
     monkeypatch.setattr(logging.getLogger("litlens"), "propagate", False)
     network = nn.Linear(28, 3)
     monkeypatch.setattr(network, "forward", lambda images: 1 / 0)

@@ -63,14 +63,14 @@ class OtherWeights(Callback):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_the_weights_that_are_validated_whatever_the_order(tmp_path: Path, spy: Any, first: bool) -> None:
+def test_the_weights_that_are_validated_in_any_order_of_callbacks(tmp_path: Path, spy: Any, first: bool) -> None:
     drawn = spy(module, "prediction_grid_figure")
     callbacks = [OtherWeights(), PredictionGrid()] if first else [PredictionGrid(), OtherWeights()]
     fit(tmp_path, callbacks, max_epochs=1, num_sanity_val_steps=0)
     np.testing.assert_allclose(drawn[0]["probabilities"], 0.1)
 
 
-def test_somebody_elses_batch_is_taken_as_it_is() -> None:
+def test_samples_of_a_plain_batch() -> None:
     images, labels = torch.randn(5, 2, 4, 6), torch.arange(5)
     samples = samples_of([images, labels], 3)
     assert samples is not None
@@ -81,7 +81,7 @@ def test_somebody_elses_batch_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("batch", [torch.zeros(3), [torch.zeros(3, 4), torch.zeros(3)], {"images": 1}, [1, 2], None])
-def test_what_is_no_batch_of_images_is_left_alone(batch: object) -> None:
+def test_other_batches_have_no_samples(batch: object) -> None:
     assert samples_of(batch, 3) is None
 
 
@@ -141,7 +141,7 @@ def test_without_a_mistake_nothing_is_drawn(tmp_path: Path, spy: Any) -> None:
     assert drawn == []
 
 
-def test_labels_in_another_order_are_said_and_not_named_wrongly(tmp_path: Path, spy: Any, caplog: Any) -> None:
+def test_labels_in_another_order_are_reported_and_not_drawn(tmp_path: Path, spy: Any, caplog: Any) -> None:
     drawn = spy(module, "wrong_samples_figure")
 
     class Shuffled(DigitsDataModule):

@@ -106,7 +106,7 @@ def test_a_resumed_run_has_the_history_of_one_in_one_go(trainer, tmp_path, momen
         assert run("resumed", checkpoint) == whole
 
 
-def test_testing_the_best_checkpoint_keeps_the_whole_history(trainer, small, samples, tmp_path) -> None:
+def test_testing_the_best_checkpoint_keeps_the_complete_history(trainer, small, samples, tmp_path) -> None:
     curves, saver = LearningCurves(), ModelCheckpoint(dirpath=tmp_path, monitor="loss/val", mode="max")
     run = trainer(curves, saver, max_epochs=3, enable_checkpointing=True)
     run.fit(small(), samples(), samples(17, 1))
@@ -128,7 +128,7 @@ def test_testing_the_best_checkpoint_keeps_the_whole_history(trainer, small, sam
         pytest.param(None, 21, [3, 6, 9, 12, 15, 18, 21], id="and at most ten of a long one"),
     ],
 )
-def test_drawn_as_often_as_told_and_at_the_end(
+def test_drawn_every_n_epochs_and_at_the_end(
     trainer, small, samples, tmp_path, monkeypatch, every, epochs, expected
 ) -> None:
     drawn = []
