@@ -39,7 +39,7 @@ def augmented(
 
 @pytest.mark.parametrize("steps", [*([step] for step in STEPS), STEPS, ["crop", *STEPS]])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_depends_on_image_and_stream_alone(steps: list[str | dict[str, Any]], channels: int) -> None:
+def test_the_result_depends_only_on_image_and_rng(steps: list[str | dict[str, Any]], channels: int) -> None:
     pixels = image(20, 30, channels)
     original = pixels.copy()
     augmentation = Augmentation(steps, Resize((20, 30)))
@@ -70,7 +70,7 @@ def test_flips() -> None:
     assert 150 < flipped < 250  # five standard deviations of a fair coin
 
 
-def test_scale_enlarges_about_the_centre() -> None:
+def test_scale_enlarges_about_the_center() -> None:
     pixels = np.zeros((41, 41, 1), dtype=np.uint8)
     pixels[15:26, 15:26] = 255  # 11 wide, about the center
     larger = augmented([{"scale": 2}], pixels)
@@ -150,7 +150,7 @@ UNMOVED = [[1, 0, 0], [0, 1, 0]]
         ),
     ],
 )
-def test_the_defaults_move_pixels_as_far_as_is_said(
+def test_the_defaults_move_pixels_as_far_as_documented(
     name: str, second_axis: bool, lowest: list[list[float]], highest: list[list[float]]
 ) -> None:
     for expected, is_highest in ((lowest, False), (highest, True)):
@@ -192,7 +192,7 @@ def test_crop_takes_the_original_and_gives_the_networks_size() -> None:
 
 @pytest.mark.parametrize("step", ["crop", "RandomResizedCrop", "RandomCrop", "CenterCrop"])
 @pytest.mark.parametrize(("channels", "resize_mode"), [(1, "squash"), (3, "crop"), (3, "pad")])
-def test_where_no_crop_is_drawn_the_whole_image_comes(step: str, channels: int, resize_mode: ResizeMode) -> None:
+def test_the_image_is_resized_where_no_crop_is_drawn(step: str, channels: int, resize_mode: ResizeMode) -> None:
     pixels = image(100, 150, channels)
     whole = Resize((40, 60), resize_mode)(pixels)
     augmentation = Augmentation([{step: {"p": 0.25}}], Resize((40, 60), resize_mode))
@@ -224,11 +224,11 @@ def test_an_image_that_a_transform_does_not_take_is_named() -> None:
     before, _, after = str(caught.value).partition("(")
     assert before == "data.augment: CenterCrop does not take an image 20 pixels high and 30 wide "
     assert "(40, 60) vs (20, 30)" in after
-    assert after.endswith("): change its options or leave it out; crop takes any size")
+    assert after.endswith("): change its options or remove it; crop takes any size")
     assert "\n" not in str(caught.value)
 
 
-def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_ours_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise ValueError("ours")
 
@@ -238,12 +238,12 @@ def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "line"),
     [
         ("rotate", "no augmentation is called 'rotate'; did you mean 'Rotate'"),
         ("gaussnoise", "'gaussnoise'; did you mean 'GaussNoise'?"),
         ("Compose", "Compose does not take {}"),
-        ({"shift": {"fil": "border"}}, "shift has no option 'fil'; it has limit, fill, p"),
+        ({"shift": {"fil": "border"}}, "shift has no option 'fil'; give limit, fill, p"),
         ({"shift": {"fill": "white"}}, "'white' is not constant, border, reflect, wrap or a gray value from 0 to 255"),
         ({"shift": 2}, "2 is not a number from 0 to 1"),
         ({"rotation": "ten"}, "'ten' is not a number from 0 to 180"),
@@ -256,10 +256,10 @@ def test_a_mistake_of_our_own_is_not_called_the_users(monkeypatch: pytest.Monkey
         ({"shift": 0.1, "scale": 1.2}, "one name with its options"),
     ],
 )
-def test_mistakes_are_one_line(step: Any, told: str) -> None:
+def test_mistakes_are_one_line(step: Any, line: str) -> None:
     with pytest.raises(UserError) as caught:
         Augmentation([step], Resize((28, 28)))
-    assert told in str(caught.value)
+    assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -294,7 +294,7 @@ def test_five_movements_cost_less_than_a_third_of_albumentations_five(side: int)
 
 
 def test_one_of_a_container_chooses_one_of_its_steps() -> None:
-    """Of a flip to the right and one downwards, each alone, three to one."""
+    """A horizontal and a vertical flip, three to one."""
     steps = [{"OneOf": {"transforms": [{"horizontal_flip": 0.75}, {"vertical_flip": 0.25}], "p": 1.0}}]
     augmentation, pixels = Augmentation(steps, Resize((12, 10))), image(12, 10)
     results = [augmentation(pixels, augmentation_rng(seed=0, epoch=0, index=index)) for index in range(400)]
@@ -320,17 +320,20 @@ def test_a_crop_in_a_container_takes_the_original() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "told"),
+    ("step", "line"),
     [
-        ({"horizontal_flip": {"alternate": True, "p": 0.5}}, "horizontal_flip.alternate: it does not go with p"),
+        (
+            {"horizontal_flip": {"alternate": True, "p": 0.5}},
+            "horizontal_flip.alternate: it flips in every second epoch: remove p",
+        ),
         ({"horizontal_flip": {"alternate": 1}}, "1 is not true or false"),
-        ({"OneOf": {"transforms": [{"horizontal_flip": {"alternate": True}}]}}, "does not go inside OneOf"),
+        ({"OneOf": {"transforms": [{"horizontal_flip": {"alternate": True}}]}}, "move it out of OneOf"),
         ({"OneOf": {"transforms": "crop"}}, "is not a list of augmentations"),
         ({"OneOf": {"transforms": ["rotatoin"]}}, "no augmentation is called 'rotatoin'"),
     ],
 )
-def test_mistakes_of_alternation_and_containers_are_one_line(step: Any, told: str) -> None:
+def test_mistakes_of_alternation_and_containers_are_one_line(step: Any, line: str) -> None:
     with pytest.raises(UserError) as caught:
         Augmentation([step], Resize((28, 28)))
-    assert told in str(caught.value)
+    assert line in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -45,20 +45,20 @@ def same(first: list[tuple[Tensor, Tensor]], second: list[tuple[Tensor, Tensor]]
     )
 
 
-def test_a_batch_is_what_the_contract_says() -> None:
+def test_a_batch_has_the_promised_types_and_shapes() -> None:
     images, classes = next(iter(TrainingLoader(make_dataset(), batch_size=4)))
     assert (images.shape, images.dtype) == ((4, 1, 6, 6), torch.float32)
     assert (classes.shape, classes.dtype) == ((4,), torch.int64)
 
 
-def test_workers_hand_on_bytes_and_the_loader_normalizes() -> None:
+def test_workers_give_uint8_and_the_loader_normalizes() -> None:
     dataset = make_dataset()
     pixels, _ = dataset.fetch((0, np.arange(4)))
     assert (pixels.dtype, pixels.shape) == (torch.uint8, (4, 6, 6, 1))
     images, _ = next(iter(EvaluationLoader(dataset, batch_size=4)))
     assert torch.equal(images, dataset.preprocessing.normalize(pixels))
-    handed_on, _ = next(iter(EvaluationLoader(dataset, batch_size=4, normalized=False)))
-    assert torch.equal(handed_on, pixels)
+    raw, _ = next(iter(EvaluationLoader(dataset, batch_size=4, normalized=False)))
+    assert torch.equal(raw, pixels)
 
 
 def test_training_has_full_batches_in_a_new_order_each_epoch() -> None:
@@ -69,7 +69,7 @@ def test_training_has_full_batches_in_a_new_order_each_epoch() -> None:
     assert first != second
 
 
-def test_evaluation_is_whole_and_in_order() -> None:
+def test_evaluation_takes_every_sample_in_order() -> None:
     loader = EvaluationLoader(make_dataset(), batch_size=4)
     assert len(loader) == 6
     assert [label for batch in labels(loader) for label in batch] == list(range(SIZE))
@@ -191,7 +191,7 @@ def test_a_mistake_met_in_a_worker_is_the_same_one_line(
     assert str(caught.value) == line
 
 
-def test_the_batches_before_a_mistake_are_handed_out() -> None:
+def test_the_batches_before_a_mistake_are_yielded() -> None:
     loader, seen = EvaluationLoader(Broken(make_dataset(), UserError("no")), batch_size=2, num_workers=1), []
     with pytest.raises(UserError):
         seen.extend(batch[1].tolist() for batch in loader)
@@ -292,7 +292,7 @@ def test_another_batch_size_goes_on_at_the_start_of_an_epoch(
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.parametrize(("steps", "batch_size"), [(2, 2), (3, 8), (5, 2)])
 def test_another_batch_size_within_an_epoch_is_one_line(steps: int, batch_size: int, tmp_path: Any) -> None:
-    """With more batches than before or fewer, or with fewer than were handed out; after the last batch, too."""
+    """With more batches than before or fewer, or with fewer than were trained; after the last batch, too."""
     checkpoint = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=steps, save_top_k=-1)
     fit(tmp_path, max_steps=steps, callbacks=[checkpoint])
     options: dict[str, Any] = {"max_epochs": 3, "enable_checkpointing": False, "batch_size": batch_size}
@@ -300,7 +300,7 @@ def test_another_batch_size_within_an_epoch_is_one_line(steps: int, batch_size: 
         fit(tmp_path, ckpt_path=checkpoint.best_model_path, **options)
     assert str(caught.value) == (
         f"data.batch_size times devices: {batch_size} instead of 4: the checkpoint was written after batch {steps} of "
-        "5 of an epoch, whose order would change: change it back, or resume from the end of an epoch"
+        "5 of an epoch, whose order would change: restore it, or resume from the end of an epoch"
     )
 
 

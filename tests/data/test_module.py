@@ -1,4 +1,4 @@
-"""What every data module promises, on the digits."""
+"""The contract of every data module, on small data."""
 
 import dataclasses
 import hashlib
@@ -49,7 +49,7 @@ def ready(**options: object) -> ImageDataModule:
     return data
 
 
-def test_auto_statistics_are_those_of_the_training_split_alone() -> None:
+def test_auto_statistics_are_those_of_the_training_split_only() -> None:
     data = ready(seed=5)
     split = data.samples("train")
     pixels = split.images.batch(split.rows) / 255
@@ -95,7 +95,7 @@ def test_a_wrong_option_is_one_line(options: dict[str, object], message: str) ->
         (
             2000,
             [6],
-            "data.batch_size: 2000 is more than there are for 6 training images: a batch has 6, an epoch has 1 step; "
+            "data.batch_size: 2000 for 6 training images: a batch has only 6, an epoch has 1 step; "
             "a batch_size of 1 gives 6",
         ),
         (
@@ -179,7 +179,7 @@ def test_predict_takes_the_loaders(given: str) -> None:
     assert [batch.tolist() for batch in predicted or []] == [[1.0, 0.0], [1.0]]
 
 
-def test_a_device_is_given_bytes_which_the_data_module_normalizes_there() -> None:
+def test_the_data_module_normalizes_uint8_on_the_device() -> None:
     data = Gray([10, 30] * 6)
     data.setup()
     images, labels = data._dataset("train").fetch((0, np.arange(3)))
@@ -305,7 +305,7 @@ def test_a_spawned_worker_maps_the_images_itself(kind: str, tmp_path: Path, monk
 
 
 class Files(Gray):
-    """Data that come from files; the images play no part."""
+    """Data that come from files; the images are not used."""
 
     def __init__(self, files: list[Path], **options: Any) -> None:
         super().__init__([0, 1] * 6, **options)
@@ -315,7 +315,7 @@ class Files(Gray):
         return self.files
 
 
-def test_the_fingerprint_knows_in_which_folder_a_file_lies(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_folder_of_a_file(tmp_path: Path) -> None:
     files = [tmp_path / "here" / name for name in ("a/1.png", "a/2.png", "b/3.png")]
     for number, file in enumerate(files):
         file.parent.mkdir(parents=True, exist_ok=True)

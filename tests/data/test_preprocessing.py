@@ -55,7 +55,7 @@ def test_normalize_agrees_with_torchvision() -> None:
 
 
 def test_plain_values_and_back(tmp_path: Path) -> None:
-    """Through a file that holds plain values alone, as in a checkpoint."""
+    """Through a file of plain values, as in a checkpoint."""
     preprocessing = Preprocessing(Resize((6, 8), "pad"), Normalize((0.5,) * 3, (0.25,) * 3), value_range=(0, 4095))
     torch.save(preprocessing.to_dict(), tmp_path / "plain.pt")
     values = torch.load(tmp_path / "plain.pt", weights_only=True)

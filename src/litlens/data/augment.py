@@ -52,7 +52,7 @@ _CROPS = {
 
 
 class Augmentation:
-    """A chain of augmentations that depends on the image and on a random generator alone.
+    """A chain of augmentations whose result depends only on the image and a random generator.
 
     `steps` is a list as in YAML: `rotation`, `rotation: 10` or `shift: {limit: 0.2, fill: border}`.
     Names:
@@ -86,7 +86,7 @@ class Augmentation:
         self._size = resize.size
         chosen = [_read(step) for step in steps]
         self._foreign = [step.name for step in chosen if step.name not in _OPTIONS]
-        # Whether it takes the image before the resize and brings it to the network's size itself.
+        # Whether it takes the original image and resizes it itself.
         self.crops = any(step.crops for step in chosen)
         self._chain = albumentations.Compose(_transforms(chosen, resize))
         self._alternating = [flip for flip in self._chain.transforms if isinstance(flip, _AlternatingFlip)]
@@ -95,10 +95,10 @@ class Augmentation:
         self._random = random.Random()
 
     def __call__(self, image: Pixels, rng: np.random.Generator, *, flipped: bool = False) -> Pixels:
-        """Augment one image, uint8 (h, w, C), to uint8 (H, W, C); `flipped` says what an alternating flip does.
+        """Augment one image, uint8 (h, w, C), to uint8 (H, W, C); `flipped` decides an alternating flip.
 
         Raises:
-            UserError: A class of albumentations does not take the image, or leaves it at another size.
+            UserError: A class of albumentations fails on the image, or changes its size.
         """
         for flip in self._alternating:
             flip.p = float(flipped)
@@ -108,14 +108,14 @@ class Augmentation:
         self._chain.set_random_state(rng, self._random)
         try:
             augmented: Pixels = self._chain(image=np.ascontiguousarray(image))["image"]
-        # albumentations has no error type of its own for an image that does not suit; each transform raises another.
+        # albumentations has no error type of its own for an unsuitable image; each transform raises another.
         except Exception as error:
             if not self._foreign or isinstance(error, MemoryError):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"data.augment: {' or '.join(self._foreign)} does not take an image {image.shape[0]} pixels high and "
-                f"{image.shape[1]} wide ({reason}): change its options or leave it out; crop takes any size"
+                f"{image.shape[1]} wide ({reason}): change its options or remove it; crop takes any size"
             ) from error
         if augmented.ndim == 2:
             augmented = augmented[..., None]
@@ -123,14 +123,14 @@ class Augmentation:
         if augmented.shape != expected or augmented.dtype != np.uint8:
             raise UserError(
                 f"data.augment: images become {augmented.dtype} {augmented.shape}, not uint8 {expected}: "
-                "use crop, or a transform that keeps the size"
+                "use crop or a transform that keeps the size"
             )
         return augmented
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One entry of the list; `inner` are those of a container of albumentations."""
+    """One entry of the list; `inner` holds the entries of a container of albumentations."""
 
     name: str
     options: dict[str, Any]
@@ -147,7 +147,7 @@ class _Step:
 
 
 def _read(entry: str | dict[str, Any], *, inside: str = "") -> _Step:
-    """Read one entry of the list, and check the options of the names that are ours."""
+    """Read one entry of the list, and check its options where the name is one of ours."""
     if isinstance(entry, str):
         entry = {entry: None}
     if not isinstance(entry, dict) or len(entry) != 1:
@@ -159,10 +159,10 @@ def _read(entry: str | dict[str, Any], *, inside: str = "") -> _Step:
         if not isinstance(given, dict):
             given = {next(iter(defaults)): given}
         if unknown := sorted(set(given) - set(defaults)):
-            raise UserError(f"data.augment: {name} has no option {unknown[0]!r}; it has {', '.join(defaults)}")
+            raise UserError(f"data.augment: {name} has no option {unknown[0]!r}; give {', '.join(defaults)}")
         if given.get("alternate") and (inside or "p" in given):
-            other = f"inside {inside}" if inside else "with p"
-            raise UserError(f"data.augment: {name}.alternate: it does not go {other}: it flips every second epoch")
+            remedy = f"move it out of {inside}" if inside else "remove p"
+            raise UserError(f"data.augment: {name}.alternate: it flips in every second epoch: {remedy}")
         return _Step(name, {key: _checked(f"{name}.{key}", given.get(key, defaults[key])) for key in defaults})
     if not isinstance(given, dict):
         raise UserError(f"data.augment: {name} takes named options, as in {name}: {{p: 0.5}}, not {given!r}")
@@ -174,7 +174,7 @@ def _read(entry: str | dict[str, Any], *, inside: str = "") -> _Step:
 
 
 def _checked(key: str, value: Any) -> Any:
-    """The value of an option `name.option`, ranges as pairs, where it is of the kind of the default."""
+    """Check that the value of `name.option` is of the same kind as the default, and return it; a range as a pair."""
     name, _, option = key.partition(".")
     default, largest = _OPTIONS[name][option], _LARGEST.get(key, 1.0 if option == "p" else math.inf)
     if isinstance(default, bool):
@@ -202,7 +202,7 @@ def _is_number(value: Any, *, largest: float) -> bool:
 
 
 def _transforms(steps: Sequence[_Step], resize: Resize, *, joined: bool = True) -> list[Any]:
-    """The transforms of albumentations for the steps, with neighbors of one fill joined to one warp."""
+    """The transforms of albumentations for the steps, neighbors of one fill joined to one warp."""
     transforms: list[Any] = []
     for fill, group in itertools.groupby(steps, key=lambda step: step.fill):
         chosen = list(group)
@@ -210,7 +210,7 @@ def _transforms(steps: Sequence[_Step], resize: Resize, *, joined: bool = True) 
             transforms += [_transform(step, resize) for step in chosen]
         elif joined:
             transforms.append(_Warp(chosen))
-        else:  # a container reads the p of each transform
+        else:  # a container such as OneOf reads the p of each transform
             transforms += [_Warp([step], p=step.options["p"]) for step in chosen]
     return transforms
 
@@ -245,9 +245,9 @@ def _transform(step: _Step, resize: Resize) -> Any:
         options["transforms"] = _transforms(step.inner, resize, joined=False)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an argument that it does not know is but a warning there
+            warnings.simplefilter("error")  # albumentations only warns of an unknown argument
             made = kind(**options)
-    # pydantic's ValidationError is a ValueError; its own checks raise others.
+    # pydantic's ValidationError is a ValueError; the checks of albumentations raise others.
     except (ValueError, TypeError, UserWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"data.augment: {step.name} does not take {step.options}: {reason}") from error
@@ -255,8 +255,8 @@ def _transform(step: _Step, resize: Resize) -> Any:
 
 
 def _or_resize(crop: Any, resize: Resize) -> Any:
-    """A crop, or the resize where the crop is not drawn: otherwise the image would keep its own size."""
-    # One of the two, with their p as weights.
+    """Resize where the crop is not drawn: otherwise the image would keep its own size."""
+    # OneOf takes the p of the two as weights.
     return crop if crop.p >= 1 else albumentations.OneOf([crop, _Resized(resize, p=1 - crop.p)], p=1.0)
 
 
@@ -274,7 +274,7 @@ class _Resized(albumentations.ImageOnlyTransform):  # type: ignore[misc]
 
 
 class _Warp(albumentations.ImageOnlyTransform):  # type: ignore[misc]
-    """Moves the pixels once for all its steps, each with its own p; a single step may leave its p to the warp."""
+    """Warps once for all its steps, each with its own p; with `p`, its one step is applied whenever the warp is."""
 
     def __init__(self, steps: list[_Step], *, p: float | None = None) -> None:
         super().__init__(p=1.0 if p is None else p)
@@ -294,15 +294,15 @@ class _Warp(albumentations.ImageOnlyTransform):  # type: ignore[misc]
         return moved.reshape(img.shape)  # type: ignore[no-any-return]
 
 
-# The first two rows of the matrix that takes a point (x, y, 1), seen from the image's center, to its new
-# place. In plain numbers: numpy's overhead on 3×3 matrices would cost more than the warp of a small image.
+# The first two rows of the matrix that maps a point (x, y, 1), relative to the image's center, to its new
+# position. In plain numbers: numpy's overhead on 3×3 matrices would cost more than the warp of a small image.
 _Matrix = tuple[float, float, float, float, float, float]
 
 
 def _warp_matrix(
     steps: Sequence[tuple[_Step, float]], rng: np.random.Generator, *, height: int, width: int
 ) -> NDArray[np.float64]:
-    """Draw each step with its p and join them, the first done first: (2, 3) in pixels, for OpenCV."""
+    """Draw each step with its p and multiply their matrices, the first applied first: (2, 3) in pixels, for OpenCV."""
     a, b, x, c, d, y = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
     for step, p in steps:
         if p >= 1 or rng.random() < p:

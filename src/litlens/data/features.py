@@ -45,7 +45,7 @@ class FrozenLayers(Protocol):
         """What takes the place of images in a batch."""
 
 
-# The layers that are frozen in an epoch, or None where images are wanted.
+# The layers that are frozen in an epoch, or None where the classifier takes images.
 FrozenAt = Callable[[int], FrozenLayers | None]
 
 

@@ -1,11 +1,12 @@
 """From a split to batches, in the order that `sampling` gives and from any point of it.
 
-A batch is fetched at once: one index array, one slice of a uint8 array. They are normalized last, in this process.
+A batch is fetched at once: one index array, one slice of a uint8 array. It is normalized last, in this process.
 """
 
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from litlens.data.augment import Augmentation
 
 Batch = tuple[Tensor, Tensor]
-# What a dataset is asked for: an epoch and the indices of a batch. The epoch travels with the indices, so that workers
-# hold no state to go stale.
+# An epoch and the indices of a batch. The epoch goes with the indices, so that no state of a worker can be outdated.
 Request = tuple[int, sampling.Indices]
 
 
@@ -46,23 +46,21 @@ class BatchDataset(Dataset[Any], ABC):
         try:
             return self.fetch(request)
         except UserError as error:
-            # Raised in a worker, it would come out of PyTorch with the worker's traceback for a message, or as a
-            # RuntimeError. The loader raises the value.
+            # PyTorch would raise it again with the worker's traceback as its message, or as a RuntimeError. The loader
+            # raises what is returned.
             if get_worker_info() is None:
                 raise
             return error
 
 
+@dataclass(eq=False)
 class SplitDataset(BatchDataset):
-    """One split as a dataset that is fetched by the batch, augmented where asked."""
+    """One split as a dataset that is fetched by the batch, augmented where there is an augmentation."""
 
-    def __init__(
-        self, split: Split, *, preprocessing: Preprocessing, augmentation: "Augmentation | None" = None, seed: int = 0
-    ) -> None:
-        self.split = split
-        self.preprocessing = preprocessing
-        self.augmentation = augmentation
-        self.seed = seed
+    split: Split
+    preprocessing: Preprocessing
+    augmentation: "Augmentation | None" = None
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.split)
@@ -79,7 +77,7 @@ class SplitDataset(BatchDataset):
 
     def _augmented(self, augmentation: "Augmentation", index: int, epoch: int) -> Pixels:
         images, row = self.split.images, int(self.split.rows[index])
-        # A crop takes the place of the resize, so it needs the image as it was.
+        # A crop replaces the resize, so it needs the original image.
         image = images.original(row) if augmentation.crops else images.batch(np.array([row]))[0]
         rng = sampling.augmentation_rng(seed=self.seed, epoch=epoch, index=index)
         flipped = augmentation.alternates and (sampling.flips_first(seed=self.seed, index=index) + epoch) % 2 == 1
@@ -87,7 +85,7 @@ class SplitDataset(BatchDataset):
 
 
 class _Loader(ABC):
-    """Batches `(images, labels)`: float32 (B, C, H, W), normalized, and int64 (B,); features pass as they are.
+    """Batches `(images, labels)`: float32 (B, C, H, W), normalized, and int64 (B,); features are not changed.
 
     Not a `DataLoader` itself: Lightning would replace its sampler by one that repeats samples in a distributed run
     (https://github.com/Lightning-AI/pytorch-lightning/issues/21859) and rebuild it for `trainer.predict`.
@@ -97,7 +95,7 @@ class _Loader(ABC):
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that fetch batches.
         trainer: Gives epoch, rank and world size.
-        normalized: False hands images on as uint8 (B, H, W, C).
+        normalized: False yields images as uint8 (B, H, W, C).
     """
 
     def __init__(
@@ -149,7 +147,7 @@ class _Loader(ABC):
 
 
 class _Requests:
-    """A sampler: what the iteration that begins next asks for. One that has begun keeps its own."""
+    """A sampler of the requests of the next iteration; an iteration that has begun keeps its own."""
 
     def __init__(self) -> None:
         self.current: list[Request] = []
@@ -159,7 +157,7 @@ class _Requests:
 
 
 class TrainingLoader(_Loader):
-    """Batches of one epoch after the other; its place in an epoch is saved and restored by Lightning.
+    """Batches of one epoch after the other; Lightning saves and restores the position in an epoch.
 
     Lightning resumes a plain loader at the start of the epoch (its `CombinedLoader` saves only loaders that have a
     `state_dict`). This one starts at the batch that comes next, without fetching those before it.
@@ -207,21 +205,21 @@ class TrainingLoader(_Loader):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The current epoch, how many of its batches were handed out, and what its order follows from."""
+        """The current epoch, how many of its batches were yielded, and what its order follows from."""
         return {"epoch": self._epoch, "batches": self._batches_done, "of": len(self), "order": self._order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batches that `state` counts, if its epoch is the one that comes next.
+        """Resume after the batches that `state` counts, if its epoch is the one that comes next.
 
         Raises UserError where it is within an epoch whose order would now be another one.
         """
-        # Already here: where the other order has fewer batches, Lightning would take the epoch for over.
+        # Checked here, too: where the other order has fewer batches, Lightning would consider the epoch finished.
         if 0 < state["batches"] < state["of"]:
             self._refuse_another_order(state)
         self._resume_at = dict(state)
 
     def _start(self, epoch: int) -> int:
-        """The batch to begin with: 0, but for the first epoch after a resume."""
+        """The batch to begin with: 0 except in the first epoch after a resume."""
         resume_at, self._resume_at = self._resume_at, None
         if resume_at is None:
             return 0
@@ -239,19 +237,19 @@ class TrainingLoader(_Loader):
         if changed:
             raise UserError(
                 f"{', '.join(changed)}: the checkpoint was written after batch {state['batches']} of {state['of']} of "
-                "an epoch, whose order would change: change it back, or resume from the end of an epoch"
+                "an epoch, whose order would change: restore it, or resume from the end of an epoch"
             )
 
     @property
     def _order(self) -> dict[str, int]:
-        """What the order of an epoch follows from. Devices share out each step, so their number changes nothing."""
+        """What the order of an epoch follows from; each step is distributed over the devices, however many."""
         in_step = self._shape[1] * self._world_size
         size, seed = len(self.dataset), self.dataset.seed
         return {"data.batch_size times devices": in_step, "training images": size, "seed": seed}
 
 
 class EvaluationLoader(_Loader):
-    """A split once, in its own order, shared out between ranks without repeating a sample."""
+    """Each sample of a split once, in its own order, distributed over the ranks."""
 
     def __len__(self) -> int:
         return -(-len(self._indices) // self.batch_size)
@@ -267,5 +265,5 @@ class EvaluationLoader(_Loader):
 
 
 def is_running(trainer: Trainer | None) -> bool:
-    """Whether the trainer is at work: afterwards, its epoch stands still."""
+    """Whether the trainer is running; the epoch of a finished one does not change any more."""
     return trainer is not None and trainer.state.status == TrainerStatus.RUNNING

@@ -36,7 +36,7 @@ class ImageDataModule(LightningDataModule, ABC):
     """Images with one label each, in three splits, as batches for any LightningModule or a plain `for` loop.
 
     A loader yields `(images, labels)`: float32 (B, C, H, W), normalized, and int64 (B,). The order and the
-    augmentation follow from the seed and the epoch alone (`litlens.data.sampling`).
+    augmentation follow only from the seed and the epoch (`litlens.data.sampling`).
 
     A subclass sets `class_names`, `in_channels` and `image_size` on construction, without reading the data, and
     gives `load` and, where it has files, `source_files`.
@@ -49,14 +49,14 @@ class ImageDataModule(LightningDataModule, ABC):
         normalize: A preset (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), `{mean: […], std: […]}` of
             pixels in [0, 1], or `auto`: the constants of the pretrained weights where the command finds some, else of
             the known set, else those of ImageNet for color and those of the training split for gray.
-        augment: Augmentations of the training split, in order: one name, or a list of names, each alone or with its
+        augment: Augmentations of the training split, in order: one name, or a list of names, each with or without
             options (`litlens.data.augment`).
     """
 
     class_names: list[str]
     in_channels: int
     image_size: tuple[int, int]
-    # What becomes of an image of another aspect ratio (`Resize.mode`).
+    # How another aspect ratio is handled (`Resize.mode`).
     resize_mode: ResizeMode = "crop"
     # The known set (`NORMALIZATIONS`) whose constants `normalize: auto` means here, where there is one.
     preset: str | None = None
@@ -98,7 +98,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> dict[str, Split]:
-        """Read the data and cut it into `train`, `val` and `test`. Called once a process, by the first rank first."""
+        """Read the data and split them into `train`, `val` and `test`; once per process, on the first rank first."""
 
     def source_files(self) -> list[Path]:
         """The files that the data are read from; none for data that come with a package."""
@@ -134,14 +134,14 @@ class ImageDataModule(LightningDataModule, ABC):
         """Load the splits, the same for every stage; a second call reads nothing."""
         self._load_once()
         if stage in ("fit", None):
-            _ = self._augmentation  # a mistake is found now
+            _ = self._augmentation  # so that a mistake is reported before training
         self._frozen_at = None  # of an earlier fit
 
     def cache_features(self, frozen_at: FrozenAt, *, views: int, memory: float) -> None:
-        """Compute what frozen layers make of training and validation images once, until the next `setup`.
+        """Compute the features of training and validation images once, until the next `setup`.
 
         Args:
-            frozen_at: The frozen layers in an epoch, or None where the classifier wants images.
+            frozen_at: The frozen layers in an epoch, or None where the classifier takes images.
             views: How many augmentations of a training image are kept: epoch e shows number e mod `views`.
             memory: GiB of features held in memory for each split; above that they stay in mapped files.
         """
@@ -166,7 +166,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return pixels
 
     def augmented(self, index: int, *, epoch: int) -> Pixels:
-        """What augmentation makes of a training image in an epoch: uint8 (H, W, C)."""
+        """A training image as augmented in an epoch: uint8 (H, W, C)."""
         pixels: Pixels = self._dataset("train", augmented=True).pixels(np.array([index]), epoch=epoch)[0]
         return pixels
 
@@ -188,11 +188,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return EvaluationLoader(dataset, **self._loader_options(dataset))
 
     def predict_dataloader(self) -> EvaluationLoader:
-        """The test split for `trainer.predict`, with labels; `predict_step` takes the images alone."""
+        """The test split for `trainer.predict`, with labels; `predict_step` takes only the images."""
         return self.test_dataloader()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalize on the device what a loader handed on as uint8."""
+        """Normalize on the device what a loader yielded as uint8."""
         if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) and batch[0].dtype == torch.uint8:
             return self.preprocessing.normalize(batch[0]), *batch[1:]
         return batch
@@ -201,7 +201,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Number and bytes of the files, and two digests that change when the data do.
 
         Equal `stat` (names, sizes, times) means equal files. Where it differs, as in a copy, `content` decides: it
-        is read from the files once and then kept in the cache under `stat`. A name is a path, which may say the class.
+        is read from the files once and then cached under `stat`. A name is a path, which may contain the class.
         """
         files = self.source_files()
         names = _names(files, folder=self.source_folder())
@@ -219,7 +219,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _augmentation(self) -> "Augmentation | None":
         if not self.augment:
             return None
-        # The import of albumentations takes seconds, which evaluation need not wait for.
+        # Imported here, since it takes seconds and evaluation does not need it.
         from litlens.data.augment import Augmentation
 
         return Augmentation(self.augment, self.preprocessing.resize)
@@ -255,7 +255,7 @@ class ImageDataModule(LightningDataModule, ABC):
         devices, accumulated = (trainer.world_size, trainer.accumulate_grad_batches) if trainer else (1, 1)
         _, in_batch = training_shape(size=size, batch_size=self.batch_size, world_size=devices)
         if in_batch == 0:
-            raise UserError(f"trainer.devices: {devices} are more than the {size} training images: use at most {size}")
+            raise UserError(f"trainer.devices: {devices} for {size} training images: use at most {size}")
 
         def steps_of(in_batch: int) -> int:
             return -(-(size // (in_batch * devices)) // accumulated)  # after the last batch, too, as Lightning does
@@ -267,7 +267,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if accumulated > 1:
             what += f" with trainer.accumulate_grad_batches: {accumulated}"
         if in_batch < self.batch_size:
-            line = f"data.batch_size: {self.batch_size} is more than there are for {what}: a batch has {in_batch}, "
+            line = f"data.batch_size: {self.batch_size} for {what}: a batch has only {in_batch}, "
         else:
             line = f"data.batch_size: {self.batch_size} for {what}: "
         line += f"an epoch has {steps} step{'s' * (steps > 1)}"
@@ -322,15 +322,15 @@ def _mean_and_std(split: Split, *, chunk: int = 1024) -> np.ndarray[Any, np.dtyp
         channels = range(pixels.shape[3])
         histogram = histogram + np.stack([np.bincount(pixels[..., c].ravel(), minlength=256) for c in channels])
     values = np.arange(256) / 255
-    share = histogram / histogram.sum(axis=1, keepdims=True)
-    mean = share @ values
+    frequency = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = frequency @ values
     # A channel of one value only (a blank data set) must not divide by zero.
-    std = np.maximum(np.sqrt(share @ values**2 - mean**2), 1 / 255)
+    std = np.maximum(np.sqrt(frequency @ values**2 - mean**2), 1 / 255)
     return np.stack([mean, std])
 
 
 def _names(files: list[Path], *, folder: Path | None) -> list[str]:
-    """The files' paths relative to `folder`; of one that lies elsewhere the name alone."""
+    """The files' paths relative to `folder`; only the name of a file outside of it."""
     if folder is None:
         return [path.name for path in files]
     top, paths = folder.absolute(), [path.absolute() for path in files]

@@ -1,4 +1,4 @@
-"""From a decoded image to what the network takes, in two steps that a checkpoint carries: resize, then normalize.
+"""From a decoded image to the input of a network, in two steps that a checkpoint stores: resize, then normalize.
 
 Training augments between the two; evaluation, prediction and export use them as they are.
 """
@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 class Resize:
     """Bring a decoded image to `size` (H, W).
 
-    `mode` says what becomes of another aspect ratio: `crop` the center, `squash` the image, or `pad` it with black.
+    `mode` handles another aspect ratio: `crop` the center, `squash` the image, or `pad` it with black.
     """
 
     size: tuple[int, int]
@@ -44,10 +44,10 @@ class Resize:
         return np.array(image).reshape(height, width, -1)
 
     def boxes(self, size: tuple[int, int]) -> tuple[Box, tuple[int, int, int, int]]:
-        """Which part of an image of `size` (h, w) is kept, and where it lies in the result: two boxes.
+        """Two boxes: the part of an image of `size` (h, w) that is kept, and its place in the result.
 
-        Both (left, upper, right, lower) in pixels, the second in whole ones; `explain.overlay` takes them to lay
-        what the network saw over the original image.
+        Both are (left, upper, right, lower) in pixels, the second in integers; `explain.overlay` uses them to draw
+        a map of what the network saw over the original image.
         """
         (image_height, image_width), (height, width) = size, self.size
         if self.mode == "pad":

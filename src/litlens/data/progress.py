@@ -1,4 +1,4 @@
-"""A progress bar for whatever takes more than two seconds, and nothing for what doesn't."""
+"""A progress bar for what takes more than two seconds."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -9,5 +9,5 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], *, description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items, under a bar on standard error once two seconds have passed; none where that is no terminal."""
+    """Yield the items, with a bar on standard error after two seconds, if that is a terminal."""
     yield from tqdm(items, desc=description, total=total, delay=2, leave=False, unit="", disable=None)

@@ -1,6 +1,6 @@
 """The order of samples, as a function and not a state: everything follows from (seed, epoch, index).
 
-Workers, worker counts and resuming therefore change nothing: whoever asks for epoch 7 gets epoch 7.
+The number of workers and a resume therefore change nothing.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-# What a random generator is for. Two purposes never share one, so that switching one off shifts no other.
+# Each purpose has a random generator of its own, so that switching one off changes no other.
 _SHUFFLING, _AUGMENTATION, _ALTERNATION = 0, 1, 2
 
 
@@ -17,8 +17,8 @@ def training_indices(
 ) -> Indices:
     """The samples that a rank trains on in an epoch, in order, as batches: (batches, images in a batch).
 
-    Rank r takes positions r, r + W, r + 2W, … of one permutation that all ranks share. The tail is cut so that every
-    rank has the same number of full batches; as the permutation is a new one each epoch, no sample is cut for good.
+    Rank r takes positions r, r + W, r + 2W, … of one permutation that all ranks share. The tail is left out so that
+    every rank has the same number of full batches; the permutation of the next epoch leaves out others.
     """
     batches, in_batch = training_shape(size=size, batch_size=batch_size, world_size=world_size)
     permutation = _rng(seed, _SHUFFLING, epoch).permutation(size).astype(np.int64, copy=False)
@@ -26,9 +26,10 @@ def training_indices(
 
 
 def training_shape(*, size: int, batch_size: int, world_size: int = 1) -> tuple[int, int]:
-    """How many full batches every rank gets in an epoch, and of how many images: `batch_size`, or its share if smaller.
+    """Number of full batches of every rank in an epoch, and of images in each.
 
-    (0, 0) where there are fewer images than ranks.
+    A batch has `batch_size` images, or the rank's share of the split if that is smaller. (0, 0) where there are fewer
+    images than ranks.
     """
     in_batch = min(batch_size, size // world_size)
     return size // (in_batch * world_size) if in_batch else 0, in_batch

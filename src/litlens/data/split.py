@@ -1,4 +1,4 @@
-"""What a data set is made of: images that are fetched by row, and splits that say which rows are whose."""
+"""What a data set consists of: images that are fetched by row, and splits that list rows with their labels."""
 
 import mmap
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images that lie at the network's size in one array, in memory or mapped from a file: uint8 (N, H, W, C)."""
+    """Images of the network's size in one array, in memory or mapped from a file: uint8 (N, H, W, C)."""
 
     pixels: Pixels
 
@@ -41,19 +41,19 @@ class ArrayImages:
         return np.asarray(self.pixels[rows])
 
     def original(self, row: int) -> Pixels:
-        """One image as it lies in the array: uint8 (H, W, C)."""
+        """One image of the array: uint8 (H, W, C)."""
         return np.asarray(self.pixels[row])
 
 
 def _place(pixels: Pixels) -> tuple[str, int] | None:
     """The file of a contiguous mapped array and the offset of its first byte; None of other arrays."""
-    whole: Any = pixels
-    while isinstance(whole, np.ndarray) and isinstance(whole.base, np.ndarray):
-        whole = whole.base
-    if not (isinstance(whole, np.memmap) and isinstance(whole.base, mmap.mmap) and pixels.flags.c_contiguous):
+    base: Any = pixels
+    while isinstance(base, np.ndarray) and isinstance(base.base, np.ndarray):
+        base = base.base
+    if not (isinstance(base, np.memmap) and isinstance(base.base, mmap.mmap) and pixels.flags.c_contiguous):
         return None
     # A slice has the `offset` of the array that it was taken from.
-    return str(whole.filename), whole.offset + pixels.ctypes.data - whole.ctypes.data
+    return str(base.filename), base.offset + pixels.ctypes.data - base.ctypes.data
 
 
 def _mapped(path: str, offset: int, shape: tuple[int, ...]) -> ArrayImages:
