@@ -39,17 +39,18 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path).resolve()
+        path = Path(path)
         for left_over in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
             left_over.unlink(missing_ok=True)
-        keep = previous_checkpoint(path) if path.name == LAST.name and path in self._complete else None
+        keep = previous_checkpoint(path) if path.name == LAST.name and path.resolve() in self._complete else None
         try:
             write_atomically(path, _writer(checkpoint), keep=keep)
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, "make room on its disk")
-            kept = "; the checkpoint before it is kept" if path.exists() else ""
-            raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}{kept}") from error
-        self._complete.add(path)
+            if path.with_name(LAST.name).is_file():
+                remedy += f", then go on with: python train.py --resume {path.parents[1]}"
+            raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from error
+        self._complete.add(path.resolve())
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> Any:
         """Load onto the CPU; of a file on this machine tensors and plain values, whatever `weights_only` says."""

@@ -6,12 +6,14 @@ Help comes at once, before Lightning is imported; a user's mistake is one line, 
 import logging
 import os
 import sys
+import threading
 import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from litlens.errors import mistake_behind
+from litlens.files import is_disk_full
 
 # Lightning leaves these in the environment when it has started processes, and takes the next run in this process for
 # one of them (lightning/pytorch/strategies/launchers/subprocess_script.py).
@@ -90,6 +92,9 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
     verbose = "--verbose" in args
     args = [_expanded(arg) for arg in args if arg != "--verbose"]
     environment = {name: os.environ.get(name) for name in _LEFT_BEHIND}
+    report = threading.excepthook
+    # TensorBoard's thread ends with a full disk, and its next call in this thread raises the same error.
+    threading.excepthook = lambda failed: None if is_disk_full(failed.exc_value) else report(failed)
     try:
         command = import_module(module)
         _quiet()
@@ -105,12 +110,15 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
         sys.stderr.write(f"stopped{hint}\n")
         sys.exit(130)
     except Exception as error:
-        mistake = mistake_behind(error)
+        mistake: object = mistake_behind(error)
+        if is_disk_full(error):
+            mistake = "no space is left on the disk: make room, then go on with: python train.py --resume RUN_DIR"
         if mistake is None or verbose:
             raise
         sys.stderr.write(f"error: {mistake}\n")
         sys.exit(1)
     finally:
+        threading.excepthook = report
         for name, value in environment.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
