@@ -27,7 +27,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from litlens.checkpoints.provenance import hardware
-from litlens.cli.parser import _CALLBACKS, TrainingCommand
+from litlens.cli.parser import CALLBACKS, TrainingCommand
 from litlens.cli.train import build
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "mnist_cnn.yaml"
@@ -94,7 +94,7 @@ def measure(root: Path, *, epochs: int, limit: int | None, rounds: int) -> dict[
 
 def fit(root: Path, *, on: bool, epochs: int, limit: int | None) -> tuple[Counter[str], float, dict[str, Tensor]]:
     """Seconds in each callback, seconds of fit, and the weights at its end."""
-    chosen = [path for path in _CALLBACKS if on or path["class_path"].rpartition(".")[2] in BASICS]
+    chosen = [path for path in CALLBACKS if on or path["class_path"].rpartition(".")[2] in BASICS]
     own = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["trainer"]["callbacks+"]
     arguments = ["--config", str(CONFIG), f"--data.root={root}", f"--trainer.max_epochs={epochs}"]
     arguments += [f"--trainer.callbacks={json.dumps([*chosen, own])}", "--trainer.enable_progress_bar=false"]
@@ -118,7 +118,7 @@ def fit(root: Path, *, on: bool, epochs: int, limit: int | None) -> tuple[Counte
 def _timed(trainer: Trainer) -> Counter[str]:
     """Measure every hook of the callbacks that show something."""
     inside: Counter[str] = Counter()
-    live = {path["class_path"].rpartition(".")[2] for path in _CALLBACKS} - set(BASICS)
+    live = {path["class_path"].rpartition(".")[2] for path in CALLBACKS} - set(BASICS)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name = type(callback).__name__
         for hook in [hook for hook in dir(callback) if hook.startswith("on_")] if name in live else []:

@@ -55,7 +55,10 @@ def read_command_line(args: list[str]) -> CommandLine:
     files: list[Path] = []
     given: list[Given] = []
     for option, text in _options(args):
-        node = _composed(text)
+        try:
+            node = _yaml(text)
+        except yaml.YAMLError:  # the parser decides what to make of it
+            node = None
         if option not in ("-c", "--config"):
             key = _spoken(option.removeprefix("--"))
             given += _values(node, key, _SHELL) if node else [Given(key, text, _SHELL)]
@@ -82,28 +85,25 @@ def _options(args: list[str]) -> Iterator[tuple[str, str]]:
             yield option, value if equals else "" if after.startswith("--") else after
 
 
-def _composed(text: str) -> yaml.Node | None:
-    try:
-        yaml.safe_load(text)
-        return yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError:  # the parser decides what to make of it
-        return None
+def _yaml(text: str) -> yaml.Node | None:
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    if node is not None:
+        loader.construct_document(node)  # raises where it is no plain value
+    return node
 
 
 def _read(file: Path) -> yaml.MappingNode:
     try:
-        text = file.read_text(encoding="utf-8")
-        yaml.safe_load(text)
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = _yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--config: there is no file {file}{nearest(str(file), config_paths())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config: {file} cannot be read: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{file}{line}: not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{file}{line}: not YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{file}: a config is a mapping such as `data: {{class_path: DigitsDataModule}}`")
     return node
@@ -111,15 +111,13 @@ def _read(file: Path) -> yaml.MappingNode:
 
 def _values(node: yaml.Node, key: str, where: str, line: int | None = None) -> Iterator[Given]:
     """The values of a YAML node, with the lines of a file; a list is one value, and so are those of its items."""
-    loader = yaml.SafeLoader("")
     if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
         for name, value in node.value:
             inner = _spoken(f"{key}.{name.value}".removeprefix("."))
             yield from _values(value, inner, where, name.start_mark.line + 1)
         return
     at = where if where == _SHELL or line is None else f"{where}, line {line}"
-    yield Given(key, loader.construct_object(node, deep=True), at)
+    yield Given(key, yaml.SafeLoader("").construct_document(node), at)
     for item in node.value if isinstance(node, yaml.SequenceNode) else []:
         if isinstance(item, yaml.MappingNode):
             yield from _values(item, key, where, item.start_mark.line + 1)

@@ -21,8 +21,6 @@ from litlens.cli.choices import CLASS_OPTIONS, choices
 from litlens.cli.command_line import CommandLine, config_paths
 from litlens.errors import UserError, mistake_behind, nearest
 
-SHORTCUTS = {"devices": "trainer.devices"}  # options of the command for longer ones of the parser
-
 # Of a metric that is watched and never logged: ModelCheckpoint quotes its name, EarlyStopping puts it between
 # backticks, and ReduceLROnPlateau leaves it bare. What a classifier logs is known only when it has.
 _MISSING_METRIC = re.compile(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `?)([^'` ]+)")
@@ -95,7 +93,7 @@ def _one_line(message: str, parser: ArgumentParser, line: CommandLine) -> str:
         option = match[1].partition("=")[0]
         if not option.startswith("-"):
             return f"command line: '{option}' stands alone; every value follows an option, as in --config {option}"
-        hint = nearest(option.removeprefix("--"), [*_options(parser), *SHORTCUTS])
+        hint = nearest(option.removeprefix("--"), [*_options(parser), "devices"])
         return f"command line: there is no option {option}{hint}"
     if "expected one argument" in message:
         empty = [given.key for given in line.given if given.value == ""]

@@ -20,7 +20,7 @@ from torch import nn
 
 from litlens.cli.choices import CLASS_OPTIONS, show_help
 from litlens.cli.command_line import CommandLine, read_command_line
-from litlens.cli.mistakes import SHORTCUTS, imported, mistakes_of_values, parameters, parse
+from litlens.cli.mistakes import imported, mistakes_of_values, parameters, parse
 from litlens.cli.resume import resumed_folder
 from litlens.cli.run_folder import CONFIG
 from litlens.data.module import ImageDataModule
@@ -28,7 +28,7 @@ from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 from litlens.models.recording import keep_arguments
 
-_NETWORK = "model.init_args.network"
+_NETWORK = "model.init_args.network.init_args"
 _CLASS_NAMES = "model.init_args.class_names"
 # What follows from the data, by the names that networks have for it; in_chans is timm's.
 _LINKED = {
@@ -53,7 +53,7 @@ _LOGGERS = [
     {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},
 ]
 # As class paths, so that config.yaml shows them and a config may name others.
-_CALLBACKS = [
+CALLBACKS = [
     {"class_path": f"litlens.callbacks.{name}"}
     for name in (
         "LearningRate",
@@ -87,14 +87,14 @@ class TrainingCommand:
 
     def __init__(self, args: list[str]) -> None:
         show_help(args)
-        args = expand_shortcuts(args)
+        args = [re.sub(r"^--devices(?==|$)", "--trainer.devices", arg) for arg in args]
         self.line = read_command_line(args)
         self.resumed: Path | None = None
         if name := self.line.last("resume"):
             self.resumed = resumed_folder(str(name))
             self.line = read_command_line(["--config", str(self.resumed / CONFIG), *args])
-        self.links = Links(self.line)
-        self.parser = training_parser(self.links)
+        self.network = _network(self.line)
+        self.parser = self._parser()
         self.config = parse(self.parser, self.line)
 
     @property
@@ -117,11 +117,20 @@ class TrainingCommand:
     def build(self, config: Namespace, data: ImageDataModule) -> Any:
         """Build the rest: `model`, `early_stopping`, `model_checkpoint`, and the `trainer`'s loggers and callbacks.
 
-        `config` is `self.config`, or a copy of it with other places to write to.
+        `config` is `self.config`, or a copy of it with other places to write to. Raises UserError where a value that
+        follows from the data is given as another; the same is welcome, since a run's own config.yaml holds it.
         """
-        builder = _ModelBuilder()
-        self.links.set_in(config, data)
+        for target, value in self._linked(data).items():
+            key = target.replace(".init_args", "")
+            given = self.line.last(key)
+            if given not in (None, value):
+                name = key.rpartition(".")[2]
+                raise UserError(
+                    f"{self.line.where(key)}{key}: set by the data module ({value}): remove {name}: {given}"
+                )
+            config[target] = value
         config.data = data
+        builder = _ModelBuilder()
         try:
             with mistakes_of_values():
                 built = self.parser.instantiate(config, instantiators=[(builder, nn.Module, True)])
@@ -129,10 +138,9 @@ class TrainingCommand:
             if builder.failure is not None:
                 raise builder.failure from None
             raise
-        network = config.model.init_args.get("network")
-        if isinstance(network, Namespace) and not isinstance(self.links.network, type):
-            # jsonargparse asks no instantiator for what a function makes.
-            keep_arguments(built.model.network, network.init_args.as_dict(), builder=network.class_path)
+        if not isinstance(self.network, type):  # jsonargparse asks no instantiator for what a function makes
+            made = config.model.init_args.network
+            keep_arguments(built.model.network, made.init_args.as_dict(), builder=made.class_path)
         return built
 
     def resolved_config(self, data: ImageDataModule) -> dict[str, Any]:
@@ -140,7 +148,7 @@ class TrainingCommand:
         text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
         of_the_call = ("config", "inspect", "resume")
         config = {key: value for key, value in yaml.safe_load(text).items() if key not in of_the_call}
-        for target, value in self.links.values(data).items():
+        for target, value in self._linked(data).items():
             *parents, name = target.split(".")
             inner = config
             for parent in parents:
@@ -151,66 +159,38 @@ class TrainingCommand:
             del config["model"]["init_args"]["class_names"]
         return config
 
-
-class Links:
-    """The values of the model that follow from the data: the names of the classes, and what the network takes.
-
-    `network` is the class or function that the command line names, known before it is parsed.
-    """
-
-    def __init__(self, line: CommandLine) -> None:
-        self.line = line
-        for given in line.given:
-            name = given.value
-            if given.key in CLASS_OPTIONS and isinstance(name, str) and "." in name and not Path(name).is_file():
-                imported(name, key=given.key, line=line)
-        self.network = _network(line)
-        self.options = parameters(self.network) if self.network is not None else {}
-        if getattr(self.network, "__module__", "").startswith("timm."):
-            # Whose builder hands them on to what the name of the model stands for.
-            self.options |= {"num_classes": int, "in_chans": int}
-
-    def add_to(self, parser: LightningArgumentParser) -> None:
-        """Tell the parser which keys the data will set, so that it does not require them."""
+    def _parser(self) -> LightningArgumentParser:
+        parser = _Parser(exit_on_error=False, allow_abbrev=False)
+        parser.add_argument("-c", "--config", action="config")
+        parser.add_argument("--seed_everything", type=int, default=42, help="Every random choice follows from it.")
+        parser.add_argument("--inspect", action="store_true", help="Show the data and train nothing.")
+        parser.add_argument("--resume", type=str | None, default=None, help="A run folder to go on with.")
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({"trainer.logger": _LOGGERS, "trainer.callbacks": CALLBACKS})
+        parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
+        parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
+        parser.add_argument("--early_stopping", type=EarlyStopping | None, default=_EARLY_STOPPING)
+        parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        # So that these are not required; their values are set in `build`.
         parser.link_arguments("data.class_names", _CLASS_NAMES, apply_on="instantiate")
         if isinstance(self.network, type):  # jsonargparse cannot link to the parameters of a function
-            for name, source in self._names().items():
-                parser.link_arguments(f"data.{source}", f"{_NETWORK}.init_args.{name}", apply_on="instantiate")
+            for name in _taken(self.network):
+                parser.link_arguments(f"data.{_LINKED[name]}", f"{_NETWORK}.{name}", apply_on="instantiate")
+        return parser
 
-    def values(self, data: ImageDataModule) -> dict[str, Any]:
-        """The linked keys of the model with their values from the data, as plain ones."""
-        of_network = {f"{_NETWORK}.init_args.{name}": self._value(name, data) for name in self._names()}
-        return {_CLASS_NAMES: list(data.class_names), **of_network}
-
-    def set_in(self, config: Namespace, data: ImageDataModule) -> None:
-        """Set the linked keys in a parsed configuration. Raises UserError where the user gives another value.
-
-        The same value is welcome: a run's own config.yaml holds it.
-        """
-        for target, value in self.values(data).items():
-            key = target.replace(".init_args", "")
-            given = self.line.last(key)
-            if given is not None and given != value:
-                name = key.rpartition(".")[2]
-                raise UserError(
-                    f"{self.line.where(key)}{key}: set by the data module ({value}): remove {name}: {given}"
-                )
-            config[target] = value
-
-    def _names(self) -> dict[str, str]:
-        return {name: source for name, source in _LINKED.items() if name in self.options}
-
-    def _value(self, name: str, data: ImageDataModule) -> Any:
-        value = getattr(data, _LINKED[name])
-        if name != "image_size":
-            return value
-        kinds = (self.options[name], *get_args(self.options[name]))
-        if int not in kinds or tuple in [get_origin(kind) for kind in kinds]:
-            return list(value)
-        height, width = value  # torchvision's transformers take one side
-        if height != width:
-            raise UserError(f"data.image_size: {list(value)}: {self.network.__name__} takes square images only")  # type: ignore[union-attr]
-        return height
+    def _linked(self, data: ImageDataModule) -> dict[str, Any]:
+        """The keys of the model whose values follow from the data, with these values as plain ones."""
+        values: dict[str, Any] = {_CLASS_NAMES: list(data.class_names)}
+        for name, kind in _taken(self.network).items():
+            value = getattr(data, _LINKED[name])
+            value = list(value) if isinstance(value, tuple) else value
+            if name == "image_size" and _is_one_side(kind):
+                if value[0] != value[1]:
+                    raise UserError(f"data.image_size: {value}: the network takes square images only")
+                value = value[0]
+            values[f"{_NETWORK}.{name}"] = value
+        return values
 
 
 class _ModelBuilder:
@@ -237,38 +217,32 @@ class _ModelBuilder:
         return module
 
 
-def training_parser(links: Links) -> LightningArgumentParser:
-    """Lightning's parser with the options of training: a superset of the keys of a config."""
-    parser = _Parser(exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("-c", "--config", action="config")
-    parser.add_argument("--seed_everything", type=int, default=42, help="Every random choice follows from it.")
-    parser.add_argument("--inspect", action="store_true", help="Show the data and train nothing.")
-    parser.add_argument("--resume", type=str | None, default=None, help="A run folder to go on with.")
-    parser.add_lightning_class_args(Trainer, "trainer")
-    parser.set_defaults({"trainer.logger": _LOGGERS, "trainer.callbacks": _CALLBACKS})
-    parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
-    parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
-    parser.add_argument("--early_stopping", type=EarlyStopping | None, default=_EARLY_STOPPING)
-    parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
-    parser.link_arguments("seed_everything", "data.init_args.seed")
-    links.add_to(parser)
-    return parser
-
-
-def expand_shortcuts(args: list[str]) -> list[str]:
-    """`--devices N` stands for `--trainer.devices N`."""
-    for short, long in SHORTCUTS.items():
-        args = [re.sub(rf"^--{short}(?==|$)", f"--{long}", arg) for arg in args]
-    return args
-
-
 def _network(line: CommandLine) -> Callable[..., Any] | None:
-    """The class or function that the command line names as the network; None where there is none."""
-    name = line.last("model.network")
-    if not isinstance(name, str):
-        return None
+    """The class or function that the command line names as the network; None where there is none.
+
+    Raises UserError for a class that is not where its path says, of whatever option.
+    """
+    for given in line.given:
+        path = given.value
+        if given.key in CLASS_OPTIONS and isinstance(path, str) and "." in path and not Path(path).is_file():
+            imported(path, key=given.key, line=line)
     try:
-        path = resolve_class_path_by_name(nn.Module, name)
+        path = resolve_class_path_by_name(nn.Module, str(line.last("model.network")))
     except ValueError:  # ambiguous: the parser says so
         return None
     return imported(path, key="model.network", line=line) if "." in path else None
+
+
+def _taken(network: Callable[..., Any] | None) -> dict[str, Any]:
+    """The names of `_LINKED` that a network takes, with their types."""
+    options = parameters(network) if network is not None else {}
+    if getattr(network, "__module__", "").startswith("timm."):
+        # Whose builder hands them on to what the name of the model stands for.
+        options |= {"num_classes": int, "in_chans": int}
+    return {name: options[name] for name in _LINKED if name in options}
+
+
+def _is_one_side(kind: Any) -> bool:
+    """Whether an image size is one side of a square, as torchvision's transformers take it."""
+    kinds = (kind, *get_args(kind))
+    return int in kinds and tuple not in [get_origin(kind) for kind in kinds]
