@@ -99,7 +99,7 @@ def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) ->
         (["--config", "{trainer: {max_epoch: 1}}"], ["trainer", "did you mean 'max_epochs'"]),
         (["--config", "nowhere.yaml"], ["no file nowhere.yaml"]),
         (["--data", "MNIST"], ["data: there is no class 'MNIST'; choose from CatDogDataModule, DigitsDataModule"]),
-        (["words"], ["command line", "'words' stands alone"]),
+        (["words"], ["command line", "'words' is not an option: to name a config, write --config words"]),
         (["--data.batch_size"], ["command line", "--data.batch_size needs a value"]),
         (["--resume"], ["command line", "--resume needs a value"]),
         (["--resume=nowhere"], ["--resume: there is no nowhere/config.yaml"]),

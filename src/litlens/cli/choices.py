@@ -1,4 +1,4 @@
-"""The classes that an option takes: the short names that stand for them, and how help lists them."""
+"""The classes that an option takes: their short names, and how help lists them."""
 
 import sys
 from types import ModuleType
@@ -18,7 +18,7 @@ import litlens.callbacks
 import litlens.models.schedules
 from litlens.data.module import ImageDataModule
 
-# What the classes of an option are, and where they are offered from.
+# The base class of an option that takes a class, and the modules whose classes are suggested.
 _OPTIONS: dict[str, tuple[type, tuple[ModuleType, ...]]] = {
     "data": (ImageDataModule, (litlens,)),
     "model": (LightningModule, (litlens,)),
@@ -33,16 +33,16 @@ _MOST = 60  # more than anybody reads
 
 
 def choices(option: str) -> list[str]:
-    """The names of the classes that an option takes; none where it takes no class."""
+    """Names of classes for an option; none where it does not take a class."""
     base, homes = _OPTIONS.get(option, (object, ()))
     found = ((name, getattr(home, name)) for home in homes for name in getattr(home, "__all__", dir(home)))
     return [name for name, kind in found if kind is not base and _is_choice(kind, base)]
 
 
 def show_help(args: list[str]) -> None:
-    """Print the trainer's options, or the classes to choose from where a class has yet to be named; then exit."""
+    """For `--trainer.help`, `--data.help` and the like without a class, print the options or classes, and exit."""
     if any(arg.partition("=")[0].endswith(".help") for arg in args):
-        for option in CLASS_OPTIONS:  # imported, so that they are listed
+        for option in CLASS_OPTIONS:  # imports them, so that jsonargparse lists them
             choices(option)
     if "--trainer.help" in args:
         parser = ArgumentParser(add_help=False, usage="train.py --config FILE [--trainer.OPTION VALUE ...]")
@@ -67,9 +67,9 @@ _list_subclasses = ActionTypeHint.extra_help
 
 
 def _own_first(cls: type | tuple[type], name: str) -> str:
-    """Resolve the short name of a class of litlens to that class: `MLP` is one of torchvision's as well.
+    """Resolve a short name to the class of litlens that has it: torchvision has an `MLP` as well.
 
-    jsonargparse 4.53 knows what is imported, refuses a name that two classes share, and has no setting for it.
+    jsonargparse 4.53 refuses a name that two imported classes share, and has no setting for it.
     """
     for home in (litlens, litlens.callbacks):
         if name in home.__all__ and isinstance(cls, type) and _is_choice(getattr(home, name), cls):
@@ -78,7 +78,7 @@ def _own_first(cls: type | tuple[type], name: str) -> str:
 
 
 def _short_list(action: ActionTypeHint) -> str:
-    """List litlens' and torchvision's classes first, and of a long list nothing else.
+    """List classes of litlens and torchvision first, and others only where they are few.
 
     jsonargparse lists every subclass that is imported, hundreds of layers of torch for a network
     (https://github.com/Lightning-AI/pytorch-lightning/issues/20591).

@@ -1,4 +1,4 @@
-"""The command line, read once: which values it gives, each with its key, its file and its line."""
+"""The command line, read once: every value given, with its key, file and line."""
 
 import re
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ _SHELL = "command line"
 
 @dataclass(frozen=True)
 class Given:
-    """A value that somebody gives, in a config file or on the command line.
+    """One value, given in a config file or on the command line.
 
     Args:
-        key: As on the command line, without `class_path` and `init_args`: `model.network.dropout`.
-        value: What YAML reads; of a class with options, its name.
+        key: As on the command line: `model.network.dropout`, without `class_path` and `init_args`.
+        value: As YAML reads it. The value of a class is its name.
         where: `configs/mine.yaml, line 3`, or `command line`.
     """
 
@@ -30,22 +30,22 @@ class Given:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The arguments of a command, the config files that they name, and every value given, the last one last."""
+    """The arguments of a command, the config files among them, and every value given, in order."""
 
     args: list[str]
     files: list[Path]
     given: list[Given]
 
     def last(self, key: str) -> Any:
-        """The value given for a key that counts; None where there is none."""
+        """The last value given for a key, which is the valid one; None where there is none."""
         return next((given.value for given in reversed(self.given) if given.key == key), None)
 
     def find(self, key: str) -> Given | None:
-        """What is given last for a key or one below it."""
+        """The last value given for a key or one below it."""
         return next((given for given in reversed(self.given) if f"{given.key}.".startswith(f"{key}.")), None)
 
     def where(self, key: str) -> str:
-        """Where a key or one below it is given last, as the start of a message: `FILE, line N: `, or nothing."""
+        """The start of a message about a key: `FILE, line N: ` of its last value, or an empty string."""
         found = self.find(key)
         return f"{found.where}: " if found else ""
 
@@ -57,7 +57,7 @@ def read_command_line(args: list[str]) -> CommandLine:
     for option, text in _options(args):
         try:
             node = _yaml(text)
-        except yaml.YAMLError:  # the parser decides what to make of it
+        except yaml.YAMLError:  # a string, to the parser
             node = None
         if option not in ("-c", "--config"):
             key = _spoken(option.removeprefix("--"))
@@ -73,12 +73,12 @@ def read_command_line(args: list[str]) -> CommandLine:
 
 
 def config_paths() -> list[str]:
-    """The configs that there are."""
+    """The files below `configs`, to choose from."""
     return [str(path) for path in sorted(Path("configs").rglob("*.yaml"))]
 
 
 def _options(args: list[str]) -> Iterator[tuple[str, str]]:
-    """Each option with its value, which may stand behind it or after `=`; empty for a switch."""
+    """Each option with its value, which is empty for a switch."""
     for arg, after in zip(args, [*args[1:], ""], strict=True):
         option, equals, value = arg.partition("=")
         if option.startswith("--") or option == "-c":
@@ -89,7 +89,7 @@ def _yaml(text: str) -> yaml.Node | None:
     loader = yaml.SafeLoader(text)
     node = loader.get_single_node()
     if node is not None:
-        loader.construct_document(node)  # raises where it is no plain value
+        loader.construct_document(node)  # raises where a value is not a plain one
     return node
 
 
@@ -110,7 +110,7 @@ def _read(file: Path) -> yaml.MappingNode:
 
 
 def _values(node: yaml.Node, key: str, where: str, line: int | None = None) -> Iterator[Given]:
-    """The values of a YAML node, with the lines of a file; a list is one value, and so are those of its items."""
+    """The values below a YAML node. A list is one value, and the options of its items are values as well."""
     if isinstance(node, yaml.MappingNode):
         for name, value in node.value:
             inner = _spoken(f"{key}.{name.value}".removeprefix("."))
@@ -124,5 +124,5 @@ def _values(node: yaml.Node, key: str, where: str, line: int | None = None) -> I
 
 
 def _spoken(key: str) -> str:
-    """Without what stands in YAML alone; `callbacks+` adds to callbacks."""
+    """A key as on the command line; `callbacks+` in YAML appends to callbacks."""
     return re.sub(r"\.(class_path|init_args|dict_kwargs)(?=\.|$)|\+$", "", key)

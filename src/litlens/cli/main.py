@@ -1,7 +1,4 @@
-"""The two commands.
-
-Help comes at once, before Lightning is imported; a user's mistake is one line, without a traceback.
-"""
+"""The two commands: their help, printed before Lightning is imported, and their exit statuses."""
 
 import logging
 import os
@@ -15,8 +12,8 @@ from pathlib import Path
 from litlens.errors import mistake_behind
 from litlens.files import is_disk_full
 
-# Lightning leaves these in the environment when it has started processes, and takes the next run in this process for
-# one of them (lightning/pytorch/strategies/launchers/subprocess_script.py).
+# Lightning sets these for the processes that it starts and does not reset them, so that the next run in this process
+# would count as one of those (lightning/pytorch/strategies/launchers/subprocess_script.py).
 _LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 _TRAIN_HELP = """\
@@ -24,15 +21,15 @@ Train, test and measure a classifier of images.
 
   python train.py --config configs/mnist_cnn.yaml
 
-  --config FILE           an experiment; again for overlays, the later one wins
+  --config FILE           an experiment; repeat it for overlays; the last value wins
   --any.value VALUE       any value of it, such as --data.batch_size 128
   --devices N             how many GPUs (or processes) to train on
   --inspect               show counts, statistics and samples; train nothing
-  --resume RUN_DIR        go on with a run that was interrupted
+  --resume RUN_DIR        resume an interrupted run
   --data.help NAME        the options of a data module, such as MNISTDataModule
   --model.help NAME       the options of a classifier, such as ImageClassifier
   --trainer.help          the options of Lightning's Trainer
-  --version, --verbose    versions; full tracebacks of mistakes
+  --version, --verbose    versions; full tracebacks
 
 A run keeps everything in runs/NAME/VERSION/: report.html, config.yaml,
 checkpoints/, metrics.csv, predictions-test.csv, results.json, and what
@@ -61,7 +58,7 @@ Score checkpoints on labeled images; write report.html.
                           several runs, the last one's)
   --accelerator NAME      cpu, gpu, … (auto)
   --devices N             how many (1)
-  --version, --verbose    versions; full tracebacks of mistakes
+  --version, --verbose    versions; full tracebacks
 """
 
 
@@ -87,7 +84,7 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
 
     from litlens.cli.run_folder import is_first_process
 
-    # No markup: names in square brackets are names.
+    # Without markup, `[lr]` in a file name is printed as it is.
     console = Console(quiet=not is_first_process(), highlight=False, markup=False, soft_wrap=True)
     verbose = "--verbose" in args
     args = [_expanded(arg) for arg in args if arg != "--verbose"]
@@ -100,13 +97,13 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
         _quiet()
         command.run(args, console=console)
     except SystemExit as stop:
-        # What Lightning makes of Ctrl-C in a test (lightning/pytorch/trainer/call.py).
+        # Lightning exits this way after Ctrl-C in a test (lightning/pytorch/trainer/call.py).
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         sys.stderr.write("stopped\n")
         sys.exit(130)
     except KeyboardInterrupt as stop:
-        hint = f"; go on with: python train.py --resume {stop.args[0]}" if stop.args else ""
+        hint = f"; resume with: python train.py --resume {stop.args[0]}" if stop.args else ""
         sys.stderr.write(f"stopped{hint}\n")
         sys.exit(130)
     except Exception as error:
@@ -124,7 +121,7 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
 
 
 def _expanded(arg: str) -> str:
-    """An argument with `~` for the user's home, which a shell leaves in `--config=~/experiment.yaml`."""
+    """Expand `~`, which a shell does not in `--config=~/experiment.yaml`."""
     option, equals, value = arg.partition("=") if arg.startswith("--") else ("", "", arg)
     return option + equals + (str(Path(value).expanduser()) if value.startswith("~") else value)
 
@@ -140,17 +137,16 @@ def _version() -> str:
 
 
 def _quiet() -> None:
-    """Keep the terminal for what the user can act on: no advertisement, no warning about what is as it should be."""
+    """Silence Lightning's advertisements, and warnings that a user can do nothing about."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # Lightning 2.6 asks a tree node for its type in a way that torch has deprecated.
     warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec", category=FutureWarning)
-    # Workers are chosen by measurement: none is best for images that lie in memory.
+    # Images in memory load fastest without workers, as measured.
     warnings.filterwarnings("ignore", message=r"The '\w+' does not have many workers")
     # Our loader is resumable within an epoch.
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
-    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary")
-    # config.yaml stands in the run folder before the loggers open it.
+    # config.yaml is written before the loggers open the run folder.
     warnings.filterwarnings("ignore", message="Experiment logs directory")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

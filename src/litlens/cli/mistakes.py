@@ -1,8 +1,8 @@
-"""A user's mistake, reported in one line: where, which key, what, and the nearest right name.
+"""A user's mistake in one line: where, the key, what is wrong, and the nearest right name.
 
-The only place where messages of other libraries are read, since nothing else tells what is wrong: jsonargparse raises a
-tree of 10 to 80 lines, whose keys say where and whose last leaf says what. Each has a test that fails when its text
-changes.
+The one file that matches messages of other libraries, where nothing else says what is wrong: jsonargparse raises a tree
+of 10 to 80 lines, with the keys on its branches and the reason at its last leaf. Each pattern has a test that fails
+when the text changes.
 """
 
 import difflib
@@ -11,6 +11,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -21,13 +22,17 @@ from litlens.cli.choices import CLASS_OPTIONS, choices
 from litlens.cli.command_line import CommandLine, config_paths
 from litlens.errors import UserError, mistake_behind, nearest
 
-# Of a metric that is watched and never logged: ModelCheckpoint quotes its name, EarlyStopping puts it between
-# backticks, and ReduceLROnPlateau leaves it bare. What a classifier logs is known only when it has.
+# The name of a metric that is monitored and never logged: quoted by ModelCheckpoint, between backticks from
+# EarlyStopping, bare for ReduceLROnPlateau. What a classifier logs is known only after it has logged.
 _MISSING_METRIC = re.compile(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `?)([^'` ]+)")
 
 
 def parse(parser: ArgumentParser, line: CommandLine) -> Namespace:
-    """Parse, and raise UserError with one line where that fails."""
+    """Parse. Raises UserError with one line where that fails, or where a class is not where its path says."""
+    for given in line.given:
+        path = given.value
+        if given.key in CLASS_OPTIONS and isinstance(path, str) and "." in path and not Path(path).is_file():
+            imported(path, key=given.key, line=line)
     try:
         return parser.parse_args(line.args)
     except ArgumentError as error:
@@ -35,7 +40,7 @@ def parse(parser: ArgumentParser, line: CommandLine) -> Namespace:
 
 
 def imported(path: str, *, key: str, line: CommandLine) -> Any:
-    """The class or function of a dotted path. Raises UserError where there is none, an error within it as it is."""
+    """Import a class or function by its dotted path. Raises UserError where there is none; other errors pass."""
     module, _, name = path.rpartition(".")
     try:
         found = import_module(module)
@@ -53,7 +58,7 @@ def imported(path: str, *, key: str, line: CommandLine) -> Any:
 
 
 def parameters(builder: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a class or function with their types, as the parser sees them, through its **kwargs as well."""
+    """Name the options of a class or function, with their types, those behind its **kwargs included."""
     parser = ArgumentParser(add_help=False)
     add = parser.add_class_arguments if isinstance(builder, type) else parser.add_function_arguments
     names = add(builder, fail_untyped=False)
@@ -63,7 +68,7 @@ def parameters(builder: Callable[..., Any]) -> dict[str, Any]:
 
 @contextmanager
 def mistakes_of_values() -> Iterator[None]:
-    """Raise UserError where a class refuses a value that it is built with, or lacks a package that it needs."""
+    """Raise UserError where a constructor rejects a value or a package is missing."""
     try:
         yield
     except (ValueError, MisconfigurationException, ModuleNotFoundError) as error:
@@ -72,12 +77,12 @@ def mistakes_of_values() -> Iterator[None]:
         reason: BaseException = error
         while reason.__cause__ is not None:  # jsonargparse wraps what a class raises
             reason = reason.__cause__
-        raise UserError(f"cannot build what is asked for: {' '.join(str(reason).split())}") from error
+        raise UserError(f"invalid configuration: {' '.join(str(reason).split())}") from error
 
 
 @contextmanager
 def missing_metrics(trainer: Trainer) -> Iterator[None]:
-    """Raise UserError where Lightning misses a metric that a callback or a schedule watches."""
+    """Raise UserError where a callback or a schedule monitors a metric that is never logged."""
     try:
         yield
     except (MisconfigurationException, RuntimeError) as error:
@@ -92,7 +97,7 @@ def _one_line(message: str, parser: ArgumentParser, line: CommandLine) -> str:
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         option = match[1].partition("=")[0]
         if not option.startswith("-"):
-            return f"command line: '{option}' stands alone; every value follows an option, as in --config {option}"
+            return f"command line: '{option}' is not an option: to name a config, write --config {option}"
         hint = nearest(option.removeprefix("--"), [*_options(parser), "devices"])
         return f"command line: there is no option {option}{hint}"
     if "expected one argument" in message:
@@ -104,7 +109,7 @@ def _one_line(message: str, parser: ArgumentParser, line: CommandLine) -> str:
     keys = [found[1] or found[2] for found in re.finditer(r'Parser key "([^"]+)"|--(\S+)\.help:', message)]
     key = ".".join(key for key in keys if key != "config")
     start = f"{line.where(key)}{key}: " if key else ""
-    # Of an optimizer or a schedule, the class stands behind the option; of all else, before it.
+    # The class of an optimizer or a schedule comes after the option, every other class before it.
     owners = re.findall(r"is not accepted\. Got value: Namespace\(class_path='([^']+)'", message)
     owners = owners or re.findall(r"given class_path '([^']+)'", message)
     owner = owners[-1].rpartition(".")[2] if owners else None

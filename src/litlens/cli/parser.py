@@ -1,8 +1,7 @@
-"""The command line of training: Lightning's parser, with litlens' defaults and its links between data and model.
+"""The command line of training: Lightning's parser, litlens' defaults, and the links from data to model.
 
-What a network needs and the data know is linked: jsonargparse links keys to the classifier, but its links into the
-network require the key in every class and refuse functions. So a network is linked to the names that its constructor
-takes, and to no other.
+A link sets an option of the model from the data. jsonargparse links into a network only options that its class has, and
+none of a function, so the options of the network are looked up before the parser is made.
 """
 
 import re
@@ -18,7 +17,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-from litlens.cli.choices import CLASS_OPTIONS, show_help
+from litlens.cli.choices import show_help
 from litlens.cli.command_line import CommandLine, read_command_line
 from litlens.cli.mistakes import imported, mistakes_of_values, parameters, parse
 from litlens.cli.resume import resumed_folder
@@ -30,7 +29,7 @@ from litlens.models.recording import keep_arguments
 
 _NETWORK = "model.init_args.network.init_args"
 _CLASS_NAMES = "model.init_args.class_names"
-# What follows from the data, by the names that networks have for it; in_chans is timm's.
+# Options of a network that are set from the data, each with the attribute of the data module; in_chans is timm's.
 _LINKED = {
     "num_classes": "num_classes",
     "in_channels": "in_channels",
@@ -72,10 +71,11 @@ CALLBACKS = [
 
 
 class _Parser(LightningArgumentParser):
-    """Lightning's parser, for networks that a function makes.
+    """Lightning's parser, for a network that is made by a function.
 
-    jsonargparse 4.53 hands `linked_targets` to `add_function_arguments`, which refuses it, where the command line
-    replaces a class with options by a function (`cached_get_class_parser` in jsonargparse/_typehints.py).
+    jsonargparse 4.53 passes `linked_targets` to `add_function_arguments`, which does not take it, where the command
+    line replaces a class that has options by a function (`cached_get_class_parser` in jsonargparse/_typehints.py; no
+    issue is known).
     """
 
     def add_function_arguments(self, function: Any, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:
@@ -83,7 +83,7 @@ class _Parser(LightningArgumentParser):
 
 
 class TrainingCommand:
-    """One command line of training, parsed: a config, its overlays and the shell. Builds what it names."""
+    """A parsed command line of training (config, overlays, options), and what is built from it."""
 
     def __init__(self, args: list[str]) -> None:
         show_help(args)
@@ -99,7 +99,7 @@ class TrainingCommand:
 
     @property
     def run_name(self) -> str:
-        """What the run is called: the name of the first config file; overlays come later."""
+        """The name of the first config file, without its ending."""
         if not self.line.files:
             return "run"
         first = self.line.files[0].resolve()
@@ -107,7 +107,7 @@ class TrainingCommand:
         return first.parents[1].name if of_a_run else first.stem
 
     def build_data(self) -> ImageDataModule:
-        """Build the data module alone; everything random follows from the seed from here on."""
+        """Seed every random generator and build the data module."""
         seed_everything(self.config.seed_everything, workers=True)
         only_data = Namespace({key: self.config[key] for key in ("seed_everything", "data")})  # type: ignore[no-untyped-call]
         with mistakes_of_values():
@@ -115,10 +115,10 @@ class TrainingCommand:
         return data
 
     def build(self, config: Namespace, data: ImageDataModule) -> Any:
-        """Build the rest: `model`, `early_stopping`, `model_checkpoint`, and the `trainer`'s loggers and callbacks.
+        """Build `model`, `early_stopping`, `model_checkpoint`, and the `trainer`'s loggers and callbacks.
 
-        `config` is `self.config`, or a copy of it with other places to write to. Raises UserError where a value that
-        follows from the data is given as another; the same is welcome, since a run's own config.yaml holds it.
+        `config` is `self.config` or a copy with other folders. Raises UserError where a linked option is given with
+        another value than the data's; config.yaml of a run gives the same value.
         """
         for target, value in self._linked(data).items():
             key = target.replace(".init_args", "")
@@ -138,13 +138,13 @@ class TrainingCommand:
             if builder.failure is not None:
                 raise builder.failure from None
             raise
-        if not isinstance(self.network, type):  # jsonargparse asks no instantiator for what a function makes
+        if not isinstance(self.network, type):  # jsonargparse calls no instantiator for a function
             made = config.model.init_args.network
             keep_arguments(built.model.network, made.init_args.as_dict(), builder=made.class_path)
         return built
 
     def resolved_config(self, data: ImageDataModule) -> dict[str, Any]:
-        """Every value of the experiment as plain ones, those that follow from the data among them."""
+        """Every option of the experiment in plain values, linked ones included."""
         text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
         of_the_call = ("config", "inspect", "resume")
         config = {key: value for key, value in yaml.safe_load(text).items() if key not in of_the_call}
@@ -155,7 +155,7 @@ class TrainingCommand:
                 inner = inner.setdefault(parent, {})
             inner[name] = value
         if re.search("[\ud800-\udfff]", "".join(data.class_names)):
-            # Not UTF-8: YAML has no way to write them. They follow from the data when the config is read.
+            # YAML cannot hold names that are not UTF-8; they are set again when the config is read.
             del config["model"]["init_args"]["class_names"]
         return config
 
@@ -164,7 +164,7 @@ class TrainingCommand:
         parser.add_argument("-c", "--config", action="config")
         parser.add_argument("--seed_everything", type=int, default=42, help="Every random choice follows from it.")
         parser.add_argument("--inspect", action="store_true", help="Show the data and train nothing.")
-        parser.add_argument("--resume", type=str | None, default=None, help="A run folder to go on with.")
+        parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to resume.")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"trainer.logger": _LOGGERS, "trainer.callbacks": CALLBACKS})
         parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
@@ -172,7 +172,7 @@ class TrainingCommand:
         parser.add_argument("--early_stopping", type=EarlyStopping | None, default=_EARLY_STOPPING)
         parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
         parser.link_arguments("seed_everything", "data.init_args.seed")
-        # So that these are not required; their values are set in `build`.
+        # A linked option is not required; its value is set in `build`.
         parser.link_arguments("data.class_names", _CLASS_NAMES, apply_on="instantiate")
         if isinstance(self.network, type):  # jsonargparse cannot link to the parameters of a function
             for name in _taken(self.network):
@@ -180,7 +180,7 @@ class TrainingCommand:
         return parser
 
     def _linked(self, data: ImageDataModule) -> dict[str, Any]:
-        """The keys of the model whose values follow from the data, with these values as plain ones."""
+        """The keys of the linked options with their values from the data, as plain ones."""
         values: dict[str, Any] = {_CLASS_NAMES: list(data.class_names)}
         for name, kind in _taken(self.network).items():
             value = getattr(data, _LINKED[name])
@@ -194,16 +194,16 @@ class TrainingCommand:
 
 
 class _ModelBuilder:
-    """Constructs every `nn.Module` of a configuration and keeps the arguments, so that a checkpoint describes it.
+    """Constructs every `nn.Module` of a configuration and keeps its arguments for the checkpoint.
 
-    jsonargparse takes errors of a constructor for mistakes in the configuration and shortens them. `failure` is the
-    error of a class outside of litlens, torch and torchvision, as it was raised.
+    jsonargparse reports an error in a constructor as one of the configuration, without its traceback. `failure` is such
+    an error, where the class is not one of litlens, torch or torchvision.
     """
 
     failure: Exception | None = None
 
     def __call__(self, kind: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> nn.Module:
-        """Construct a module; jsonargparse calls this."""
+        """Construct a module (jsonargparse calls this)."""
         try:
             module = kind(*args, **kwargs)
         except UserError:
@@ -218,14 +218,7 @@ class _ModelBuilder:
 
 
 def _network(line: CommandLine) -> Callable[..., Any] | None:
-    """The class or function that the command line names as the network; None where there is none.
-
-    Raises UserError for a class that is not where its path says, of whatever option.
-    """
-    for given in line.given:
-        path = given.value
-        if given.key in CLASS_OPTIONS and isinstance(path, str) and "." in path and not Path(path).is_file():
-            imported(path, key=given.key, line=line)
+    """The class or function that the command line names as the network; None where there is none."""
     try:
         path = resolve_class_path_by_name(nn.Module, str(line.last("model.network")))
     except ValueError:  # ambiguous: the parser says so
@@ -234,15 +227,15 @@ def _network(line: CommandLine) -> Callable[..., Any] | None:
 
 
 def _taken(network: Callable[..., Any] | None) -> dict[str, Any]:
-    """The names of `_LINKED` that a network takes, with their types."""
+    """The options in `_LINKED` that a network has, with their types."""
     options = parameters(network) if network is not None else {}
     if getattr(network, "__module__", "").startswith("timm."):
-        # Whose builder hands them on to what the name of the model stands for.
+        # timm.create_model passes them on to a network that its first argument names.
         options |= {"num_classes": int, "in_chans": int}
     return {name: options[name] for name in _LINKED if name in options}
 
 
 def _is_one_side(kind: Any) -> bool:
-    """Whether an image size is one side of a square, as torchvision's transformers take it."""
+    """Whether an option takes one side of a square image, as image_size of torchvision's transformers does."""
     kinds = (kind, *get_args(kind))
     return int in kinds and tuple not in [get_origin(kind) for kind in kinds]
