@@ -61,7 +61,7 @@ def test_devices_is_short_for_the_trainers(given: list[str]) -> None:
             ["--model.help", "ImageClassifier"],
             ["label_smoothing", "class_weights", "subclasses: litlens."],
         ),
-        (["--trainer.help"], ["--trainer.max_epochs", "--trainer.gradient_clip_val"]),
+        (["--trainer.help"], ["--trainer.max_epochs", "--trainer.gradient_clip_val", "litlens.callbacks.GradCam"]),
         (["--data.help"], ["FolderDataModule", "--data.help NAME"]),
         (["--model.help"], ["TransferClassifier"]),
         (["--model.network.help"], ["MnistCNN", "TransferNetwork"]),

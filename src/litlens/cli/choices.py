@@ -30,6 +30,8 @@ _OPTIONS: dict[str, tuple[type, tuple[ModuleType, ...]]] = {
 }
 CLASS_OPTIONS = tuple(_OPTIONS)
 _MOST = 60  # more than anybody reads
+_resolve = jsonargparse._typehints.resolve_class_path_by_name
+_list_subclasses = ActionTypeHint.extra_help
 
 
 def choices(option: str) -> list[str]:
@@ -37,6 +39,17 @@ def choices(option: str) -> list[str]:
     base, homes = _OPTIONS.get(option, (object, ()))
     found = ((name, getattr(home, name)) for home in homes for name in getattr(home, "__all__", dir(home)))
     return [name for name, kind in found if kind is not base and _is_choice(kind, base)]
+
+
+def resolve(cls: type | tuple[type], name: str) -> str:
+    """Resolve a short name to the class of litlens that has it: torchvision has an `MLP` as well.
+
+    jsonargparse 4.53 refuses a name that two imported classes share, and has no setting for it.
+    """
+    for home in (litlens, litlens.callbacks):
+        if name in home.__all__ and isinstance(cls, type) and _is_choice(getattr(home, name), cls):
+            return f"{home.__name__}.{name}"
+    return _resolve(cls, name)
 
 
 def show_help(args: list[str]) -> None:
@@ -62,21 +75,6 @@ def _is_choice(kind: object, base: type) -> bool:
     return base is not nn.Module or not issubclass(kind, LightningModule)  # a classifier is not a network
 
 
-_resolve = jsonargparse._typehints.resolve_class_path_by_name
-_list_subclasses = ActionTypeHint.extra_help
-
-
-def _own_first(cls: type | tuple[type], name: str) -> str:
-    """Resolve a short name to the class of litlens that has it: torchvision has an `MLP` as well.
-
-    jsonargparse 4.53 refuses a name that two imported classes share, and has no setting for it.
-    """
-    for home in (litlens, litlens.callbacks):
-        if name in home.__all__ and isinstance(cls, type) and _is_choice(getattr(home, name), cls):
-            return f"{home.__name__}.{name}"
-    return _resolve(cls, name)
-
-
 def _short_list(action: ActionTypeHint) -> str:
     """List classes of litlens and torchvision first, and others only where they are few.
 
@@ -88,13 +86,14 @@ def _short_list(action: ActionTypeHint) -> str:
     if not separator:
         return introduction
     paths = listed.split(", ")
+    public = [f"{home.__name__}.{name}" for home in (litlens, litlens.callbacks) for name in home.__all__]
     classifiers = [f"litlens.{name}" for name in choices("model")] if "torch.nn.Linear" in paths else []
-    ours = [path for path in paths if path.startswith("litlens.") and path.count(".") == 1 and path not in classifiers]
+    ours = [path for path in paths if path in public and path not in classifiers]
     networks = [path for path in paths if path.startswith("torchvision.models.") and path.count(".") == 2]
     others = [path for path in paths if not path.startswith(("litlens.", "torchvision."))]
     shown = [*ours, *networks, *(others if len(others) < _MOST else ["or any other by its import path"])]
     return f"{introduction}{separator}{', '.join(shown)}"
 
 
-jsonargparse._typehints.resolve_class_path_by_name = _own_first
+jsonargparse._typehints.resolve_class_path_by_name = resolve
 ActionTypeHint.extra_help = _short_list  # type: ignore[method-assign]

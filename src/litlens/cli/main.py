@@ -21,7 +21,7 @@ Train, test and measure a classifier of images.
 
   python train.py --config configs/mnist_cnn.yaml
 
-  --config FILE           an experiment; repeat it for overlays; the last value wins
+  --config FILE           an experiment; repeat for overlays: the last wins
   --any.value VALUE       any value of it, such as --data.batch_size 128
   --devices N             how many GPUs (or processes) to train on
   --inspect               show counts, statistics and samples; train nothing

@@ -11,13 +11,12 @@ from typing import Any, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace
-from jsonargparse._typehints import resolve_class_path_by_name
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-from litlens.cli.choices import show_help
+from litlens.cli.choices import resolve, show_help
 from litlens.cli.command_line import CommandLine, read_command_line
 from litlens.cli.mistakes import imported, mistakes_of_values, parameters, parse
 from litlens.cli.resume import resumed_folder
@@ -220,7 +219,7 @@ class _ModelBuilder:
 def _network(line: CommandLine) -> Callable[..., Any] | None:
     """The class or function that the command line names as the network; None where there is none."""
     try:
-        path = resolve_class_path_by_name(nn.Module, str(line.last("model.network")))
+        path = resolve(nn.Module, str(line.last("model.network")))
     except ValueError:  # ambiguous: the parser says so
         return None
     return imported(path, key="model.network", line=line) if "." in path else None
