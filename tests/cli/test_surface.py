@@ -56,7 +56,7 @@ def test_devices_is_short_for_the_trainers(given: list[str]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--data.help", "MNISTDataModule"], ["validation", "Where data sets live"]),
+        (["--data.help", "MNISTDataModule"], ["validation", "The folder of data sets"]),
         (
             ["--model.help", "ImageClassifier"],
             ["label_smoothing", "class_weights", "subclasses: litlens."],
