@@ -71,7 +71,7 @@ def test_output_takes_the_files_of_a_single_checkpoint(digits_runs: dict[str, Pa
 @pytest.mark.parametrize(
     ("checkpoint", "options", "words"),
     [
-        pytest.param("", ["--data.seed=7"], "data.seed: not as in training", id="another split"),
+        pytest.param("", ["--data.seed=7"], "data.seed: differs from training", id="another split"),
         pytest.param("checkpoints/last.ckpt", [], "not a run's best checkpoint", id="the last checkpoint"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_foreign_data_module_is_not_imported(
     with pytest.raises(SystemExit):
         evaluate(["--ckpt_path", str(tmp_path / "model.ckpt"), CPU])
     (line,) = capsys.readouterr().err.splitlines()
-    assert "stranger.Data, which is not part of litlens" in line
+    assert "stranger.Data, which is not part of litlens: if you trust it, add --trust stranger" in line
     assert not marker.exists()
 
 
@@ -275,7 +275,10 @@ def test_every_image_is_scored_by_its_own_class(
 
 def test_other_data_leave_the_run_folder_unchanged(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained / "results.json").read_bytes()
-    for option, words in (("--data.folder=flat", "not those of the training"), ("--split=val", "scored on val")):
+    for option, words in (
+        ("--data.folder=flat", "the data differ from those of the training"),
+        ("--split=val", "scored on val"),
+    ):
         evaluate(["--ckpt_path", str(trained), "--accelerator=cpu", option])
         assert words in capsys.readouterr().out
     assert (trained / "results.json").read_bytes() == before

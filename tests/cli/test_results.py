@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from litlens.cli.main import evaluate
-from litlens.cli.results import without_places
+from litlens.cli.results import without_private_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +52,7 @@ def test_paths_of_the_machine_are_shortened() -> None:
         "data": {"root": "/home/me/data", "folder": "~/images", "csv": None, "batch_size": 3, "resize_mode": "crop"},
         "list": ["C:\\me\\weights.pth", "data/mnist", 0.5],
     }
-    assert without_places(config) == {
+    assert without_private_paths(config) == {
         "data": {"root": "…/data", "folder": "…/images", "csv": None, "batch_size": 3, "resize_mode": "crop"},
         "list": ["…/weights.pth", "data/mnist", 0.5],
     }
@@ -61,4 +61,4 @@ def test_paths_of_the_machine_are_shortened() -> None:
 def test_the_page_shows_the_config_of_the_run(digits_runs: dict[str, Path]) -> None:
     text = (digits_runs["cnn"] / "report.html").read_text()
     shown = yaml.safe_load(html.unescape(re.search(r"<pre>(.*?)</pre>", text, flags=re.DOTALL)[1]))  # type: ignore[index]
-    assert shown == without_places(yaml.safe_load((digits_runs["cnn"] / "config.yaml").read_text()))
+    assert shown == without_private_paths(yaml.safe_load((digits_runs["cnn"] / "config.yaml").read_text()))

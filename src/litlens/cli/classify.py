@@ -45,7 +45,7 @@ def classify(
     """Write predictions.csv and images.html of every image under a folder, into `output` or the run's folder."""
     loaded = load_classifier(checkpoint, trust=trust)
     if loaded.preprocessing is None:
-        raise UserError(f"{checkpoint} does not say how images are prepared: it was not written by train.py")
+        raise UserError(f"{checkpoint} has no preprocessing: it was not written by train.py")
     if not images.is_dir():
         raise UserError(f"--images: there is no folder {images}")
     files = sorted(path for path in images.rglob("*") if path.is_file() and not _is_hidden(path, images))
@@ -53,7 +53,7 @@ def classify(
         raise UserError(f"--images: there is no file in {images}")
     folder = output or run_home(checkpoint) / f"images-{images.resolve().name}"
     found = _Classified()
-    for start in progress(range(0, len(files), _AT_ONCE), description="Batches of images classified"):
+    for start in progress(range(0, len(files), _AT_ONCE), description="Classified batches"):
         _classify_batch(found, loaded, loaded.preprocessing, images, files[start : start + _AT_ONCE])
     page = rendered(
         "labelled.html",
@@ -111,10 +111,9 @@ def _classify_batch(
 
 
 def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Preprocessing) -> tuple[str, str | None]:
-    """The complete photo, small, and the same with the map laid over what the network has seen of it.
+    """The complete image, small, and the same with the map laid over the part that the network saw.
 
-    Laid over the file's own pixels, and made small afterwards, so that what the page shows is what a reader of the
-    file would find.
+    The map is laid over the original pixels, which are resized afterwards: the page shows what is in the file.
     """
     if heat is None:
         return embedded_image(photo, side=_SIDE), None

@@ -1,6 +1,6 @@
-"""What `evaluate.py` does: score checkpoints on labeled images in a fresh process, to the last bit as training did.
+"""What `evaluate.py` does: score checkpoints on labeled images, with the same result as training to the last bit.
 
-Several runs are compared with the first, and `--robustness` scores each on distorted images as well.
+Several runs are compared with the first; `--robustness` also scores each on distorted images.
 """
 
 import argparse
@@ -45,14 +45,14 @@ from litlens.evaluation.run_comparison import compare, render_comparison
 from litlens.evaluation.style import pixels
 from litlens.files import write_atomically
 
-# Where the files lie, which the fingerprint sees through, and how many are read at a time.
+# Options that say where the files are, of which the fingerprint is independent, or how they are read.
 _PLACES = ("root", "folder", "csv", "batch_size", "num_workers", "class_names")
 _SEED = 0  # of the distortions
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One checkpoint with what came out of its test."""
+    """A checkpoint's network, the data that it was scored on, and its predictions."""
 
     title: str
     network: nn.Module
@@ -61,7 +61,7 @@ class Scored:
 
 
 def run(args: list[str], *, console: Console) -> None:
-    """Classify the images of a folder, or score every checkpoint that is named and compare them."""
+    """Classify the images of a folder, or score the given checkpoints and compare them."""
     try:
         named, rest = command_parser().parse_known_args(args)
     except argparse.ArgumentError as error:
@@ -89,7 +89,7 @@ def run(args: list[str], *, console: Console) -> None:
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """The options of the command itself; what it leaves over is for the parser of each run."""
+    """The options that hold for all runs; the rest is for `run_parser`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--ckpt_path", nargs="+", type=Path, default=[])
     parser.add_argument("--output", type=Path)
@@ -101,7 +101,7 @@ def command_parser() -> argparse.ArgumentParser:
 
 
 def run_parser() -> LightningArgumentParser:
-    """The options that are parsed once for every run, on top of the data module of its training."""
+    """The options that are parsed for each run, on top of the data module of its training."""
     parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--accelerator", type=str, default="auto")
@@ -113,10 +113,10 @@ def run_parser() -> LightningArgumentParser:
 def evaluate(
     path: Path, args: list[str], *, split: str | None, output: Path | None, trust: Sequence[str], console: Console
 ) -> Scored | None:
-    """Score one checkpoint and write its files into `output`, or where the data are the training's, its run folder.
+    """Score one checkpoint and write its files into `output`, by default into its run folder.
 
-    Without `split`, the run's own test split is scored; of other data their test split, or all of them where they
-    have none. None on every device but the first.
+    The run folder keeps only the results of the run's best checkpoint on its own test split. Without `split`, that
+    split is scored; of other data their test split, or all of them where they have none. None on every rank but 0.
     """
     loaded = load_classifier(path, trust=trust)
     metadata = loaded.metadata
@@ -126,7 +126,7 @@ def evaluate(
     data.normalize = metadata["preprocessing"]["normalize"]
     if data.class_names != loaded.class_names:
         known, here = listed(loaded.class_names), listed(data.class_names)
-        raise UserError(f"{path} knows the classes {known}; the data have {here}")
+        raise UserError(f"{path} has the classes {known}; the data have {here}")
     data.prepare_data()
     data.setup("test")
     now, then = data.fingerprint(), metadata["data"]
@@ -158,37 +158,35 @@ def evaluate(
         if path != run_home(path) / BEST:
             reason = "not a run's best checkpoint"
         elif not own:
-            reason = "the data are not those of the training"
+            reason = "the data differ from those of the training"
         elif split != "test":
             reason = f"scored on {split}, not on test"
         elif changed:
-            reason = f"{', '.join(changed)}: not as in training, which may have seen these images"
+            reason = f"{', '.join(changed)}: differs from training, which may have seen these images"
         if reason:
-            console.print(f"{reason}: the run folder stays as it was; see --output")
+            console.print(f"{reason}: the run folder is unchanged; --output DIR keeps these results")
         else:
             output = run_home(path)
     if output is not None:
         write_results(output, predictions, results)
         page = write_report(output, path, predictions=predictions, data=data)
         console.print(f"report         {page}")
-    loaded.classifier.to(trainer.strategy.root_device)  # from where Lightning took it when the test was over
+    loaded.classifier.to(trainer.strategy.root_device)  # Lightning moves it to the CPU after a test
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
 
 def _parsed(
     args: list[str], *, metadata: dict[str, Any], path: Path, trust: Sequence[str]
 ) -> tuple[Any, ImageDataModule, list[str]]:
-    """The options of the command, the data module of the training as the shell changes it, and what was changed."""
+    """The parsed options, the data module of the training with their changes, and the names of what they changed."""
     stored = metadata["config"]["data"]
     name = stored["class_path"]
-    named = {word for arg in args for word in (arg, arg.partition("=")[2])}
-    if not is_trusted(name, trust=trust) and name not in named:
-        raise UserError(
-            f"{path} wants to build {name}, which is not part of litlens: if you trust it, name it: --data={name}"
-        )
+    if not is_trusted(name, trust=trust):
+        module = name.rpartition(".")[0]
+        raise UserError(f"{path} names {name}, which is not part of litlens: if you trust it, add --trust {module}")
     parser = run_parser()
     options = parse(parser, read_command_line(["--config", config_text({"data": stored}), *args]))
-    _keep_what_was_learned(options.data, metadata, same_class=options.data.class_path == name)
+    _set_from_checkpoint(options.data, metadata, same_class=options.data.class_path == name)
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
     changed = [
         f"data.{key}"
@@ -199,8 +197,8 @@ def _parsed(
         return options, parser.instantiate(options).data, changed
 
 
-def _keep_what_was_learned(data: Any, metadata: dict[str, Any], *, same_class: bool) -> None:
-    """Give the data module the classes of the checkpoint, in their order; one of another class, the size as well."""
+def _set_from_checkpoint(data: Any, metadata: dict[str, Any], *, same_class: bool) -> None:
+    """Give the data module the classes of the checkpoint, in their order; if it is of another class, the size, too."""
     prepared = metadata["preprocessing"]
     known = {"class_names": metadata["class_names"]}
     if not same_class:
@@ -231,8 +229,8 @@ def show_comparison(runs: Mapping[str, Predictions], data: ImageDataModule, *, f
 def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, folder: Path, console: Console) -> None:
     """Score networks on distorted images of their test splits; print a table, write robustness.json and .png.
 
-    `scored` maps a run's name to its network and its data module, set up. The same images and distortions for
-    all, so that the files are the same to the byte each time.
+    `scored` maps a run's name to its network and its data module, set up. Images and distortions are the same for all
+    of them and at every call, and so are the files.
     """
     largest = max((data.image_size for _, data in scored.values()), key=math.prod)
     results: dict[str, list[DistortedAccuracy]] = {}

@@ -1,4 +1,4 @@
-"""What the command says of data and network before it trains: `--inspect`, and the table of layers."""
+"""What the command shows before it trains: the data (`--inspect`), and the table of layers."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ from litlens.models.classifier import ImageClassifier
 from litlens.models.transfer import TransferClassifier
 
 _SHOWN = 4  # samples of each class on the sheet, each raw and augmented
-_NAMED = 10  # files or pairs that are named before the rest is only counted
+_NAMED = 10  # lines of a list that are printed; the others are counted
 _ROWS = 16  # of a network with more layers, the parts that they are in
 
 
 def inspect(data: ImageDataModule, *, folder: Path, console: Console) -> None:
-    """Print sizes, statistics, counts, unreadable files and duplicates across splits, and write a sheet of samples."""
+    """Print sizes, statistics, counts, unreadable files and duplicates across splits; write a sheet of samples."""
     data.prepare_data()
     data.setup()
     resize, normalize = data.preprocessing.resize, data.preprocessing.normalize
@@ -139,5 +139,5 @@ def _framed(pixels: Pixels) -> Pixels:
 
 
 def _printable(name: str) -> str:
-    # Names of files and folders need not be UTF-8, and a terminal takes nothing else.
+    # Names of files and folders need not be UTF-8, but the terminal is.
     return os.fsencode(name).decode(errors="replace")

@@ -1,6 +1,6 @@
-"""What a test yields: metrics, the last lines on the terminal, and the run's page.
+"""The results of a test: metrics, the last lines on the terminal, and the run's page.
 
-Training and evaluation both come here with the same checkpoint, predictions and metrics, so their pages are equal.
+Training and evaluation share this code: for the same checkpoint and data, their pages are equal.
 """
 
 import math
@@ -39,18 +39,18 @@ def test(
     *,
     metadata: dict[str, Any],
 ) -> tuple[Predictions, dict[str, Any]]:
-    """Test a classifier: its predictions, and the metrics of results.json. `collect` is among the trainer's callbacks.
+    """Test a classifier: its predictions, and the metrics of results.json.
 
-    `metadata` is the key `litlens` of the checkpoint, which has the accuracy that the checkpoint was selected by.
+    `collect` is among the trainer's callbacks; `metadata` is the key `litlens` of the checkpoint.
     """
     trainer.test(classifier, datamodule=data, verbose=False)
     predictions = collect.predictions
     assert predictions is not None  # gathered by the test
-    score = accuracy(predictions)
+    interval = accuracy(predictions)
     results = {
         "accuracy_val": metadata["metrics"].get("accuracy/val"),  # None where the run had no validation
-        "accuracy_test": score.value,
-        "interval_test": [score.low, score.high],
+        "accuracy_test": interval.value,
+        "interval_test": [interval.low, interval.high],
         "n_test": len(predictions),
         "loss_test": float(trainer.callback_metrics["loss/test"]),
         "f1_test": float(trainer.callback_metrics["f1/test"]),
@@ -64,23 +64,24 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
 
     Args:
         results: As from `test`.
-        console: Where it is printed.
-        shared: The number of images that are in two splits, where it was counted.
-        own: Whether the test split is the run's own, so that validation compares with it.
+        console: The terminal.
+        shared: The number of duplicates across splits, where it was counted.
+        own: Whether these are the results of the run's own test split.
     """
+    split = "test " if own else ""
     low, high = results["interval_test"]
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row(
-        "test accuracy",
+        f"{split}accuracy",
         Text(f"{results['accuracy_test']:.4f}", style="bold"),
         f"95 % interval {low:.4f} to {high:.4f}, {results['n_test']:,} images",
     )
-    table.add_row("test loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
+    table.add_row(f"{split}loss", f"{results['loss_test']:.4f}", f"macro F1 {results['f1_test']:.4f}")
     if "accuracy_val" in results and own:
         gap = results["accuracy_val"] - results["accuracy_test"]
         table.add_row("val accuracy", f"{results['accuracy_val']:.4f}", f"val − test = {gap:+.4f}; selected on val")
     if shared is not None:
-        table.add_row("duplicates across splits", f"{shared:,}", "images whose pixels are equal" if shared else "")
+        table.add_row("duplicates across splits", f"{shared:,}", "pairs of images with equal pixels" if shared else "")
     console.print(table, soft_wrap=False)
     console.print(f"Differences below ±{results['noise']:.4f} are not significant (95 %, independent models)")
 
@@ -93,11 +94,11 @@ def write_report(
     data: ImageDataModule,
     network: nn.Module | None = None,
 ) -> Path:
-    """Write report.html into a folder, in one step; `predictions` are the test split's, `data` is set up.
+    """Write report.html into a folder; `predictions` are of the test split of `data`, which is set up.
 
     `network` is for a checkpoint that does not describe its own (`load_classifier`).
     """
-    # Read again rather than taken from the trainer: maps are then computed on the CPU, whatever device has trained.
+    # Loaded again instead of taken from the trainer, so that maps are computed on the CPU and in float32.
     loaded = load_classifier(checkpoint, network)
     metadata = loaded.metadata
     page = render_report(
@@ -107,7 +108,7 @@ def write_report(
             validation=metadata["metrics"].get("accuracy/val"),
             history=read_history(run_home(checkpoint)),
             facts=_facts(loaded),
-            config=yaml.safe_dump(without_places(metadata["config"]), sort_keys=False, allow_unicode=True),
+            config=yaml.safe_dump(without_private_paths(metadata["config"]), sort_keys=False, allow_unicode=True),
             environment=_environment(metadata),
         ),
         image=lambda index: data.image("test", index),
@@ -117,7 +118,7 @@ def write_report(
 
 
 def _overlays(loaded: LoadedClassifier, images: Sequence[Pixels]) -> Iterator[Pixels]:
-    assert loaded.preprocessing is not None  # evaluation has refused a checkpoint without
+    assert loaded.preprocessing is not None  # evaluate.py refuses a checkpoint without
     for start in range(0, len(images), _AT_ONCE):
         batch = images[start : start + _AT_ONCE]
         maps = cam(loaded.classifier.network, loaded.preprocessing.normalize(np.stack(batch))).maps.numpy()
@@ -139,14 +140,14 @@ def _facts(loaded: LoadedClassifier) -> dict[str, str]:
         "batches": f"{where['batch_size']} on {where['devices']} device(s)",
         "precision": where["precision"],
         "seed": str(metadata["seed"]),
-        "checkpoint": f"epoch {metadata['epoch']}" + (f", chosen by {monitor}" if monitor else ""),
+        "checkpoint": f"epoch {metadata['epoch']}" + (f", selected by {monitor}" if monitor else ""),
     }
     return {key: value for key, value in facts.items() if value}
 
 
 def _environment(metadata: dict[str, Any]) -> dict[str, str]:
     git, data = metadata["git"], metadata["data"]
-    code = f"{git['commit'][:12]}{', with changes' if git['dirty'] else ''}" if git["commit"] else "not known"
+    code = f"{git['commit'][:12]}{', with uncommitted changes' if git['dirty'] else ''}" if git["commit"] else "unknown"
     files = f"{data['files']:,} files, {data['bytes']:,} bytes, " if data["files"] else ""
     return {
         **metadata["versions"],
@@ -156,12 +157,12 @@ def _environment(metadata: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def without_places(value: Any) -> Any:
-    """A config without the places of one person's machine: of an absolute path only the last part stays."""
+def without_private_paths(value: Any) -> Any:
+    """A config without the paths of one person's machine: of an absolute path, only the last part is kept."""
     if isinstance(value, dict):
-        return {key: without_places(inner) for key, inner in value.items()}
+        return {key: without_private_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [without_places(inner) for inner in value]
+        return [without_private_paths(inner) for inner in value]
     if isinstance(value, str) and (value.startswith("~") or any(kind(value).is_absolute() for kind in _PATHS)):
         return f"…/{PureWindowsPath(value).name}"
     return value
