@@ -20,7 +20,7 @@ from litlens.cli.choices import resolve, show_help
 from litlens.cli.command_line import CommandLine, read_command_line
 from litlens.cli.mistakes import imported, mistakes_of_values, parameters, parse
 from litlens.cli.resume import resumed_folder
-from litlens.cli.run_folder import CONFIG
+from litlens.cli.run_folder import BEST, CONFIG
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
@@ -102,7 +102,7 @@ class TrainingCommand:
         if not self.line.files:
             return "run"
         first = self.line.files[0].resolve()
-        of_a_run = first.name == CONFIG and (first.parent / "checkpoints").is_dir()  # in runs/NAME/VERSION
+        of_a_run = first.name == CONFIG and (first.parent / BEST).parent.is_dir()  # in runs/NAME/VERSION
         return first.parents[1].name if of_a_run else first.stem
 
     def build_data(self) -> ImageDataModule:
