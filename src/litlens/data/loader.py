@@ -5,7 +5,7 @@ A batch is fetched at once: one index array, one slice of a uint8 array. It is n
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +127,12 @@ class _Loader(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]: ...
 
-    def _batches(self, epoch: int, indices: Iterable[sampling.Indices]) -> Iterator[Batch]:
-        self._requests.current = [(epoch, chosen) for chosen in indices]
+    @abstractmethod
+    def indices(self, epoch: int) -> list[sampling.Indices]:
+        """The samples of each batch of an epoch on this rank, as indices of the split."""
+
+    def _batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        self._requests.current = [(epoch, chosen) for chosen in self.indices(epoch)[start:]]
         for batch in self._fetching:
             if isinstance(batch, UserError):
                 raise batch
@@ -189,7 +193,14 @@ class TrainingLoader(_Loader):
         trainer = self.trainer if is_running(self.trainer) else None
         epoch = next(self._epochs) if trainer is None else trainer.current_epoch
         start = self._start(epoch)
+        self._epoch, self._batches_done = epoch, start
+        for batch in self._batches(epoch, start=start):
+            self._batches_done += 1
+            yield batch
+
+    def indices(self, epoch: int) -> list[sampling.Indices]:  # noqa: D102  (the base's)
         # To overfit, Lightning takes the same few batches again and again: the first ones of the first epoch.
+        trainer = self.trainer if is_running(self.trainer) else None
         overfits = trainer is not None and trainer.overfit_batches  # type: ignore[attr-defined]  # set by a connector
         indices = sampling.training_indices(
             seed=self.dataset.seed,
@@ -199,10 +210,7 @@ class TrainingLoader(_Loader):
             rank=self._rank,
             world_size=self._world_size,
         )
-        self._epoch, self._batches_done = epoch, start
-        for batch in self._batches(epoch, indices[start:]):
-            self._batches_done += 1
-            yield batch
+        return list(indices)
 
     def state_dict(self) -> dict[str, Any]:
         """The current epoch, how many of its batches were yielded, and what its order follows from."""
@@ -256,8 +264,11 @@ class EvaluationLoader(_Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.trainer.current_epoch if self.trainer is not None and is_running(self.trainer) else 0
+        yield from self._batches(epoch)
+
+    def indices(self, epoch: int) -> list[sampling.Indices]:  # noqa: D102  (the base's)
         indices, size = self._indices, self.batch_size
-        yield from self._batches(epoch, (indices[start : start + size] for start in range(0, len(indices), size)))
+        return [indices[start : start + size] for start in range(0, len(indices), size)]
 
     @property
     def _indices(self) -> sampling.Indices:
