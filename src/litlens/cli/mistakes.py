@@ -14,12 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from litlens.cli.choices import CLASS_OPTIONS, choices
 from litlens.cli.command_line import CommandLine, config_paths
+from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, mistake_behind, nearest
 
 # The name of a metric that is monitored and never logged: quoted by ModelCheckpoint, between backticks from
@@ -91,6 +94,28 @@ def missing_metrics(trainer: Trainer) -> Iterator[None]:
             raise
         hint = nearest(missing[1], sorted(trainer.callback_metrics))
         raise UserError(f"monitor: {missing[1]} is never logged{hint}") from error
+
+
+@contextmanager
+def out_of_memory(trainer: Trainer, data: ImageDataModule) -> Iterator[None]:
+    """Raise UserError with the batch size and the remedies where a device runs out of memory.
+
+    The host's memory is not meant: torch's allocator there raises a plain RuntimeError.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size, smaller = data.batch_size, max(1, data.batch_size // 2)
+        line = f"data.batch_size: {size}: the device ran out of memory"
+        remedies = [f"--data.batch_size={smaller}"] if size > 1 else ["smaller images (--data.image_size)"]
+        if trainer.state.fn == TrainerFn.FITTING:
+            if size > 1:
+                more = trainer.accumulate_grad_batches * -(-size // smaller)
+                remedies[0] += f" --trainer.accumulate_grad_batches={more}"
+            if trainer.precision not in ("bf16-mixed", "16-mixed"):
+                remedies.append("--trainer.precision=bf16-mixed")
+            line += f" in epoch {trainer.current_epoch}, step {trainer.global_step}"
+        raise UserError(f"{line}; try {', or '.join(remedies)}") from error
 
 
 def _one_line(message: str, parser: ArgumentParser, line: CommandLine) -> str:

@@ -18,6 +18,7 @@ from torch import nn
 
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
+from litlens.cli.mistakes import out_of_memory
 from litlens.cli.run_folder import REPORT, read_history, run_home, run_title
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
@@ -43,7 +44,8 @@ def test(
 
     `collect` is among the trainer's callbacks; `metadata` is the key `litlens` of the checkpoint.
     """
-    trainer.test(classifier, datamodule=data, verbose=False)
+    with out_of_memory(trainer, data):
+        trainer.test(classifier, datamodule=data, verbose=False)
     predictions = collect.predictions
     assert predictions is not None  # gathered by the test
     interval = accuracy(predictions)

@@ -25,7 +25,7 @@ from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
 from litlens.cli.checks import available_precision, check_batches, check_checkpointing, check_model, check_monitors
 from litlens.cli.inspection import inspect, layer_table
-from litlens.cli.mistakes import missing_metrics, mistakes_of_values
+from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_memory
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.results import print_results, test, write_report
 from litlens.cli.resume import Resumption, check_resumption, keep_metrics
@@ -241,7 +241,7 @@ def fit(parts: Run) -> None:
     trainer, folder = parts.trainer, parts.folder
     ckpt_path = parts.newest.path if parts.newest is not None else None
     try:
-        with missing_metrics(trainer):
+        with missing_metrics(trainer), out_of_memory(trainer, parts.data):
             trainer.fit(
                 parts.classifier,
                 datamodule=parts.data,
