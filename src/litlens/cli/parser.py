@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeFloat
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
@@ -163,6 +164,8 @@ class TrainingCommand:
         parser.add_argument("-c", "--config", action="config")
         parser.add_argument("--seed_everything", type=int, default=42, help="Every random choice follows from it.")
         parser.add_argument("--inspect", action="store_true", help="Show the data and train nothing.")
+        help_text = "Minutes between two checkpoints within an epoch."
+        parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=help_text)
         parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to resume.")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"trainer.logger": _LOGGERS, "trainer.callbacks": CALLBACKS})

@@ -4,7 +4,7 @@ import copy
 import sys
 import time
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ def build(command: TrainingCommand, folder: Path) -> Run:
     collect = CollectPredictions()
     # `trainer.callbacks` replaces what is drawn, and nothing else.
     needed: list[Callback] = [RandomState(), FiniteLoss(), collect, Provenance(config)]
-    own = [*needed, built.model_checkpoint, LastCheckpoint(folder)]
+    last = LastCheckpoint(folder, every=timedelta(minutes=command.config.checkpoint_minutes))
+    own = [*needed, built.model_checkpoint, last]
     if built.early_stopping is not None:
         own.append(built.early_stopping)
     if command.resumed is not None:
