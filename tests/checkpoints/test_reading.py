@@ -4,12 +4,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.errors import UserError
 from litlens.models.classifier import CHECKPOINT_FORMAT
+
+# What the network of format-2.ckpt said of a gradient when it had been trained.
+PREDICTED = {"4": 0.153060, "6": 0.145818, "0": 0.129041, "8": 0.121414, "7": 0.104834, "9": 0.085903}
+PREDICTED |= {"2": 0.080768, "5": 0.068698, "1": 0.060058, "3": 0.050399}
 
 
 class Canary:
@@ -86,3 +92,16 @@ def test_no_flipped_bit_is_loaded(tmp_path: Path) -> None:
             assert loaded == {**saved, "state_dict": {}}, place
     assert len(refusals) > len(whole) / 2  # the others are padding between the records
     assert all(str(path) in line and "\n" not in line for line in refusals)
+
+
+def test_a_file_of_every_format_is_loaded_or_refused_in_one_line() -> None:
+    """`format-N.ckpt` was written by the digits' config with an MLP of one hidden layer, two wide, after an epoch."""
+    files = {int(path.stem.rpartition("-")[2]): path for path in Path(__file__).parent.glob("format-*.ckpt")}
+    assert sorted(files) == list(range(1, CHECKPOINT_FORMAT + 1))
+    predicted = load_classifier(files.pop(CHECKPOINT_FORMAT)).predict(
+        np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+    )
+    assert predicted == pytest.approx(PREDICTED, abs=1e-5)
+    for number, path in files.items():
+        with pytest.raises(UserError, match=f"has format {number}, this litlens reads format {CHECKPOINT_FORMAT}: "):
+            load_classifier(path)
