@@ -98,6 +98,8 @@ def load_tensors(path: Path, *, kind: str) -> Any:
                 with zipfile.ZipFile(file) as archive:
                     if damaged := archive.testzip():
                         raise UserError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
+                    if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                        raise UserError(f"{path} is a TorchScript program and not a {kind}: nothing in it has run")
             file.seek(0)
             with warnings.catch_warnings():
                 # Of a file that is not a pickle: its second byte, read as a pickle's version.
