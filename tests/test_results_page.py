@@ -25,7 +25,7 @@ def test_the_ceiling_of_the_fonts_is_the_one_that_was_counted() -> None:
     lost, ceilings = ([counted[split][key] for split in ("val", "test")] for key in ("lost", "ceiling"))
     text = " ".join(PAGE.split())
     assert f"at least {lost[0]} images of validation and {lost[1]} of test are misclassified" in text
-    assert f"no network can exceed {ceilings[0]} and {ceilings[1]}" in text
+    assert f"no network can exceed {ceilings[0]:.4f} and {ceilings[1]:.4f}" in text
     lost, ceilings = ([counted[split][f"{key}_alike"] for split in ("val", "test")] for key in ("lost", "ceiling"))
     assert f"{lost[0]} and {lost[1]} images, {ceilings[0]:.4f} and {ceilings[1]:.4f}" in text
 
