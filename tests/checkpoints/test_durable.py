@@ -49,15 +49,16 @@ def test_the_one_before_is_kept_and_nothing_else(last: Path) -> None:
     assert zipfile.ZipFile(last).testzip() is None
 
 
-# Runs in a process of its own, whose children are killed at the nth call of these functions.
+# Runs in a process of its own, whose children are killed before they call a function for the nth time, from 0.
 KILLED = """
 import itertools, json, os, pathlib, sys
 from test_durable import DurableCheckpointIO, LAST, content, names, newest_checkpoint
 
-stages = [(os, name) for name in ("fsync", "link")]
-stages += [(pathlib.Path, name) for name in ("open", "replace", "unlink")]
-root, killed = pathlib.Path(sys.argv[1]), 0
-for (owner, name), place in itertools.product(stages, range(3)):
+P = pathlib.Path
+stages = [(P, "open", 0), (os, "fsync", 0), (P, "unlink", 0), (os, "link", 0), (P, "replace", 0)]
+stages += [(P, "unlink", 1), (os, "fsync", 1), (os, "close", 0)]
+root, killed = P(sys.argv[1]), 0
+for owner, name, place in stages:
     run = root / f"{owner.__name__}-{name}-{place}"
     io = DurableCheckpointIO()
     for step in (0, 1):
@@ -87,7 +88,7 @@ def test_a_kill_in_any_stage_of_a_save_leaves_a_checkpoint(tmp_path: Path) -> No
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=True)
     *lines, killed = map(json.loads, done.stdout.splitlines())
-    assert killed == 7  # one file is opened, two are fsynced, one is linked, one is renamed, two are unlinked
+    assert killed == len(lines) == 8
     for name, place, step, file, later, files in lines:
         assert step in (1, 2), (name, place)
         assert (file, later) == ("last.ckpt", 3), (name, place)
