@@ -1,5 +1,6 @@
 """Paths as a user gives them, writing a file in one step, what a disk refuses, and loading tensors safely."""
 
+import contextlib
 import errno
 import os
 import pickle
@@ -32,7 +33,7 @@ def write_atomically(
     Args:
         path: The file.
         content: What is written.
-        keep: Where the old file goes; once the new one is complete, so that there is always a complete file at `path`.
+        keep: The path that the old file gets once the new one is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, str):
@@ -52,10 +53,10 @@ def write_atomically(
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    if os.name == "posix":
+    with contextlib.suppress(OSError):  # not possible on Windows and some network file systems
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # of the new name: the content is on the disk already
+            os.fsync(folder)  # the new name
         finally:
             os.close(folder)
     return path

@@ -1,4 +1,4 @@
-"""A checkpoint is written completely or not at all, and a kill or a full disk at any moment leaves one that loads."""
+"""A checkpoint is written completely or not at all; a run has one that loads after a kill or a full disk at any moment."""
 
 import errno
 import json
@@ -39,7 +39,7 @@ def last(tmp_path: Path) -> Path:
     return tmp_path / LAST
 
 
-def test_the_one_before_is_kept_and_nothing_else(last: Path) -> None:
+def test_only_the_previous_checkpoint_is_kept(last: Path) -> None:
     io = DurableCheckpointIO()
     for step in range(3):
         io.save_checkpoint(content(step), last)
@@ -81,7 +81,7 @@ print(killed)
 """
 
 
-def test_a_kill_in_any_stage_of_a_save_leaves_a_checkpoint(tmp_path: Path) -> None:
+def test_after_a_kill_in_any_stage_of_a_save_there_is_a_checkpoint(tmp_path: Path) -> None:
     paths = os.pathsep.join(
         [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     )
@@ -102,7 +102,7 @@ def fault(request: pytest.FixtureRequest) -> OSError:
 
 
 @pytest.mark.parametrize("stage", ["open", "write", "fsync", "replace"])
-def test_a_fault_is_one_line_and_what_was_there_is_kept(
+def test_a_fault_is_one_line_and_the_old_file_is_kept(
     stage: str, fault: OSError, last: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     io = DurableCheckpointIO()
@@ -160,19 +160,19 @@ def small_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_limit_on_files_is_one_line(last: Path, small_files: None) -> None:
+def test_a_limit_on_the_size_of_files_is_one_line(last: Path, small_files: None) -> None:
     with pytest.raises(UserError, match=r"last\.ckpt cannot be written \(File too large\): .* \(ulimit -f\)$"):
         DurableCheckpointIO().save_checkpoint(content(0), last)
     assert names(last.parent) == []
 
 
-def test_the_folder_for_temporary_files_is_not_used(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_temporary_folder_is_not_used(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(last / "missing"))
     DurableCheckpointIO().save_checkpoint(content(0), last)
     assert newest_checkpoint(last.parents[1]).step == 0
 
 
-def test_without_hard_links_the_one_before_is_kept_as_well(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_the_previous_checkpoint_is_kept_too(last: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def link(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -183,7 +183,7 @@ def test_without_hard_links_the_one_before_is_kept_as_well(last: Path, monkeypat
     assert [io.load_checkpoint(path)["global_step"] for path in (last, previous_checkpoint(last))] == [2, 1]
 
 
-def test_a_damaged_last_never_replaces_the_good_one_before(last: Path) -> None:
+def test_a_damaged_checkpoint_never_replaces_a_good_one(last: Path) -> None:
     io = DurableCheckpointIO()
     for step in range(2):
         io.save_checkpoint(content(step), last)
@@ -191,7 +191,7 @@ def test_a_damaged_last_never_replaces_the_good_one_before(last: Path) -> None:
     found = newest_checkpoint(last.parents[1])
     assert (found.path, found.step) == (previous_checkpoint(last), 0)
     assert f"{last} is damaged" in found.note
-    assert "; going on from last-previous.ckpt, step 0" in found.note
+    assert "; resuming from last-previous.ckpt, step 0" in found.note
     assert "\n" not in found.note
     io = DurableCheckpointIO()
     io.load_checkpoint(found.path)
@@ -202,7 +202,7 @@ def test_a_damaged_last_never_replaces_the_good_one_before(last: Path) -> None:
 def test_two_damaged_checkpoints_are_one_line(last: Path) -> None:
     last.parent.mkdir()
     last.write_bytes(b"")
-    with pytest.raises(UserError, match=r"last\.ckpt is damaged .* there is nothing to go on from"):
+    with pytest.raises(UserError, match=r"last\.ckpt is damaged .* there is nothing to resume"):
         newest_checkpoint(last.parents[1])
     previous_checkpoint(last).write_bytes(b"x")
     with pytest.raises(UserError, match=r"last\.ckpt is .*, and .*-previous\.ckpt is .* start a new run") as caught:
@@ -210,7 +210,7 @@ def test_two_damaged_checkpoints_are_one_line(last: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_trainer_writes_durably_unless_it_has_a_plugin_of_its_own(tmp_path: Path) -> None:
+def test_a_plugin_that_a_trainer_was_given_is_kept(tmp_path: Path) -> None:
     run = trainer(callbacks=[LastCheckpoint(tmp_path)], enable_checkpointing=True)
     write_durably(run)
     run.fit(small(), Data())

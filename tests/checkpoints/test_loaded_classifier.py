@@ -1,4 +1,4 @@
-"""From a file alone to a classifier: the same logits, and only classes that are trusted."""
+"""A classifier loaded from a file alone: the same logits, and only classes that are trusted."""
 
 from io import BytesIO
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_the_loaded_classifier_gives_the_same_logits(tmp_path: Path) -> None:
     assert loaded.class_names == ["class 0", "class 1", "class 2"]
 
 
-def test_predict_names_what_the_network_says_of_the_prepared_image(tmp_path: Path) -> None:
+def test_predict_gives_the_probabilities_of_the_prepared_image(tmp_path: Path) -> None:
     classifier, path = saved(tmp_path)
     pixels = np.random.default_rng(0).integers(256, size=(9, 12, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
@@ -58,7 +58,7 @@ def test_predict_names_what_the_network_says_of_the_prepared_image(tmp_path: Pat
     assert sum(said.values()) == pytest.approx(1)
 
 
-def test_predict_says_in_one_line_what_is_no_image(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_one_line(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
     (tmp_path / "words.jpg").write_text("words")
     for name in ("words.jpg", "missing.jpg"):
@@ -66,7 +66,7 @@ def test_predict_says_in_one_line_what_is_no_image(tmp_path: Path) -> None:
             load_classifier(path).predict(tmp_path / name)
 
 
-def test_a_class_from_elsewhere_is_not_built(tmp_path: Path) -> None:
+def test_a_class_of_another_package_is_not_built(tmp_path: Path) -> None:
     """The module would write a file when it is imported."""
     (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     model = {"class_path": "litlens.models.classifier.ImageClassifier", "init_args": {}}
@@ -78,14 +78,14 @@ def test_a_class_from_elsewhere_is_not_built(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("class_path", ["torch.save", "torch.nn.NoSuchLayer", "litlens.nowhere.Network"])
-def test_what_is_no_network_is_not_built(tmp_path: Path, class_path: str) -> None:
+def test_only_networks_are_built(tmp_path: Path, class_path: str) -> None:
     model = {"class_path": "litlens.models.classifier.ImageClassifier"}
     _, path = saved(tmp_path, model={**model, "init_args": {"network": {"class_path": class_path, "init_args": {}}}})
     with pytest.raises(UserError, match="the checkpoint names"):
         load_classifier(path)
 
 
-def test_warm_start_takes_everything_where_the_classes_are_the_same(tmp_path: Path) -> None:
+def test_warm_start_copies_all_weights_where_the_classes_are_the_same(tmp_path: Path) -> None:
     classifier, path = saved(tmp_path)
     network = MLP(num_classes=3, in_channels=1, image_size=(6, 6), widths=[5])
     assert initialize_from(network, classifier.class_names, path) == []
@@ -94,7 +94,7 @@ def test_warm_start_takes_everything_where_the_classes_are_the_same(tmp_path: Pa
 
 
 @pytest.mark.parametrize("class_names", [["a", "b", "c", "d"], ["class 2", "class 1", "class 0"]])
-def test_warm_start_makes_a_new_head_where_the_classes_differ(tmp_path: Path, class_names: list[str]) -> None:
+def test_warm_start_copies_no_head_where_the_classes_differ(tmp_path: Path, class_names: list[str]) -> None:
     classifier, path = saved(tmp_path)
     network = MLP(num_classes=len(class_names), in_channels=1, image_size=(6, 6), widths=[5])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

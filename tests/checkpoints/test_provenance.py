@@ -1,4 +1,4 @@
-"""What computed is what was used, not what the machine has."""
+"""The hardware in a checkpoint is what was used, not what the machine has."""
 
 import re
 
@@ -23,7 +23,7 @@ def test_a_cpu_beside_gpus_is_named() -> None:
     assert re.search(rf" cores, {torch.get_num_threads()} threads$", named)
 
 
-def test_of_gpus_the_one_used_is_named_and_how_many() -> None:
+def test_the_gpu_that_was_used_is_named_with_their_number() -> None:
     assert hardware(torch.device("cuda", 1)) == "1 × Large GPU"
     assert hardware(torch.device("cuda", 0), number=2) == "2 × Small GPU"
 

@@ -1,6 +1,5 @@
-"""Checkpoints are data: what is anything else is refused in one line, and nothing in it runs."""
+"""Checkpoints are data: anything else, and any damage, is refused in one line."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,9 @@ from litlens.checkpoints.reading import read_checkpoint
 from litlens.errors import UserError
 from litlens.models.classifier import CHECKPOINT_FORMAT
 
-# What the network of format-2.ckpt said of a gradient when it had been trained.
+# The probabilities that the network of format-2.ckpt gave a gradient when it was written.
 PREDICTED = {"4": 0.153060, "6": 0.145818, "0": 0.129041, "8": 0.121414, "7": 0.104834, "9": 0.085903}
 PREDICTED |= {"2": 0.080768, "5": 0.068698, "1": 0.060058, "3": 0.050399}
-
-
-class Canary:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.path}",)
-
-
-def test_a_payload_does_not_run(tmp_path: Path) -> None:
-    sung = tmp_path / "sung"
-    torch.save({"litlens": {"format": 1}, "state_dict": {}, "payload": Canary(sung)}, tmp_path / "bad.ckpt")
-    with pytest.raises(UserError, match="nothing in it has run") as caught:
-        read_checkpoint(tmp_path / "bad.ckpt")
-    assert not sung.exists()
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +32,7 @@ def test_a_payload_does_not_run(tmp_path: Path) -> None:
         ({"litlens": {"format": 99}, "state_dict": {}}, "format 99"),
     ],
 )
-def test_what_is_no_checkpoint_is_one_line(tmp_path: Path, content: Any, words: str) -> None:
+def test_anything_but_a_checkpoint_is_one_line(tmp_path: Path, content: Any, words: str) -> None:
     path = tmp_path / "x.ckpt"
     if isinstance(content, bytes):
         path.write_bytes(content)

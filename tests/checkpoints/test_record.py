@@ -1,4 +1,4 @@
-"""The record that rebuilds a classifier: complete, checked, and harmless whatever it names."""
+"""The record that rebuilds a classifier: complete, checked, and safe whatever it names."""
 
 import pickle
 import random
@@ -70,7 +70,7 @@ def kept(network: nn.Module, arguments: dict[str, Any], builder: str | None = No
         lambda: TransferClassifier(TransferNetwork(**{**DATA, "image_size": (32, 32)}), NAMES, strategy="finetune"),
     ],
 )
-def test_a_classifier_comes_back_from_plain_values(made: Any, tmp_path: Path) -> None:
+def test_a_classifier_is_rebuilt_from_plain_values(made: Any, tmp_path: Path) -> None:
     classifier = made().eval()
     again = rebuild(through_a_file(check(classifier), tmp_path)).eval()
     assert type(again) is type(classifier)
@@ -94,7 +94,7 @@ def test_the_check_draws_no_random_numbers(network: Any) -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
 
-def test_what_is_not_rebuilt_alike_is_undescribed_and_takes_a_network() -> None:
+def test_a_network_that_is_rebuilt_differently_is_undescribed_and_loaded_with_one() -> None:
     network = kept(Random(**DATA), DATA)
     record = check(Tempered(network, NAMES, temperature=5.0))
     assert "differs in network.features.weight" in record["undescribed"]["network"]
@@ -134,7 +134,7 @@ def recorded(class_path: str, **arguments: Any) -> dict[str, Any]:
         ("litlens.models.recording.describe", {}),
     ],
 )
-def test_nothing_is_called_but_networks_and_their_builders(
+def test_only_networks_and_their_builders_are_called(
     class_path: str, arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -158,7 +158,7 @@ def test_nothing_is_called_but_networks_and_their_builders(
         ("litlens.models.backbones.TransferNetwork", {"weights": "DEFAULT", "image_size": [32, 32]}),
     ],
 )
-def test_nothing_is_fetched(class_path: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_downloaded(class_path: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def fetched(*_args: Any, **_kwargs: Any) -> None:
         raise AssertionError("fetched")
 

@@ -76,7 +76,7 @@ def test_trains_evaluates_resumes_reloads_and_explains(kind: str, capsys: pytest
     Random.count = 0
     run = trained(NETWORKS[kind])
     page = (run / "report.html").read_text()
-    undescribed = "constructed again, it differs in network.features.weight" in capsys.readouterr().out
+    undescribed = "rebuilt, it differs in network.features.weight" in capsys.readouterr().out
     assert undescribed == (kind == "undescribed")
     explained = "Grad-CAM of " in page  # an overlay's name
     assert explained == ("No Grad-CAM" not in page) == (kind != "classifier")  # whose network has no convolution

@@ -155,7 +155,7 @@ def test_a_damaged_checkpoint_is_reported_and_never_trained_on(
     train(["--resume", str(run), *QUIET])
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "is damaged: " in line]
     assert note.startswith(f"{run / LAST} is damaged: ")
-    assert note.endswith("; going on from last-previous.ckpt, step 32")
+    assert note.endswith("; resuming from last-previous.ckpt, step 32")
     torch.testing.assert_close(read_checkpoint(run / LAST)["state_dict"], trained, rtol=0, atol=0)
 
     (tmp_path / "best.ckpt").replace(run / BEST)

@@ -1,4 +1,4 @@
-"""Reading checkpoints safely and rebuilding what they hold, and where a run came from.
+"""Writing checkpoints durably, reading them safely, rebuilding classifiers from them, and provenance.
 
 A checkpoint is Lightning's own file plus the key `litlens`; it holds tensors and plain values only.
 """

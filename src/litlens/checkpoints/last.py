@@ -1,4 +1,4 @@
-"""A run's newest state: when it is written, and which file a run that goes on reads."""
+"""A run's newest state: when it is written, and which file a resumed run reads."""
 
 import math
 import time
@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_AGREEMENTS = 5.0
 
 @dataclass(frozen=True)
 class Newest:
-    """The newest checkpoint of a run that can be read, its step, and where that is not `last`, a line that says why."""
+    """The newest readable checkpoint of a run, its step, and where it is not `last.ckpt`, a line that says why."""
 
     path: Path
     step: int
@@ -27,7 +27,7 @@ class Newest:
 
 
 def newest_checkpoint(run: Path) -> Newest:
-    """Find where a run goes on: its last checkpoint, or where that is missing or damaged, the one before.
+    """Find the checkpoint to resume a run from: the last one, or where that is missing or damaged, the previous one.
 
     Raises UserError where neither can be read.
     """
@@ -37,41 +37,41 @@ def newest_checkpoint(run: Path) -> Newest:
     except UserError as error:
         damage = str(error)
     if not previous.is_file():
-        raise UserError(f"{damage}; there is nothing to go on from: start a new run, or name another folder")
+        raise UserError(f"{damage}; there is nothing to resume: start a new run, or give another folder")
     try:
         step = read_checkpoint(previous)["global_step"]
     except UserError as error:
-        raise UserError(f"{damage}, and {error}; there is nothing to go on from: start a new run") from error
-    return Newest(previous, step, f"{damage}; going on from {previous.name}, step {step}")
+        raise UserError(f"{damage}, and {error}; there is nothing to resume: start a new run") from error
+    return Newest(previous, step, f"{damage}; resuming from {previous.name}, step {step}")
 
 
 class LastCheckpoint(Checkpoint):
     """Writes a run's newest state before the first step, every few minutes, and at the end of every epoch.
 
-    With it goes what a ReduceLROnPlateau watches: Lightning steps it after the checkpoints of the epoch's end are
-    written, and skips that step where a run goes on, since it keeps no metrics (`FitLoop.on_advance_end`). Nothing is
-    written on an exception: Ctrl-C may come in the middle of an optimizer's step.
+    It also stores the metric of a ReduceLROnPlateau: Lightning steps that schedule after the checkpoints of the epoch's
+    end are written, and skips the step on resume, since it stores no metrics (`FitLoop.on_advance_end`). Nothing is
+    written on an exception: Ctrl-C may interrupt an optimizer's step.
 
     Args:
-        folder: Where the run is kept.
+        folder: The run folder.
         every: The time between two checkpoints within an epoch.
     """
 
     def __init__(self, folder: Path, *, every: timedelta = timedelta(minutes=10)) -> None:
         self.path, self.every = folder / LAST, every
         self._saved_at = 0.0
-        # When and at which step several processes last agreed whether to write, and the step at which they do so next.
+        # Of several processes: the time and step of their last agreement on whether to write, and the step of the next.
         self._asked_at, self._asked_step, self._next_step = 0.0, 0, 0
-        self._pending: dict[int, float] = {}  # what each such scheduler watches, by its place among the trainer's
+        self._pending: dict[int, float] = {}  # the metric of each such schedule, by its index among the trainer's
 
     def save(self, trainer: Trainer) -> None:
-        """Write the checkpoint; every process has to call it."""
+        """Write the checkpoint. To be called in every process."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the first checkpoint, or where a run goes on, take the schedulers' step."""
+        """Write the first checkpoint, or on resume, step the schedules."""
         self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._next_step = trainer.global_step, trainer.global_step + 1
         for place, value in self._pending.items():
@@ -83,14 +83,14 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write where it is due, unless a validation comes next, which a resumed run would leave out."""
+        """Write a checkpoint if one is due, unless a validation follows, which a resumed run would skip."""
         numbers = batch_idx + 1, trainer.fit_loop.total_batch_idx + 1
         validates = any(number % (trainer.val_check_batch or math.inf) == 0 for number in numbers)
         if not (validates and trainer.enable_validation):
             self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write where it is due after a validation within an epoch."""
+        """Write a checkpoint if one is due, after a validation within an epoch."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._save_if_due(trainer)
 
@@ -106,15 +106,15 @@ class LastCheckpoint(Checkpoint):
         self._pending = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the schedulers are yet to be stepped with."""
+        """The metrics of schedules that have not been stepped yet."""
         return {"pending": self._pending}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep what is pending for the start of the training."""
+        """Keep the metrics until training starts."""
         self._pending = state_dict["pending"]
 
     def _save_if_due(self, trainer: Trainer) -> None:
-        # Gradients that are being accumulated are in no checkpoint.
+        # A checkpoint contains no accumulated gradients.
         accumulates = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if not trainer.is_last_batch and not accumulates and self._is_due(trainer):
             self.save(trainer)
@@ -124,7 +124,7 @@ class LastCheckpoint(Checkpoint):
         due = now - self._saved_at >= self.every.total_seconds()
         if trainer.world_size == 1:
             return due
-        # The first process decides for all, every few seconds: asking it at every step, they would wait for each other.
+        # The first process decides for all, every few seconds: a broadcast at every step would make them wait.
         if step < self._next_step:
             return False
         pause = min(self.every.total_seconds(), _SECONDS_BETWEEN_AGREEMENTS)

@@ -38,7 +38,7 @@ class LoadedClassifier:
         return list(self.classifier.class_names)
 
     def to(self, device: str | torch.device) -> "LoadedClassifier":
-        """Move the classifier to a device, on which it predicts from now on; returns self."""
+        """Move the classifier to the device on which it predicts; returns self."""
         self.classifier.to(device)
         return self
 
@@ -48,7 +48,7 @@ class LoadedClassifier:
         """Predict the probability of every class, the most probable first: `{class: probability}`.
 
         An image is a path, the bytes of a file, a PIL image or an array (H, W) or (H, W, C), read as in training.
-        A list of them, or an array (N, H, W, C), gives a list; `batch_size` of them pass the network at a time.
+        A list of them, or an array (N, H, W, C), gives a list; the network gets `batch_size` of them at a time.
 
         Raises UserError where an image cannot be read, or the checkpoint does not say how to prepare one.
         """
@@ -66,7 +66,7 @@ class LoadedClassifier:
 
     @torch.inference_mode()
     def _predict(self, images: Mapping[str, Any]) -> list[dict[str, float]]:
-        """The probabilities of images; a path goes by its own name in an error, all else by its key."""
+        """The probabilities of images; an error names a path by itself and any other image by its key."""
         assert self.preprocessing is not None
         prepared = np.stack(
             [
@@ -85,8 +85,8 @@ class LoadedClassifier:
         probabilities, order = self.classifier(batch).float().softmax(dim=1).sort(dim=1, descending=True)
         names = self.class_names
         return [
-            {names[place]: share for place, share in zip(places, shares, strict=True)}
-            for places, shares in zip(order.tolist(), probabilities.tolist(), strict=True)
+            {names[index]: probability for index, probability in zip(indices, values, strict=True)}
+            for indices, values in zip(order.tolist(), probabilities.tolist(), strict=True)
         ]
 
 
@@ -99,9 +99,9 @@ def load_classifier(
 ) -> LoadedClassifier:
     """Rebuild a classifier from a checkpoint or run folder alone, without its data, its config or a download.
 
-    `network` takes the place of the one that the checkpoint describes, or fails to describe: a network, or the
-    complete classifier. Classes of litlens, torch, torchvision and timm are built, and of others those that are
-    imported already or whose module or package is named in `trust`, since building a class runs its code.
+    `network` replaces the network that the checkpoint describes or cannot describe; it may be a complete classifier.
+    Building a class runs its code: classes of litlens, torch, torchvision and timm are built, others only if they are
+    imported already, or their module or package is named in `trust`.
 
     Raises UserError where the file is missing, damaged or not of litlens, names a class that is not trusted, or holds
     the weights of another network.

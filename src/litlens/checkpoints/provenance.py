@@ -1,4 +1,4 @@
-"""Where a run came from: versions, hardware and the state of the code, as plain values for a checkpoint."""
+"""The provenance of a run: versions, hardware and the git state of the code, as plain values for a checkpoint."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ _PACKAGES = ("litlens", "lightning", "torch", "torchvision", "torchmetrics", "nu
 
 
 def versions() -> dict[str, str]:
-    """The versions that results depend on; a package that runs from its sources has none of its own."""
+    """The versions of the packages that results depend on; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -24,9 +24,9 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device, *, number: int = 1) -> str:
-    """What computes, in words: the name of a GPU and how many there are, or the CPU's and how many threads torch uses.
+    """The hardware that computes: number and name of the GPUs, or the CPU with the number of torch's threads.
 
-    `device` is the one that is used: a machine with a GPU may well train on its CPU.
+    `device` is the one that is used: a machine with a GPU may train on its CPU.
     """
     if device.type == "cuda":
         return f"{number} × {torch.cuda.get_device_name(device)}"

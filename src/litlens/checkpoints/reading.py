@@ -1,4 +1,4 @@
-"""Checkpoints are data: whatever else stands in the file is refused before it runs."""
+"""Checkpoints are data: anything else in the file is refused before it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ LAST = Path("checkpoints", "last.ckpt")
 
 
 def previous_checkpoint(last: Path) -> Path:
-    """Where the checkpoint before `last` is kept."""
+    """The path of the checkpoint that was written before `last`."""
     return last.with_stem(f"{last.stem}-previous")
 
 
 def checkpoint_path(run: Path) -> Path:
-    """The checkpoint that a run folder or a path means: a run folder's best one, or the file itself.
+    """The best checkpoint of a run folder, or the path of a checkpoint itself.
 
     Raises UserError where there is none.
     """

@@ -1,4 +1,4 @@
-"""The rebuild record: from the plain values in a checkpoint to a classifier, and whether that works before training.
+"""The rebuild record: from plain values in a checkpoint to a classifier, tried once before training.
 
 Importing a module and constructing a class run code, so only modules that are trusted are imported, and nothing is
 called but classes of `nn.Module` and the functions of torchvision and timm that build networks.
@@ -22,15 +22,27 @@ from litlens.errors import UserError, nearest
 from litlens.models.classifier import ImageClassifier
 from litlens.models.recording import describe
 
-__all__ = ["blanked", "check", "describe", "is_trusted", "rebuild"]
+__all__ = ["check", "describe", "is_trusted", "omitted_arguments", "rebuild"]
 
 _TRUSTED = ("litlens", "torch", "torchvision", "timm")
-# A constructor would read or download what an argument with one of these words in its name points to.
-_PLACES = {"weights", "pretrained", "checkpoint", "ckpt", "path", "file", "filename", "folder", "dir", "root", "url"}
+# A constructor would read or download what an argument with one of these words in its name refers to.
+_FILE_WORDS = {
+    "weights",
+    "pretrained",
+    "checkpoint",
+    "ckpt",
+    "path",
+    "file",
+    "filename",
+    "folder",
+    "dir",
+    "root",
+    "url",
+}
 
 
 def rebuild(record: Mapping[str, Any], network: nn.Module | None = None, trust: Sequence[str] = ()) -> ImageClassifier:
-    """Rebuild the classifier of a record, with new weights; `network` takes the place of the recorded one.
+    """Rebuild the classifier of a record, with new weights; `network` replaces the recorded one.
 
     `trust` names modules, or their packages, that may be imported besides litlens, torch, torchvision, timm and what
     is imported already. Arguments that name weights, files or addresses become None.
@@ -57,10 +69,10 @@ def rebuild(record: Mapping[str, Any], network: nn.Module | None = None, trust: 
 
 
 def check(classifier: ImageClassifier) -> dict[str, Any]:
-    """Describe a classifier and rebuild it once: the record, without its network where that does not come out alike.
+    """Describe a classifier and rebuild it once; the record omits a network that is not rebuilt with the same weights.
 
-    Alike means the same state-dict keys and shapes. The copy has no memory and no weights (torch's meta device);
-    where a constructor needs their values, it is built on the CPU, and all random states are put back.
+    The same weights are the same state-dict keys and shapes. The copy has no memory (torch's meta device); where a
+    constructor needs values, it is built on the CPU, and all random states are restored.
     """
     record = describe(classifier)
     if "undescribed" in record:
@@ -69,23 +81,23 @@ def check(classifier: ImageClassifier) -> dict[str, Any]:
     reason = ""
     for device in ("meta", "cpu"):
         try:
-            with _random_states_kept(), torch.device(device):
+            with _random_states_restored(), torch.device(device):
                 found = _shapes(rebuild(record))
-        except Exception as error:  # whatever the constructor of somebody's network may raise
-            reason = f"constructing it again fails: {type(error).__name__}: {error}".splitlines()[0]
+        except Exception as error:  # whatever the constructor of a user's network raises
+            reason = f"rebuilding it fails: {type(error).__name__}: {error}".splitlines()[0]
             continue
-        differing = [key for key in {**wanted, **found} if not _alike(wanted, found, key)]
+        differing = [key for key in {**wanted, **found} if not _same_shape(wanted, found, key)]
         if not differing:
             return record
-        reason = f"constructed again, it differs in {differing[0]}"
+        reason = f"rebuilt, it differs in {differing[0]}"
     arguments = {name: value for name, value in record["init_args"].items() if name != "network"}
     return {**record, "init_args": arguments, "undescribed": {"network": f"model.network: {reason}"}}
 
 
-def blanked(record: Mapping[str, Any]) -> list[str]:
-    """A line for each argument of a foreign network that is None after rebuilding although its value may be an option.
+def omitted_arguments(record: Mapping[str, Any]) -> list[str]:
+    """A line for each argument of a user's network that is None after rebuilding although it may name no file.
 
-    Those are words that are not a file, as in `path: residual`: a name in a hub looks the same.
+    Such a value is a single word, as in `path: residual`; a name in a hub looks the same.
     """
     network = record["init_args"].get("network", {})
     if network.get("class_path", "litlens.").partition(".")[0] in _TRUSTED:
@@ -94,7 +106,7 @@ def blanked(record: Mapping[str, Any]) -> list[str]:
         f"model.network.{name}: '{value}' may name weights or a file: it is None where the checkpoint is loaded, "
         "unless with network=; rename the argument if it is neither"
         for name, value in network.get("init_args", {}).items()
-        if _is_place(name, value) and re.fullmatch(r"[\w-]+", str(value)) and value is not True
+        if _names_a_file(name, value) and re.fullmatch(r"[\w-]+", str(value)) and value is not True
     ]
 
 
@@ -118,24 +130,26 @@ def _value(value: Any, *, trust: Sequence[str]) -> Any:
 
 def _construct(what: Any, arguments: Mapping[str, Any], *, trust: Sequence[str]) -> nn.Module:
     built = _arguments(arguments, trust=trust)
-    if not isinstance(what, type):  # torchvision warns of `pretrained`, whatever it is; without it, nothing is fetched
-        built = {name: value for name, value in built.items() if not _is_place(name, arguments[name])}
+    if not isinstance(what, type):  # torchvision warns of `pretrained` even where it is None
+        built = {name: value for name, value in built.items() if not _names_a_file(name, arguments[name])}
     network = what(**built)
     if not isinstance(network, nn.Module):
-        raise UserError(f"the checkpoint names {what}, which gives no network")
+        raise UserError(f"the checkpoint names {what}, which does not return a network")
     return network
 
 
 def _arguments(arguments: Mapping[str, Any], *, trust: Sequence[str]) -> dict[str, Any]:
-    return {name: None if _is_place(name, value) else _value(value, trust=trust) for name, value in arguments.items()}
+    return {
+        name: None if _names_a_file(name, value) else _value(value, trust=trust) for name, value in arguments.items()
+    }
 
 
-def _is_place(name: str, value: Any) -> bool:
+def _names_a_file(name: str, value: Any) -> bool:
     if isinstance(value, str) and "://" in value:
         return True
     if name == "class_weights":  # of the loss
         return False
-    return not _PLACES.isdisjoint(name.split("_")) and (isinstance(value, str) or value is True)
+    return not _FILE_WORDS.isdisjoint(name.split("_")) and (isinstance(value, str) or value is True)
 
 
 def _resolve(class_path: str, *, trust: Sequence[str]) -> Any:
@@ -177,14 +191,14 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...] | None]:
     }
 
 
-def _alike(first: Mapping[str, Any], second: Mapping[str, Any], key: str) -> bool:
+def _same_shape(first: Mapping[str, Any], second: Mapping[str, Any], key: str) -> bool:
     if key not in first or key not in second:
         return False
     return first[key] == second[key] or first[key] is None or second[key] is None
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def _random_states_restored() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:

@@ -1,4 +1,4 @@
-"""Starting a run from another's weights."""
+"""Initializing a network with the weights of another run."""
 
 from pathlib import Path
 
@@ -9,12 +9,11 @@ from litlens.errors import UserError
 
 
 def initialize_from(network: nn.Module, class_names: list[str], path: str | Path) -> list[str]:
-    """Copy the weights of a checkpoint's network into `network`; return the names of what keeps its new weights.
+    """Copy the weights of a checkpoint's network into `network`; return the names of the weights that are not copied.
 
-    Where the classes are the same, all weights are taken. Where they differ, the last layer (the head, whose rows are
-    the classes) starts anew, and everything before it is taken.
+    Where the classes differ, the weights of the last layer (the head, whose rows are the classes) are not copied.
 
-    Raises UserError where anything else differs: then it is another network.
+    Raises UserError where anything else differs: it is another network.
     """
     checkpoint = read_checkpoint(path)
     prefix = "network."

@@ -152,7 +152,7 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         classifier.record = record.check(classifier)
         for reason in classifier.record.get("undescribed", {}).values():
             console.print(f"{reason}; load its checkpoint by load_classifier(path, network=…)")
-        for line in record.blanked(classifier.record):
+        for line in record.omitted_arguments(classifier.record):
             console.print(line)
         if parts.newest is not None:
             keep_metrics(trainer, folder=folder, step=parts.newest.step)
