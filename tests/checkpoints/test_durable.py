@@ -1,4 +1,4 @@
-"""A checkpoint is written completely or not at all; a run has one that loads after a kill or a full disk at any moment."""
+"""A checkpoint is written completely or not at all; one loads after a kill or a full disk at any moment."""
 
 import errno
 import json

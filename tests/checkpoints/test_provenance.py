@@ -1,11 +1,14 @@
-"""The hardware in a checkpoint is what was used, not what the machine has."""
+"""Hardware and code in a checkpoint are those that were used, not what the machine or the current folder has."""
 
+import importlib
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
-from litlens.checkpoints.provenance import hardware
+from litlens.checkpoints.provenance import git_state, hardware
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +33,30 @@ def test_the_gpu_that_was_used_is_named_with_their_number() -> None:
 
 def test_another_device_is_named_by_its_kind() -> None:
     assert hardware(torch.device("mps")) == f"mps of {hardware(torch.device('cpu'))}"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_commit_is_that_of_the_code_that_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mine", "elsewhere"):
+        (tmp_path / name / "installed").mkdir(parents=True)
+        (tmp_path / name / ".gitignore").write_text("installed\n__pycache__\n")
+        (tmp_path / name / f"{name}_network.py").write_text("class Network: ...\n")
+        git(tmp_path / name, "init", "--quiet")
+        git(tmp_path / name, "add", ".")
+        git(tmp_path / name, "commit", "--quiet", "-m", name)
+    (tmp_path / "elsewhere" / "installed" / "installed_network.py").write_text("class Network: ...\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.syspath_prepend(str(tmp_path / "mine"))
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere" / "installed"))
+    network = importlib.import_module("mine_network").Network
+    commit = git(tmp_path / "mine", "rev-parse", "HEAD").strip()
+    installed = importlib.import_module("installed_network").Network
+    assert git_state(installed, network) == git_state(dict, network) == {"commit": commit, "dirty": False}
+    (tmp_path / "mine" / "mine_network.py").write_text("class Network: pass\n")
+    assert git_state(network) == {"commit": commit, "dirty": True}
+    assert git_state(installed) == git_state()
+    assert git_state()["commit"] not in (commit, git(tmp_path / "elsewhere", "rev-parse", "HEAD").strip())

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class Provenance(Callback):
             "config": self.config,
             "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
             "versions": versions(),
-            "git": git_state(Path.cwd()),
+            "git": git_state(type(getattr(pl_module, "network", pl_module)), type(data), type(pl_module)),
             # What the last bits of a result depend on, besides the weights.
             "computed_on": {
                 "hardware": hardware(trainer.strategy.root_device, number=trainer.world_size),

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,20 @@ def hardware(device: torch.device, *, number: int = 1) -> str:
     return cpu if device.type == "cpu" else f"{device.type} of {cpu}"
 
 
-def git_state(folder: Path) -> dict[str, Any]:
-    """Commit and whether the work tree differs from it; both None outside a repository or without git."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    changes = _git(folder, "status", "--porcelain")
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+def git_state(*classes: type) -> dict[str, Any]:
+    """The commit of the code that runs, and whether the work tree differs from it; both None where git tracks none.
+
+    The code is that of the first of `classes`, or else of litlens, whose module git tracks: an installed package is
+    not part of the repository around its environment, nor is code of the current folder.
+    """
+    modules = [sys.modules[kind.__module__] for kind in classes] + [sys.modules[__name__]]
+    for file in (Path(path) for module in modules if (path := getattr(module, "__file__", None))):
+        if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+            continue
+        commit = _git(file.parent, "rev-parse", "HEAD")
+        changes = _git(file.parent, "status", "--porcelain")
+        return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+    return {"commit": None, "dirty": None}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
