@@ -26,19 +26,7 @@ __all__ = ["check", "describe", "is_trusted", "omitted_arguments", "rebuild"]
 
 _TRUSTED = ("litlens", "torch", "torchvision", "timm")
 # A constructor would read or download what an argument with one of these words in its name refers to.
-_FILE_WORDS = {
-    "weights",
-    "pretrained",
-    "checkpoint",
-    "ckpt",
-    "path",
-    "file",
-    "filename",
-    "folder",
-    "dir",
-    "root",
-    "url",
-}
+_PLACES = {"weights", "pretrained", "checkpoint", "ckpt", "path", "file", "filename", "folder", "dir", "root", "url"}
 
 
 def rebuild(record: Mapping[str, Any], network: nn.Module | None = None, trust: Sequence[str] = ()) -> ImageClassifier:
@@ -106,7 +94,7 @@ def omitted_arguments(record: Mapping[str, Any]) -> list[str]:
         f"model.network.{name}: '{value}' may name weights or a file: it is None where the checkpoint is loaded, "
         "unless with network=; rename the argument if it is neither"
         for name, value in network.get("init_args", {}).items()
-        if _names_a_file(name, value) and re.fullmatch(r"[\w-]+", str(value)) and value is not True
+        if _is_place(name, value) and re.fullmatch(r"[\w-]+", str(value)) and value is not True
     ]
 
 
@@ -131,7 +119,7 @@ def _value(value: Any, *, trust: Sequence[str]) -> Any:
 def _construct(what: Any, arguments: Mapping[str, Any], *, trust: Sequence[str]) -> nn.Module:
     built = _arguments(arguments, trust=trust)
     if not isinstance(what, type):  # torchvision warns of `pretrained` even where it is None
-        built = {name: value for name, value in built.items() if not _names_a_file(name, arguments[name])}
+        built = {name: value for name, value in built.items() if not _is_place(name, arguments[name])}
     network = what(**built)
     if not isinstance(network, nn.Module):
         raise UserError(f"the checkpoint names {what}, which does not return a network")
@@ -139,17 +127,15 @@ def _construct(what: Any, arguments: Mapping[str, Any], *, trust: Sequence[str])
 
 
 def _arguments(arguments: Mapping[str, Any], *, trust: Sequence[str]) -> dict[str, Any]:
-    return {
-        name: None if _names_a_file(name, value) else _value(value, trust=trust) for name, value in arguments.items()
-    }
+    return {name: None if _is_place(name, value) else _value(value, trust=trust) for name, value in arguments.items()}
 
 
-def _names_a_file(name: str, value: Any) -> bool:
+def _is_place(name: str, value: Any) -> bool:
     if isinstance(value, str) and "://" in value:
         return True
     if name == "class_weights":  # of the loss
         return False
-    return not _FILE_WORDS.isdisjoint(name.split("_")) and (isinstance(value, str) or value is True)
+    return not _PLACES.isdisjoint(name.split("_")) and (isinstance(value, str) or value is True)
 
 
 def _resolve(class_path: str, *, trust: Sequence[str]) -> Any:
