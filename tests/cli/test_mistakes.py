@@ -50,7 +50,11 @@ def mistake(tmp_path: Path, text: str, *options: str) -> str:
         (GOOD, "", ["FILE: a config is a mapping"]),
         (GOOD, "- data\n", ["FILE: a config is a mapping"]),
         (GOOD.partition("\n")[2], "", ["model is missing"]),
-        ("model:\n", "base: {a: 1}\nmodel:\n", ["FILE, line 2", "'base'; choose from data, early_stopping, inspect"]),
+        (
+            "model:\n",
+            "base: {a: 1}\nmodel:\n",
+            ["FILE, line 2", "'base'; choose from checkpoint_minutes, data, early_stopping"],
+        ),
         (
             "  class_path: Im",
             "  clas_path: Im",
@@ -89,6 +93,8 @@ def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) ->
         (["--model.optimizer=SDG"], ["model.optimizer", "did you mean 'SGD'"]),
         (["--model.optimizer=SGD", "--model.optimizer.lrr=1"], ["command line", "SGD has no 'lrr'", "'lr'"]),
         (["--data.batch_siz=3"], ["command line", "did you mean 'batch_size'"]),
+        (["--data.batch_size=null"], ["command line", "data.batch_size: expected int, not null"]),
+        (["--model.label_smoothing=null"], ["command line", "model.label_smoothing: expected float, not null"]),
         (["--data.batch_size=many"], ["command line", "expected int", "'many'"]),
         (["--devcies=2"], ["command line", "--devcies", "did you mean 'devices'"]),
         (["--model.loss=crossentropy"], ["model.loss", "'mse'", "did you mean 'cross_entropy'"]),

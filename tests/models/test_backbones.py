@@ -201,9 +201,13 @@ def test_only_the_layers_below_are_frozen() -> None:
             assert all(weight.requires_grad is trains for weight in module.parameters()), name
 
 
-def test_a_misspelled_backbone_and_a_small_image_are_one_line() -> None:
+@pytest.mark.parametrize("weights", [None, "DEFAULT", "nowhere.pth"])
+def test_a_misspelled_backbone_is_one_line(weights: str | None) -> None:
     with pytest.raises(UserError, match=r"no classification network 'resnet-18'; did you mean 'resnet18'"):
-        TransferNetwork(backbone="resnet-18")
+        TransferNetwork(backbone="resnet-18", weights=weights)
+
+
+def test_an_image_that_is_too_small_is_one_line() -> None:
     with pytest.raises(UserError, match="the smallest that work are 32x32"):
         TransferNetwork(backbone="vgg11", image_size=(16, 16))
 

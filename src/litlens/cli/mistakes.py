@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -37,9 +37,24 @@ def parse(parser: ArgumentParser, line: CommandLine) -> Namespace:
         if given.key in CLASS_OPTIONS and isinstance(path, str) and "." in path and not Path(path).is_file():
             imported(path, key=given.key, line=line)
     try:
-        return parser.parse_args(line.args)
+        config = parser.parse_args(line.args)
     except ArgumentError as error:
         raise UserError(_one_line(str(error), parser, line)) from error
+    for key in dict.fromkeys(given.key for given in line.given if given.value is None):
+        _refuse_null(config, key, line)
+    return config
+
+
+def _refuse_null(config: Namespace, key: str, line: CommandLine) -> None:
+    """Raise UserError where an option of a class is null and must not be; jsonargparse accepts null for many types."""
+    owner, _, name = key.rpartition(".")
+    if owner not in CLASS_OPTIONS or key in CLASS_OPTIONS or line.last(key) is not None:
+        return
+    path = config.get(f"{owner.replace('.', '.init_args.')}.class_path") or ""
+    kind = parameters(imported(path, key=owner, line=line)).get(name) if "." in path else None
+    if kind not in (None, Any) and type(None) not in get_args(kind):
+        expected = kind.__name__ if isinstance(kind, type) else kind
+        raise UserError(f"{line.where(key)}{key}: expected {expected}, not null: remove it for the default")
 
 
 def imported(path: str, *, key: str, line: CommandLine) -> Any:

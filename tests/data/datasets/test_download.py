@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import os
 import shutil
 import tarfile
 import threading
@@ -181,3 +182,13 @@ def test_a_full_disk_while_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"no space is left for .*out: make room"):
         extract(zipped(tmp_path / "archive", {"a": b""}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_process_left_a_day_ago_is_removed(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "archive", {"a": b""})
+    for name, hours in ((".out.killed", 25), (".out.running", 1), (".output.other", 25)):
+        (tmp_path / name / "out").mkdir(parents=True)
+        then = time.time() - 3600 * hours
+        os.utime(tmp_path / name, (then, then))
+    extract(archive, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.running", ".output.other", "archive", "out"]

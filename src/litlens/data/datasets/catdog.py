@@ -23,7 +23,7 @@ class CatDogDataModule(FolderDataModule):
             "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
             "kagglecatsanddogs_5340.zip"
         ),
-        # As in TensorFlow Datasets.
+        # Microsoft publishes none; the dogs-and-cats example of https://github.com/gomlx/gomlx has this one.
         checksum="sha256:b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9",
         folder="PetImages",
         class_names=("Cat", "Dog"),

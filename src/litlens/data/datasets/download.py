@@ -1,8 +1,11 @@
 """Download files and unpack archives: completely or not at all, and never outside their folder."""
 
+import glob
 import hashlib
 import lzma
+import shutil
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,6 +21,7 @@ from litlens.files import disk_errors, is_disk_full
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30  # seconds without a response
+_SECONDS_A_DAY = 86_400
 # What zipfile, tarfile and their decompressors raise for a damaged, encrypted or unknown archive.
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
@@ -123,6 +127,10 @@ def _unfinished(target: Path) -> Iterator[Path]:
     """Yield a path in a temporary folder next to `target`, from which the finished file or folder is renamed."""
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
+            # Of a killed process: no download takes a day.
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > _SECONDS_A_DAY:
+                shutil.rmtree(folder, ignore_errors=True)
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True) as folder:
             yield Path(folder) / target.name
 
