@@ -1,0 +1,17 @@
+from litlens.callbacks.collect_predictions import CollectPredictions as CollectPredictions
+from litlens.callbacks.live.network_figures import FeatureMaps as FeatureMaps
+from litlens.callbacks.live.network_figures import GradCam as GradCam
+from litlens.callbacks.live.network_figures import Histograms as Histograms
+from litlens.callbacks.live.network_figures import ModelGraph as ModelGraph
+from litlens.callbacks.live.samples import PredictionGrid as PredictionGrid
+from litlens.callbacks.live.samples import WrongSamples as WrongSamples
+from litlens.callbacks.live.score_figures import ConfusionMatrix as ConfusionMatrix
+from litlens.callbacks.live.score_figures import LearningCurves as LearningCurves
+from litlens.callbacks.live.score_figures import PerClassMetrics as PerClassMetrics
+from litlens.callbacks.live.score_figures import PrecisionRecallCurves as PrecisionRecallCurves
+from litlens.callbacks.run_metadata import HyperParameters as HyperParameters
+from litlens.callbacks.run_metadata import Provenance as Provenance
+from litlens.callbacks.running_average import RunningAverage as RunningAverage
+from litlens.callbacks.steps import FiniteLoss as FiniteLoss
+from litlens.callbacks.steps import LearningRate as LearningRate
+from litlens.callbacks.steps import RandomState as RandomState

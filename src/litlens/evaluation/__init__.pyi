@@ -1,0 +1,13 @@
+from litlens.evaluation.calibration import calibration_error as calibration_error
+from litlens.evaluation.calibration import temperature as temperature
+from litlens.evaluation.figures import confusion_matrix_figure as confusion_matrix_figure
+from litlens.evaluation.figures import learning_curves_figure as learning_curves_figure
+from litlens.evaluation.figures import precision_recall_figure as precision_recall_figure
+from litlens.evaluation.figures import reliability_figure as reliability_figure
+from litlens.evaluation.predictions import Predictions as Predictions
+from litlens.evaluation.report_page import RunFacts as RunFacts
+from litlens.evaluation.report_page import write_report as write_report
+from litlens.evaluation.run_comparison import compare as compare
+from litlens.evaluation.scores import accuracy as accuracy
+from litlens.evaluation.scores import bootstrap_intervals as bootstrap_intervals
+from litlens.evaluation.scores import class_table as class_table
