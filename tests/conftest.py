@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from stand_ins import write_stand_ins
 
+from litlens.cli.main import IGNORED_WARNINGS
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for message, category in IGNORED_WARNINGS:
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:{category.__name__}")
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,20 @@ from litlens.files import is_disk_full
 # would count as one of those (lightning/pytorch/strategies/launchers/subprocess_script.py).
 _LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
+# Warnings that a user can do nothing about, by the start of the message; the tests ignore the same.
+IGNORED_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    # Lightning 2.6 asks a tree node for its type in a way that torch has deprecated.
+    (".isinstance.treespec, LeafSpec", FutureWarning),
+    # Images in memory load fastest without workers, as measured.
+    (r"The '\w+' does not have many workers", UserWarning),
+    # Our loader is resumable within an epoch, as tests/data/test_loader.py shows.
+    ("You're resuming from a checkpoint that ended before the epoch", UserWarning),
+    ("The number of training batches .* is smaller than the logging interval", UserWarning),
+    # config.yaml is written before the loggers open the run folder.
+    ("Experiment logs directory", UserWarning),
+    ("Checkpoint directory .* exists and is not empty", UserWarning),
+)
+
 _TRAIN_HELP = """\
 Train, test and measure a classifier of images.
 
@@ -140,13 +154,5 @@ def _quiet() -> None:
     """Silence Lightning's advertisements, and warnings that a user can do nothing about."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # Lightning 2.6 asks a tree node for its type in a way that torch has deprecated.
-    warnings.filterwarnings("ignore", message=".isinstance.treespec, LeafSpec", category=FutureWarning)
-    # Images in memory load fastest without workers, as measured.
-    warnings.filterwarnings("ignore", message=r"The '\w+' does not have many workers")
-    # Our loader is resumable within an epoch.
-    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
-    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
-    # config.yaml is written before the loggers open the run folder.
-    warnings.filterwarnings("ignore", message="Experiment logs directory")
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+    for message, category in IGNORED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)
