@@ -1,4 +1,8 @@
-"""Values that several rooms share."""
+"""Values that several packages share: the constants that pixels are normalized by."""
+
+from collections.abc import Mapping, Sequence
+
+from litlens.errors import UserError
 
 # Mean and standard deviation per channel, of pixels in [0, 1], by the name that a config may give.
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -11,3 +15,20 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet_features": ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
     "half": ((0.5,), (0.5,)),  # for any number of channels
 }
+
+
+def mean_and_std(
+    given: str | Mapping[str, Sequence[float]], *, key: str, others: str = ""
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The constants of a preset, or those of `{mean: […], std: […]}`.
+
+    Raises UserError, which begins with `key` and offers the `others` that it takes as well, for anything else.
+    """
+    if isinstance(given, str):
+        if given not in NORMALIZATIONS:
+            choices = f"{others}{', '.join(NORMALIZATIONS)}, or {{mean: [...], std: [...]}}"
+            raise UserError(f"{key}: there is no preset '{given}'; choose from {choices}")
+        return NORMALIZATIONS[given]
+    if set(given) != {"mean", "std"}:
+        raise UserError(f"{key}: needs mean and std and nothing else, not {sorted(given)}")
+    return tuple(given["mean"]), tuple(given["std"])

@@ -76,7 +76,7 @@ def test_training_batches_have_mean_zero_and_deviation_one() -> None:
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size: 0 is less than 1"),
-        ({"normalize": "minst"}, "no set is called 'minst'"),
+        ({"normalize": "minst"}, "there is no preset 'minst'; choose from auto, mnist"),
         ({"normalize": {"mean": [0.5]}}, "needs mean and std"),
         ({"normalize": "imagenet"}, "3 values for images of 1 channels"),
         ({"augment": ["rotatoin"]}, "rotation"),

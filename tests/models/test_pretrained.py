@@ -12,7 +12,7 @@ from litlens.data.preprocessing import Normalize
 from litlens.errors import UserError
 from litlens.models.backbones import TransferNetwork
 from litlens.models.networks.scratch import MnistCNN
-from litlens.models.pretrained import check_normalization, mean_and_std, weights_normalization
+from litlens.models.pretrained import check_normalization, weights_normalization
 
 Wanted = str | dict[str, list[float]]
 
@@ -25,7 +25,10 @@ def prepared(name: str, channels: int = 3) -> Normalize:
 def network(wanted: Wanted | None) -> TransferNetwork:
     with torch.device("meta"):
         made = TransferNetwork(backbone="squeezenet1_1")
-    made.weights_normalization = None if wanted is None else mean_and_std(wanted)
+    if isinstance(wanted, str):
+        mean, std = NORMALIZATIONS[wanted]
+        wanted = {"mean": list(mean), "std": list(std)}
+    made.weights_normalization = wanted
     return made
 
 
@@ -63,7 +66,7 @@ def test_data_normalized_otherwise_are_refused_with_the_value_to_set() -> None:
 @pytest.mark.parametrize(
     ("normalization", "message"),
     [
-        ("imagnet", "there is no preset 'imagnet'; give auto, mnist, fashion, imagenet, "),
+        ("imagnet", "there is no preset 'imagnet'; choose from auto, null, mnist, fashion, "),
         ({"mean": [0.5]}, r"needs mean and std and nothing else, not \['mean'\]"),
         ({"mean": [0.5], "std": [0.5], "var": [0.5]}, r"not \['mean', 'std', 'var'\]"),
         ({"mean": [0.5, 0.5], "std": [0.5]}, "need 1 or 3 values each"),

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from litlens.constants import NORMALIZATIONS
+from litlens.constants import NORMALIZATIONS, mean_and_std
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.features import FeatureDataset, FrozenAt
 from litlens.data.loader import BatchDataset, EvaluationLoader, SplitDataset, TrainingLoader, is_running
@@ -77,11 +77,8 @@ class ImageDataModule(LightningDataModule, ABC):
             raise UserError(f"data.batch_size: {batch_size} is less than 1")
         if num_workers < 0:
             raise UserError(f"data.num_workers: {num_workers} is less than 0")
-        if isinstance(normalize, str) and normalize not in ("auto", *NORMALIZATIONS):
-            raise UserError(
-                f"data.normalize: no set is called '{normalize}'; give auto, {', '.join(NORMALIZATIONS)}, "
-                "or {mean: [...], std: [...]}"
-            )
+        if normalize != "auto":
+            mean_and_std(normalize, key="data.normalize", others="auto, ")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -286,13 +283,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _normalization(self, train: Split) -> Normalize:
         chosen, channels = self.normalize, self.in_channels
-        if isinstance(chosen, dict):
-            if set(chosen) != {"mean", "std"}:
-                raise UserError(f"data.normalize: needs mean and std and nothing else, not {sorted(chosen)}")
-            mean, std = tuple(chosen["mean"]), tuple(chosen["std"])
-        else:
-            known = (self.preset or ("imagenet" if channels == 3 else None)) if chosen == "auto" else chosen
-            mean, std = NORMALIZATIONS[known] if known else self._statistics(train)
+        if chosen == "auto":
+            chosen = self.preset or ("imagenet" if channels == 3 else "auto")
+        mean, std = self._statistics(train) if chosen == "auto" else mean_and_std(chosen, key="data.normalize")
         if len(mean) == len(std) == 1:
             mean, std = mean * channels, std * channels
         if len(mean) != channels:

@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from litlens.constants import NORMALIZATIONS
+from litlens.constants import NORMALIZATIONS, mean_and_std
 from litlens.errors import UserError, listed, nearest
 from litlens.files import load_tensors
 
@@ -115,25 +115,11 @@ def weights_normalization(
         if hasattr(prepare, "mean") and hasattr(prepare, "std"):
             wanted = {"mean": list(prepare.mean), "std": list(prepare.std)}
     elif normalization not in (None, "None"):
-        wanted = mean_and_std(normalization)
+        mean, std = mean_and_std(normalization, key="network.normalization", others="auto, null, ")
+        if not {len(mean), len(std)} <= {1, 3}:
+            raise UserError("network.normalization: mean and std need 1 or 3 values each")
+        wanted = {"mean": list(mean), "std": list(std)}
     return wanted if weights not in (None, "None") else None
-
-
-def mean_and_std(normalization: str | Constants) -> Constants:
-    """The constants of a preset, or those given, checked; they have 1 or 3 values each."""
-    if isinstance(normalization, str):
-        if normalization not in NORMALIZATIONS:
-            raise UserError(
-                f"network.normalization: there is no preset '{normalization}'; give auto, {', '.join(NORMALIZATIONS)}, "
-                "null, or {mean: [...], std: [...]}"
-            )
-        mean, std = NORMALIZATIONS[normalization]
-        return {"mean": list(mean), "std": list(std)}
-    if set(normalization) != {"mean", "std"}:
-        raise UserError(f"network.normalization: needs mean and std and nothing else, not {sorted(normalization)}")
-    if any(len(values) not in (1, 3) for values in normalization.values()):
-        raise UserError("network.normalization: mean and std need 1 or 3 values each")
-    return normalization
 
 
 def channels_of(constants: Constants, channels: int) -> Constants:
@@ -157,8 +143,8 @@ def check_normalization(network: nn.Module, normalize: Any) -> None:
         return
     presets = (
         name
-        for name, values in NORMALIZATIONS.items()
-        if wanted == channels_of(mean_and_std(name), channels) and channels >= len(values[0])
+        for name, (mean_of, std_of) in NORMALIZATIONS.items()
+        if wanted == channels_of({"mean": list(mean_of), "std": list(std_of)}, channels) and channels >= len(mean_of)
     )
     name = next(presets, f"{{mean: {_rounded(mean)}, std: {_rounded(std)}}}")
     raise UserError(
