@@ -18,9 +18,9 @@ from litlens.checkpoints.record import check, describe, rebuild
 from litlens.errors import UserError
 from litlens.models.backbones import TransferNetwork
 from litlens.models.classifier import ImageClassifier
+from litlens.models.constructor_arguments import keep_arguments
 from litlens.models.networks.building_blocks import Network
 from litlens.models.networks.mlp import MLP
-from litlens.models.recording import keep_arguments
 from litlens.models.transfer import TransferClassifier
 
 NAMES = ["a", "b", "c"]
@@ -131,7 +131,7 @@ def recorded(class_path: str, **arguments: Any) -> dict[str, Any]:
         ("torchvision.datasets.utils.download_url", {"url": "http://x", "root": "."}),
         ("torchvision.models.get_model", {"name": "resnet18"}),
         ("torch.nn.Sequential.forward", {}),
-        ("litlens.models.recording.describe", {}),
+        ("litlens.models.constructor_arguments.describe", {}),
     ],
 )
 def test_only_networks_and_their_builders_are_called(

@@ -9,9 +9,9 @@ from torch import nn
 from litlens.checkpoints.record import rebuild
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
+from litlens.models.constructor_arguments import describe
 from litlens.models.networks.scratch import MnistCNN
 from litlens.models.optimization import add_penalty_gradients, build_optimizer, kernels
-from litlens.models.recording import describe
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])

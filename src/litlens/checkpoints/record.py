@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from litlens.errors import UserError, nearest
 from litlens.models.classifier import ImageClassifier
-from litlens.models.recording import describe
+from litlens.models.constructor_arguments import describe
 
 __all__ = ["check", "describe", "is_trusted", "omitted_arguments", "rebuild"]
 

@@ -26,7 +26,7 @@ from litlens.checkpoints.record import is_trusted
 from litlens.cli.classify import classify
 from litlens.cli.command_line import read_command_line
 from litlens.cli.mistakes import mistakes_of_values, parse
-from litlens.cli.results import print_results, test, write_report
+from litlens.cli.results import print_results, test, write_run_report
 from litlens.cli.run_folder import BEST, config_text, run_home, run_title, write_results
 from litlens.data.module import ImageDataModule
 from litlens.data.progress import progress
@@ -164,12 +164,14 @@ def evaluate(
         elif changed:
             reason = f"{', '.join(changed)}: differs from training, which may have seen these images"
         if reason:
-            console.print(f"{reason}: the run folder is unchanged; --output DIR keeps these results")
+            console.print(
+                f"{reason}: the run folder is unchanged; --output DIR, with this run alone, keeps these results"
+            )
         else:
             output = run_home(path)
     if output is not None:
         write_results(output, predictions, results)
-        page = write_report(output, path, predictions=predictions, data=data)
+        page = write_run_report(output, path, predictions=predictions, data=data)
         console.print(f"report         {page}")
     loaded.classifier.to(trainer.strategy.root_device)  # Lightning moves it to the CPU after a test
     return Scored(run_title(path), loaded.classifier.network, data, predictions)

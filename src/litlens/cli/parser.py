@@ -25,7 +25,7 @@ from litlens.cli.run_folder import BEST, CONFIG
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
-from litlens.models.recording import keep_arguments
+from litlens.models.constructor_arguments import keep_arguments
 
 _NETWORK = "model.init_args.network.init_args"
 _CLASS_NAMES = "model.init_args.class_names"

@@ -88,7 +88,7 @@ def print_results(results: dict[str, Any], *, console: Console, shared: int | No
     console.print(f"Differences below ±{results['noise']:.4f} are not significant (95 %, independent models)")
 
 
-def write_report(
+def write_run_report(
     folder: Path,
     checkpoint: Path,
     *,

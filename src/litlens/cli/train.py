@@ -27,7 +27,7 @@ from litlens.cli.checks import available_precision, check_batches, check_checkpo
 from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_memory
 from litlens.cli.parser import TrainingCommand
-from litlens.cli.results import print_results, test, write_report
+from litlens.cli.results import print_results, test, write_run_report
 from litlens.cli.resume import Resumption, check_resumption, keep_metrics
 from litlens.cli.run_folder import BEST, LAST, new_run_folder, removed_if_refused, write_config, write_results
 from litlens.data.duplicates import shared_between_splits
@@ -195,7 +195,7 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         write_results(folder, predictions, results)
         print_results(results, console=console, shared=len(shared_between_splits(data)))
         network = copy.deepcopy(classifier).cpu() if "undescribed" in metadata["model"] else None
-        page = write_report(folder, best, predictions=predictions, data=data, network=network)
+        page = write_run_report(folder, best, predictions=predictions, data=data, network=network)
         console.print(f"run folder     {folder}\nreport         {page}")
         console.print(f"TensorBoard    tensorboard --logdir {folder.parent.parent}")
 

@@ -13,11 +13,11 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from litlens.errors import UserError
+from litlens.models.constructor_arguments import KeepsArguments, describe
 from litlens.models.losses import Loss, balanced_weights, check_options, loss_and_weight, one_hot
 from litlens.models.metrics import EpochSums, PassMetrics
 from litlens.models.mixing import mix_batch
 from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, check_lr_scales, kernels
-from litlens.models.recording import KeepsArguments, describe
 from litlens.models.schedules import schedule
 
 CHECKPOINT_FORMAT = 2

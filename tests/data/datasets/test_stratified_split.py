@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from litlens.data.datasets.splits import stratified_split
+from litlens.data.datasets.stratified_split import stratified_split
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=120)
 FRACTIONS = st.lists(st.integers(1, 9), min_size=2, max_size=4)

@@ -12,7 +12,7 @@ from torchvision.datasets import mnist
 from torchvision.datasets.utils import extract_archive
 
 from litlens.data.datasets.download import fetch
-from litlens.data.datasets.splits import stratified_split
+from litlens.data.datasets.stratified_split import stratified_split
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.data.split import ArrayImages, Split

@@ -127,10 +127,10 @@ def _unfinished(target: Path) -> Iterator[Path]:
     """Yield a path in a temporary folder next to `target`, from which the finished file or folder is renamed."""
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        for folder in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        for old in target.parent.glob(f".{glob.escape(target.name)}.*"):
             # Of a killed process: no download takes a day.
-            if folder.is_dir() and time.time() - folder.stat().st_mtime > _SECONDS_A_DAY:
-                shutil.rmtree(folder, ignore_errors=True)
+            if old.is_dir() and time.time() - old.stat().st_mtime > _SECONDS_A_DAY:
+                shutil.rmtree(old, ignore_errors=True)
         with TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True) as folder:
             yield Path(folder) / target.name
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from litlens.data.datasets.download import extract, fetch
 from litlens.data.datasets.file_images import decode_files
 from litlens.data.datasets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
-from litlens.data.datasets.splits import stratified_split
+from litlens.data.datasets.stratified_split import stratified_split
 from litlens.data.decode import narrow_range
 from litlens.data.loader import TrainingLoader
 from litlens.data.module import SPLITS, ImageDataModule

@@ -25,11 +25,12 @@ from scipy.sparse.csgraph import connected_components
 from litlens.data.cache import cached_array, digest
 from litlens.data.datasets.download import fetch
 from litlens.data.datasets.font_render import FontError, draw_font, font_files
-from litlens.data.datasets.splits import Indices, stratified_split
+from litlens.data.datasets.stratified_split import stratified_split
 from litlens.data.decode import read_image
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels, Resize, ResizeMode
 from litlens.data.progress import progress
+from litlens.data.sampling import Indices
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError, listed
 from litlens.files import user_path
@@ -57,7 +58,7 @@ class FontsDataModule(ImageDataModule):
     1,016 fonts give 37,232, 7,800 and 7,800 images.
 
     Args:
-        root: Where data sets live; the archive is `root/chars74k/EnglishFnt.tgz`, fetched if it is missing.
+        root: The folder of data sets; `root/chars74k/EnglishFnt.tgz` is downloaded if it is missing.
         source: `chars74k`, or `render`: draw the characters from the font files (.ttf, .otf) of this machine.
             Fonts that lack a character, draw two alike or are copies are left out and counted.
         folder: Read from here instead: for `chars74k` an archive or an extracted folder, for `render` a

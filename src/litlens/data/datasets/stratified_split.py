@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Indices = NDArray[np.int64]
+from litlens.data.sampling import Indices
 
 # Keeps this module's random numbers apart from others drawn from the same seed.
 _SPLITTING = 3

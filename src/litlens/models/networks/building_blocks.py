@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from litlens.errors import UserError
-from litlens.models.recording import KeepsArguments
+from litlens.models.constructor_arguments import KeepsArguments
 
 Activation = Literal["sigmoid", "tanh", "relu", "selu", "silu", "mish", "linear"]
 Initialization = Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
