@@ -1,6 +1,7 @@
 """A loss, a gradient or a weight that is NaN or infinite ends the run before it spreads, in one line."""
 
 import math
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,6 +231,38 @@ def test_the_samples_are_named(trainer) -> None:
     every = torch.stack([data.preprocessing.normalize(data.image("train", i)[None])[0] for i in range(len(split))])
     names = [split.names[int((every - image).abs().flatten(1).sum(1).argmin())] for image in module.seen[-1][0]]
     assert f"step 12 (lr/SGD 0.01), batch 5 ({', '.join(names)}); the weights" in line
+
+
+@pytest.mark.filterwarnings("ignore:.*fork", "ignore:.*sync_dist=True")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts its processes by fork")
+def test_all_devices_stop_in_the_same_step_and_report_the_bad_batch(trainer, small, samples) -> None:
+    """The second process's loss is NaN: averaged, so are the gradients of the first, which reports that loss, too."""
+    module = small()
+    plain = module.training_step
+
+    def training_step(batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = plain(batch, batch_idx)["loss"]
+        return loss * (NAN if (module.global_rank, module.global_step) == (1, 1) else 1)
+
+    module.training_step = training_step
+
+    class Noting(FiniteLoss):
+        def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
+            try:
+                super().on_before_optimizer_step(trainer, *args)
+            except NotFiniteError as error:
+                line = f"{error} {error.on_all_devices}"
+                Path(trainer.default_root_dir, f"{trainer.global_rank}.txt").write_text(line)
+                torch.distributed.barrier()  # the process that ends first ends the other
+                raise
+
+    run = trainer(Noting(), devices=2, strategy="ddp_fork", max_epochs=1)
+    with pytest.raises(Exception, match="training loss became nan in epoch 0, step 1"):
+        run.fit(module, samples(80))
+    first, second = (Path(run.default_root_dir, f"{rank}.txt").read_text() for rank in (0, 1))
+    assert first == second
+    assert first.endswith("True")
+    assert first.startswith("the training loss became nan in epoch 0, step 1")
 
 
 def test_a_finite_run_is_not_changed(trainer, small, samples) -> None:

@@ -28,11 +28,12 @@ class NotFiniteError(UserError):
     Args:
         message: what, where, and what to do.
         step: the optimizer step, counted from 0 over the run; None in validation.
+        on_all_devices: whether every device raises it, with the same message.
     """
 
-    def __init__(self, message: str, step: int | None = None) -> None:
+    def __init__(self, message: str, step: int | None = None, *, on_all_devices: bool = False) -> None:
         super().__init__(message)
-        self.step = step
+        self.step, self.on_all_devices = step, on_all_devices
 
 
 @dataclass(frozen=True)
@@ -173,9 +174,10 @@ class FiniteLoss(Callback):
             if self._statistics is not None and self._statistics[0]:
                 torch._foreach_copy_(*self._statistics)
         line = f"{what} in epoch {step.epoch}, step {step.step} ({rates}), {samples}; {after}. {remedy}"
-        if not math.isfinite(norm):  # on every device, then
-            line = _first_of_all_devices(line if bad is not None else None) or line
-        error = NotFiniteError(line, step.step)
+        everywhere = not math.isfinite(norm)
+        if everywhere:
+            line = _first_of_all_devices(line if bad is not None else None) or _first_of_all_devices(line) or line
+        error = NotFiniteError(line, step.step, on_all_devices=everywhere)
         self._late = error if late else None
         raise error
 
@@ -196,6 +198,7 @@ class FiniteLoss(Callback):
                 f"weights became NaN or infinite by step {step}, in epoch {trainer.current_epoch}: "
                 f"{listed(names or state, most=3)}; no checkpoint holds them. {_REMEDY}",
                 step,
+                on_all_devices=True,
             )
 
     # Validation
@@ -235,7 +238,7 @@ class FiniteLoss(Callback):
                 f"written since. {_REMEDY}, or check these samples"
             )
         if trainer.state.fn == TrainerFn.FITTING and (line := _first_of_all_devices(line)) is not None:
-            raise NotFiniteError(line)
+            raise NotFiniteError(line, on_all_devices=True)
         self._unchecked = not validated
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.run_metadata import Provenance
-from litlens.callbacks.steps import FiniteLoss, RandomState
+from litlens.callbacks.steps import FiniteLoss, NotFiniteError, RandomState
 from litlens.checkpoints import record
 from litlens.checkpoints.durable import write_durably
 from litlens.checkpoints.last import LastCheckpoint, Newest, newest_checkpoint
@@ -249,6 +249,10 @@ def fit(parts: Run) -> None:
                 ckpt_path=ckpt_path,
                 weights_only=True if ckpt_path else None,
             )
+    except NotFiniteError as error:
+        if error.on_all_devices and not trainer.is_global_zero:
+            sys.exit(1)  # the first process reports it
+        raise
     except SystemExit as stop:  # which Lightning raises on Ctrl-C (lightning/pytorch/trainer/call.py)
         raise KeyboardInterrupt(*[folder] if (folder / LAST).is_file() else []) from stop
 
