@@ -193,6 +193,18 @@ def test_weights_that_finite_gradients_overflow_are_not_saved(trainer, samples, 
     assert not list(tmp_path.glob("*.ckpt"))
 
 
+def test_statistics_that_overflow_are_not_saved_after_a_validation(trainer, samples, tmp_path) -> None:
+    """The variance of inputs of 1e25 is infinite, and what batch norm makes of it is 0: no loss or gradient tells."""
+    module = WithBatchNorm()
+    module.body = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    loader = samples()
+    loader.dataset.tensors[0][:, 1] *= 1e25
+    best = ModelCheckpoint(tmp_path, monitor="val")
+    run = trainer(FiniteLoss(), best, max_epochs=1, num_sanity_val_steps=0, enable_checkpointing=True)
+    assert "body.0.running_var; no checkpoint holds them" in stopped(run, module, loader, samples())
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
 def test_validation_does_not_pass_in_silence(trainer, small, samples, tmp_path) -> None:
     """Neither where the step returns a loss or logits, nor where it only logs a metric that a callback monitors."""
     bad = samples(25, seed=1)
@@ -200,7 +212,7 @@ def test_validation_does_not_pass_in_silence(trainer, small, samples, tmp_path) 
     best = ModelCheckpoint(tmp_path, monitor="loss/val")
     run = trainer(FiniteLoss(), best, max_epochs=1, num_sanity_val_steps=0, enable_checkpointing=True)
     line = stopped(run, small(), samples(), bad)
-    assert "validation loss or logits became NaN or infinite in epoch 0, batch 1, sample 3 of it; no checkpoint" in line
+    assert "validation loss or logits became NaN or infinite in epoch 0, batch 1, sample 3 of it. Lower" in line
     assert not list(tmp_path.glob("*.ckpt"))
     best = ModelCheckpoint(tmp_path, monitor="val")
     run = trainer(FiniteLoss(), best, max_epochs=1, num_sanity_val_steps=0, enable_checkpointing=True)
@@ -294,7 +306,7 @@ def test_sparse_gradients_half_precision_and_infinite_buffers_pass(trainer) -> N
 
 
 def test_the_check_costs_less_than_a_hundredth_of_a_step() -> None:
-    """Measured in a process with others: 0.1 % (benchmarks/callbacks.py)."""
+    """Measured under a Trainer, with other processes on the machine: 0.35 % of the steps' time."""
     network, images = MnistCNN(num_classes=10), torch.rand(64, 1, 28, 28)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
     run: Any = SimpleNamespace(

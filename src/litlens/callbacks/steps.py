@@ -99,7 +99,7 @@ class FiniteLoss(Callback):
             return
         self._batch = batch
         if self._statistics is None:
-            statistics = list(_running_statistics(pl_module).values())
+            statistics = list(_running_statistics(pl_module, frozen=False).values())
             self._statistics = statistics, [value.clone() for value in statistics]
         elif batch_idx == first and self._statistics[0]:
             statistics, copies = self._statistics
@@ -185,7 +185,7 @@ class FiniteLoss(Callback):
         self._read(trainer, keep=0)
         if self._late is not None:  # by then the weights had been changed
             raise self._late
-        state = {**dict(module.named_parameters()), **_running_statistics(module)}
+        state = {**dict(module.named_parameters()), **_running_statistics(module, frozen=True)}
         state = {
             name: value.detach()
             for name, value in state.items()
@@ -234,8 +234,8 @@ class FiniteLoss(Callback):
             rows = next((flag.flatten(1).all(1) for flag in finite if flag.ndim > 1), None)
             samples, _ = _samples(trainer, loader, "val", epoch, range(batch_idx, batch_idx + 1), rows)
             line = (
-                f"the validation loss or logits became NaN or infinite in epoch {epoch}, {samples}; no checkpoint was "
-                f"written since. {_REMEDY}, or check these samples"
+                f"the validation loss or logits became NaN or infinite in epoch {epoch}, {samples}. {_REMEDY}, "
+                "or check these samples"
             )
         if trainer.state.fn == TrainerFn.FITTING and (line := _first_of_all_devices(line)) is not None:
             raise NotFiniteError(line, on_all_devices=True)
@@ -314,12 +314,12 @@ def learning_rates(optimizers: list[Optimizer]) -> dict[str, float]:
     return rates
 
 
-def _running_statistics(module: nn.Module) -> dict[str, Tensor]:
-    """The running statistics of the batch norms in training, by name."""
+def _running_statistics(module: nn.Module, *, frozen: bool) -> dict[str, Tensor]:
+    """The running statistics of the batch norms, by name, with or without those that are not in training."""
     return {
         f"{name}.{key}": value
         for name, part in module.named_modules()
-        if isinstance(part, _NormBase) and part.training
+        if isinstance(part, _NormBase) and (frozen or part.training)
         for key, value in part.named_buffers(recurse=False)
         if not is_lazy(value)
     }
