@@ -9,15 +9,15 @@ READY := $(VENV)/ready
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-quickstart: $(READY) ## install, train a classifier of digits, show what it is worth
+quickstart: $(READY) ## install, train a digit classifier, show its results
 	$(BIN)/python train.py --config configs/digits_cnn.yaml
 
-test: lint unit ## everything that must hold: ruff, mypy, pytest; under ten minutes on two CPU cores
+test: lint unit ## run ruff, mypy and pytest; under ten minutes on two CPU cores
 
-test-slow: $(READY) ## the tests that `make test` leaves out, since they take longer
+test-slow: $(READY) ## run the slow tests, which `make test` leaves out
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2
 
-# For 3.10, the oldest Python, wherever numpy's types can be read so: those that 3.12 and later get cannot.
+# Check for 3.10, the oldest Python; not with 3.12 and later, whose numpy has types that 3.10 cannot read.
 OLDEST = $$($(BIN)/python -c 'import sys; print("--python-version=3.10" * (sys.version_info < (3, 12)))')
 
 lint: $(READY)

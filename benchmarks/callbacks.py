@@ -1,10 +1,10 @@
-"""What the live images cost: epochs of mnist_cnn with all callbacks on and all off, by turns.
+"""Measure the cost of the callbacks that draw: epochs of mnist_cnn with all of them on and all off, alternately.
 
     python benchmarks/callbacks.py --root data             # writes docs/callbacks.json
-    python benchmarks/callbacks.py --root data --quick     # does it run? writes nothing
+    python benchmarks/callbacks.py --root data --quick     # a test: writes nothing
 
-`ratio` is time with over time without, of the whole of fit, as a median over the rounds. On a machine that does other
-things too it swings by more than the callbacks cost: `seconds_in_callbacks_per_epoch` is what was spent inside them.
+`ratio` is the time of fit with them over that without, the median over the rounds. On a busy machine it varies by more
+than the callbacks cost; `seconds_in_callbacks_per_epoch` is the time spent inside them.
 """
 
 import argparse
@@ -38,12 +38,12 @@ THREADS = 2
 def main() -> None:
     """Measure, print, and write the figures to `--output`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="where the data sets live")
-    parser.add_argument("--epochs", type=int, default=10, help="as shipped; with fewer, drawings come no less often")
+    parser.add_argument("--root", type=Path, required=True, help="the folder of data sets")
+    parser.add_argument("--epochs", type=int, default=10, help="as shipped; fewer do not mean fewer drawings")
     parser.add_argument("--limit", type=int, help="training and validation batches in an epoch, by default all")
     parser.add_argument("--rounds", type=int, default=3, help="of one run with and one without")
     parser.add_argument("--output", type=Path, default=Path("docs/callbacks.json"))
-    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, writes nothing")
+    parser.add_argument("--quick", action="store_true", help="a short test; writes nothing")
     options = parser.parse_args()
     if options.quick:
         options.epochs, options.limit, options.rounds = 2, 20, 1

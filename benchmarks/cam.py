@@ -1,11 +1,11 @@
-"""Grad-CAM: how fast (against the grad-cam package and one plain forward) and how faithful each method is.
+"""Measure the speed of Grad-CAM, against the grad-cam package and one plain forward, and how faithful each method is.
 
-    python benchmarks/cam.py --weights SQUEEZENET1_1.pth --photos FOLDER      # writes docs/cam.json
-    python benchmarks/cam.py --quick                                          # does it run? writes nothing
+    python benchmarks/cam.py --weights SQUEEZENET1_1.pth --images FOLDER      # writes docs/cam.json
+    python benchmarks/cam.py --quick                                          # a test: writes nothing
 
 Speed: ResNet18 with random weights (no time depends on them), 16 images of 224×224, the contestants in
-turn. Faithfulness: SqueezeNet 1.1 with ImageNet weights, photos from FOLDER and below, the class it names
-itself.
+turn. Faithfulness: SqueezeNet 1.1 with ImageNet weights, images from FOLDER and below, for the predicted
+class.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from litlens.data.preprocessing import Normalize, Preprocessing, Resize
 from litlens.explain.cam import METHODS, cam
 
 SEED, THREADS, BATCH, SIZE = 0, 2, 16, 224
-FAITHFUL_LAYER = "features.12"  # 512 maps of 13×13; the layer behind it has a map per class already
+FAITHFUL_LAYER = "features.12"  # 512 maps of 13×13; the layer after it has a map per class already
 RANDOM_MAPS = 5
 
 
@@ -40,12 +40,12 @@ def main() -> None:
     """Measure, print, and write the figures to `--output`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="state dict of torchvision's squeezenet1_1")
-    parser.add_argument("--photos", type=Path, help="folder of photos")
-    parser.add_argument("--number", type=int, default=32, help="photos to take, evenly spread over the folder")
+    parser.add_argument("--images", type=Path, help="a folder of images")
+    parser.add_argument("--number", type=int, default=32, help="number of images, evenly spread over the folder")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--methods", nargs="+", default=[name for name in METHODS if name != "randomcam"])
     parser.add_argument("--output", type=Path, default=Path("docs/cam.json"))
-    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, writes nothing")
+    parser.add_argument("--quick", action="store_true", help="a short test; writes nothing")
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.number, options.methods = 1, 2, ["gradcam", "layercam"]
@@ -62,10 +62,10 @@ def main() -> None:
             repeats=options.repeats, batch=2 if options.quick else BATCH, size=64 if options.quick else SIZE
         ),
     }
-    if options.weights and options.photos:
+    if options.weights and options.images:
         figures["faithfulness"] = faithful(
             options.weights,
-            _spread(options.photos, options.number),
+            _spread(options.images, options.number),
             options.methods,
             steps=4 if options.quick else 50,
         )
@@ -94,7 +94,7 @@ def speed(*, repeats: int, batch: int, size: int) -> dict[str, Any]:
         "package": lambda: package(images, None),
     }
     difference = np.abs(cam(network, images, layer=layer).maps.numpy() - package(images, None)).max()
-    # Its hooks would copy the maps for the other contestants too: they stand only while it runs.
+    # Its hooks would copy the maps for the other contestants too: they are registered only while it runs.
     package.activations_and_grads.release()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for repeat in range(repeats + 1):
@@ -123,13 +123,13 @@ def speed(*, repeats: int, batch: int, size: int) -> dict[str, Any]:
     }
 
 
-def faithful(weights: Path, photos: list[Path], methods: list[str], *, steps: int) -> dict[str, Any]:
+def faithful(weights: Path, files: list[Path], methods: list[str], *, steps: int) -> dict[str, Any]:
     """Areas under the deletion and insertion curves of each method, and how much better than random."""
     network = squeezenet1_1()
     state = torch.load(weights, weights_only=True, map_location="cpu")
     network.load_state_dict({name: value.float() for name, value in state.items()})
     network.eval()
-    images = _load(photos)
+    images = _load(files)
     result = cam(network, images, layer=FAITHFUL_LAYER)
     by_chance = [
         _areas(
@@ -152,7 +152,7 @@ def faithful(weights: Path, photos: list[Path], methods: list[str], *, steps: in
             }
         print(method, table[method], flush=True)
     return {
-        "setting": f"SqueezeNet 1.1, {FAITHFUL_LAYER}, {len(images)} photos, class predicted, {steps} steps, "
+        "setting": f"SqueezeNet 1.1, {FAITHFUL_LAYER}, {len(images)} images, class predicted, {steps} steps, "
         f"mean of {RANDOM_MAPS} random maps of 7×7; deletion: lower is better, insertion: higher",
         "areas": table,
     }
@@ -163,14 +163,14 @@ def _areas(curves: Faithfulness) -> dict[str, Tensor]:
 
 
 def _spread(folder: Path, number: int) -> list[Path]:
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    return [photos[place] for place in np.linspace(0, len(photos) - 1, min(number, len(photos))).astype(int)]
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    return [files[place] for place in np.linspace(0, len(files) - 1, min(number, len(files))).astype(int)]
 
 
-def _load(photos: list[Path]) -> Tensor:
+def _load(files: list[Path]) -> Tensor:
     mean, std = NORMALIZATIONS["imagenet"]
     preprocessing = Preprocessing(Resize((SIZE, SIZE)), Normalize(mean, std))
-    return preprocessing.normalize(np.stack([preprocessing.resize(read_image(photo, channels=3)) for photo in photos]))
+    return preprocessing.normalize(np.stack([preprocessing.resize(read_image(file, channels=3)) for file in files]))
 
 
 def _hardware() -> str:

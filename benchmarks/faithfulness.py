@@ -1,4 +1,4 @@
-"""Measure how faithful Grad-CAM is: what becomes of a class when the pixels that the map names are deleted or inserted.
+"""Measure how faithful Grad-CAM is: how a class's probability changes as the map's pixels are deleted or inserted.
 
 python benchmarks/faithfulness.py --weights squeezenet1_1_imagenet.pth --images FOLDER
 """
@@ -67,9 +67,9 @@ def faithfulness(network: nn.Module, images: Tensor, maps: Tensor, target: Tenso
 
 
 def random_maps(shape: tuple[int, int, int], *, seed: int, cells: int = 7) -> Tensor:
-    """Maps (B, H, W) in [0, 1] that know nothing: noise of cells × cells, enlarged like a last layer's map.
+    """Random maps (B, H, W) in [0, 1] as a baseline: noise of cells × cells, enlarged like a last layer's map.
 
-    Noise per pixel would be an unfair opponent, as it takes pixels everywhere at once, which destroys any
+    Noise per pixel would be an unfair baseline, as it takes pixels everywhere at once, which destroys any
     image.
     """
     noise = torch.rand((shape[0], 1, cells, cells), generator=torch.Generator().manual_seed(seed))
@@ -95,7 +95,7 @@ def _blurred(images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Print the areas of Grad-CAM's maps beside those of random maps, as means over the images of a folder."""
+    """Print the areas of Grad-CAM's maps and of random maps, as means over the images of a folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="weights of SqueezeNet 1.1 on ImageNet: a file, or DEFAULT")
     parser.add_argument("--images", type=Path, required=True, help="a folder of images, searched at every depth")

@@ -30,7 +30,7 @@ ALIKE = 0.01  # of the gray range, in the mean over the pixels
 def main() -> None:
     """Count, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="where data sets live")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="the folder of data sets")
     data = FontsDataModule(root=parser.parse_args().data, seed=42)
     data.prepare_data()
     data.setup()

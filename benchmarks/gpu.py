@@ -1,13 +1,13 @@
-"""What litlens reaches on one GPU, beside hand-written loops, in under eight minutes.
+"""Measure litlens on one GPU against hand-written loops, in under eight minutes.
 
     python benchmarks/gpu.py --data data                      # every row; writes docs/gpu.json
     python benchmarks/gpu.py --data data --rows step resume    # these rows; the others in the file stay
-    python benchmarks/gpu.py --data data --quick               # tiny, on a CPU too: does it run? writes nothing
+    python benchmarks/gpu.py --data data --quick               # tiny, on a CPU too: a test: writes nothing
 
-`--data` holds `MNIST/raw`. A ratio is always the hand-written time over ours: 1 is as fast, below 1 is slower. A hand
-loop has its batches on the GPU, the same precision, memory format and optimizer, and counts nothing. `of_limit` is the
-arithmetic of the forward and backward passes, as torch's FlopCounterMode counts it, over the rate of the large bf16
-matrix product that the row `limit` measures.
+`--data` holds `MNIST/raw`. A ratio is always the hand-written time over ours: 1 is as fast, below 1 is slower. The
+hand-written loop has its batches on the GPU, the same precision, memory format and optimizer, and no metrics.
+`of_limit` is the arithmetic of the forward and backward passes, as torch's FlopCounterMode counts it,
+over the rate of the large bf16 matrix product that the row `limit` measures.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def limit(options: argparse.Namespace) -> list[Row]:
 
 
 def epoch(options: argparse.Namespace) -> list[Row]:
-    """`mnist_cnn` by the command with every callback on, then beside a hand loop with the set on the GPU."""
+    """`mnist_cnn` by the command with every callback on, then against a hand-written loop with the set on the GPU."""
     rows = []
     for batch, workers in ((64, 0),) if options.quick else ((64, 8), (512, 0), (512, 8)):
         run = _command_run(options, batch=batch, workers=workers, epochs=2)
@@ -216,7 +216,7 @@ def resnet18(options: argparse.Namespace) -> list[Row]:
 
 
 def grad_cam(options: argparse.Namespace) -> list[Row]:
-    """Grad-CAM of 16 images by ResNet18 beside the grad-cam package's batched call."""
+    """Grad-CAM of 16 images by ResNet18 against the grad-cam package's batched call."""
     from pytorch_grad_cam import GradCAM
     from torchvision.models import resnet18 as network
 
@@ -240,7 +240,7 @@ def grad_cam(options: argparse.Namespace) -> list[Row]:
 
 
 def resume(options: argparse.Namespace) -> list[Row]:
-    """A run of digits_cnn that is killed in its third epoch and resumed, beside one that never stopped."""
+    """A run of digits_cnn that is killed in its third epoch and resumed, against an uninterrupted one."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--config", str(CONFIGS / "digits_cnn.yaml"), "--trainer.max_epochs=4"]
         if GPU:
@@ -284,7 +284,7 @@ def finite_loss(options: argparse.Namespace) -> list[Row]:
 def evaluate(options: argparse.Namespace) -> list[Row]:
     """MNIST's 10,000 scored by `evaluate.py` from one checkpoint: on the CPU, on the GPU, and there without TF32.
 
-    TF32 is what cuDNN computes convolutions of float32 in unless told otherwise: ten bits of mantissa.
+    TF32 is what cuDNN computes convolutions of float32 in by default: ten bits of mantissa.
     """
     gpu = "gpu" if GPU else "cpu"
     with tempfile.TemporaryDirectory() as folder:
@@ -319,10 +319,10 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 def main() -> None:
     """Measure the rows asked for, print one table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="where the data sets live")
+    parser.add_argument("--data", type=Path, required=True, help="the folder of data sets")
     parser.add_argument("--output", type=Path, default=Path("docs/gpu.json"))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--quick", action="store_true", help="small and few: shows that it runs, writes nothing")
+    parser.add_argument("--quick", action="store_true", help="a short test; writes nothing")
     options = parser.parse_args()
     if not GPU and not options.quick:
         parser.error("no GPU is visible to torch; --quick runs on a CPU")
@@ -341,7 +341,7 @@ def main() -> None:
         start = time.perf_counter()
         try:
             rows = ROWS[name](options)
-        except Exception:  # the rows behind it are worth having
+        except Exception:  # the rows after it are still measured
             traceback.print_exc()
             failed.append(name)
             continue
@@ -516,7 +516,7 @@ def _in_memory(pixels: Any, labels: Any, *, batch_size: int, workers: int) -> An
     from litlens.data.split import ArrayImages, Split
 
     class InMemory(litlens.ImageDataModule):  # type: ignore[name-defined,misc]
-        """Random images that lie in memory; all three splits are the same."""
+        """Random images in memory; all three splits are the same."""
 
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)

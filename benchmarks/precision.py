@@ -1,7 +1,7 @@
-"""What bf16 autocast costs or saves on this processor: a training step in both, by turns.
+"""Measure the cost of bf16 autocast on this processor: a training step in bf16 and in float32, alternately.
 
     python benchmarks/precision.py             # writes docs/precision.json
-    python benchmarks/precision.py --quick     # does it run? writes nothing
+    python benchmarks/precision.py --quick     # a test: writes nothing
 
 Where the processor has no bf16, training takes float32 instead (src/litlens/cli/checks.py).
 """
@@ -36,7 +36,7 @@ def main() -> None:
     """Measure, print, and write the figures to `--output`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/precision.json"))
-    parser.add_argument("--quick", action="store_true", help="one small step: shows that it runs, writes nothing")
+    parser.add_argument("--quick", action="store_true", help="one small step; writes nothing")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     figures: dict[str, Any] = {

@@ -1,10 +1,10 @@
-"""Train the shipped configs on real data and write what they reach: docs/results.json and docs/results.md.
+"""Train the shipped configs on real data and write their results: docs/results.json and docs/results.md.
 
     python benchmarks/results.py --data ../data --weights ../weights    all that are missing from docs/results.json
     python benchmarks/results.py --data ../data mnist_cnn               these, again
 
-Every row is one run of `train.py` per seed, in a process of its own, with the config as shipped. A row is written as
-soon as it is there, so an interrupted call goes on where it stopped.
+Every row is one run of `train.py` per seed, in a separate process, with the config as shipped. A row is written as
+soon as it is measured, so an interrupted call continues where it stopped.
 """
 
 import argparse
@@ -29,7 +29,7 @@ CEILING = ROOT / "docs" / "fonts_ceiling.json"
 
 @dataclass(frozen=True)
 class Target:
-    """A config, the accuracy others reached on its test split, and the one to reach; `options` give its data."""
+    """A config, the accuracy of the reference on its test split, and the target; `options` give its data."""
 
     config: str
     reference: float | None
@@ -65,8 +65,8 @@ def main() -> None:
     """Train the configs that are named or missing, one row at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", help="names of configs to train again")
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="where data sets live")
-    parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="where pretrained weights lie")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="the folder of data sets")
+    parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="the folder of pretrained weights")
     arguments = parser.parse_args()
     unknown = set(arguments.configs) - {target.config for target in TARGETS}
     if unknown:
@@ -187,7 +187,7 @@ def _fonts_ceiling() -> list[str]:
 
 
 def _second_epoch(rows: list[dict[str, Any]]) -> list[str]:
-    """State what mnist_cnn reaches in its second epoch; its reference took ten."""
+    """State the accuracy of mnist_cnn after its second epoch; its reference took ten."""
     by_epoch = next((row.get("accuracy_val_by_epoch") for row in rows if row["config"] == "mnist_cnn"), None)
     return [f"mnist_cnn has {by_epoch[1]:.4f} on validation after its second epoch.", ""] if by_epoch else []
 

@@ -1,12 +1,12 @@
-"""What features that are computed once save, and whether they change anything: docs/transfer.json.
+"""Measure what cached features save, and whether they change the result: docs/transfer.json.
 
     python benchmarks/transfer.py --data ../data --weights ../weights            about half an hour on two cores
     python benchmarks/transfer.py --data ../data --weights ../weights --quick    a minute; prints and writes nothing
 
-13 epochs of a head on a fixed VGG16 over the 385 images of catanddog, training and validation, with features and
+13 epochs of a head on a frozen VGG16 over the 385 images of catanddog, training and validation, with features and
 without, in the same order and unaugmented, against one pass of the base over the same images. Then the memory of
-maps far below the head (SqueezeNet from its fourth layer), held in memory and left in a mapped file. Every measurement
-is a process of its own; seconds are those of the fit alone, with decoded images in the cache.
+maps far below the head (SqueezeNet from its fourth layer), in memory and in a mapped file. Every measurement
+is a separate process; seconds are those of the fit alone, with decoded images in the cache.
 """
 
 import argparse
@@ -41,8 +41,8 @@ MEASUREMENTS = ("pass", "uncached", "cached", "again", "maps_in_memory", "maps_m
 def main() -> None:
     """Measure one after the other, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=ROOT / "data", help="where data sets live")
-    parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="where weights lie")
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="the folder of data sets")
+    parser.add_argument("--weights", type=Path, default=ROOT / "weights", help="the folder of weights")
     parser.add_argument("--quick", action="store_true", help="MobileNetV2 at 96x96, 3 epochs; write nothing")
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()

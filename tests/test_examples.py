@@ -11,14 +11,14 @@ import torchvision
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_photo_of_a_labrador_is_named(shared_data: Path, shared_weights: Path) -> None:
+def test_an_image_of_a_labrador_is_classified(shared_data: Path, shared_weights: Path) -> None:
     # A black Labrador's head in profile.
-    photo = shared_data / "catanddog" / "test" / "Dog" / "8101.jpg"
+    image = shared_data / "catanddog" / "test" / "Dog" / "8101.jpg"
     weights = shared_weights / "squeezenet1_1_imagenet.pth"
-    for file in (photo, weights):
+    for file in (image, weights):
         if not file.is_file():
             pytest.skip(f"no file {file}")
-    command = [sys.executable, str(ROOT / "examples" / "name_a_photo.py"), str(photo)]
+    command = [sys.executable, str(ROOT / "examples" / "classify_image.py"), str(image)]
     options = ["--backbone", "squeezenet1_1", "--weights", str(weights)]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")

@@ -30,14 +30,14 @@ COMMANDS = [line for block in blocks("console") for line in block.splitlines()]
 
 @pytest.fixture
 def clone(stand_ins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: a clone's configs and examples, and small data, weights and photos."""
+    """The current folder: a clone's configs and examples, and small data, weights and images."""
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("data", "weights"):
         (tmp_path / name).symlink_to(stand_ins / name)
-    (tmp_path / "photos").mkdir()
-    Image.new("L", (20, 30), 200).save(tmp_path / "photos" / "gray.png")
-    Image.new("RGB", (40, 30), (200, 100, 0)).save(tmp_path / "photo.jpg")
+    (tmp_path / "new_images").mkdir()
+    Image.new("L", (20, 30), 200).save(tmp_path / "new_images" / "gray.png")
+    Image.new("RGB", (40, 30), (200, 100, 0)).save(tmp_path / "image.jpg")
     monkeypatch.setenv("TORCH_HOME", str(stand_ins / "torch"))
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(tmp_path)

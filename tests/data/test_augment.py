@@ -240,7 +240,7 @@ def test_a_bug_of_ours_keeps_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("step", "line"),
     [
-        ("rotate", "no augmentation is called 'rotate'; did you mean 'Rotate'"),
+        ("rotate", "there is no augmentation 'rotate'; did you mean 'Rotate'"),
         ("gaussnoise", "'gaussnoise'; did you mean 'GaussNoise'?"),
         ("Compose", "Compose does not take {}"),
         ({"shift": {"fil": "border"}}, "shift has no option 'fil'; give limit, fill, p"),
@@ -329,7 +329,7 @@ def test_a_crop_in_a_container_takes_the_original() -> None:
         ({"horizontal_flip": {"alternate": 1}}, "1 is not true or false"),
         ({"OneOf": {"transforms": [{"horizontal_flip": {"alternate": True}}]}}, "move it out of OneOf"),
         ({"OneOf": {"transforms": "crop"}}, "is not a list of augmentations"),
-        ({"OneOf": {"transforms": ["rotatoin"]}}, "no augmentation is called 'rotatoin'"),
+        ({"OneOf": {"transforms": ["rotatoin"]}}, "there is no augmentation 'rotatoin'"),
     ],
 )
 def test_mistakes_of_alternation_and_containers_are_one_line(step: Any, line: str) -> None:

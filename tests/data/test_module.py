@@ -80,7 +80,7 @@ def test_training_batches_have_mean_zero_and_deviation_one() -> None:
         ({"normalize": {"mean": [0.5]}}, "needs mean and std"),
         ({"normalize": "imagenet"}, "3 values for images of 1 channels"),
         ({"augment": ["rotatoin"]}, "rotation"),
-        ({"augment": "rotatoin"}, "no augmentation is called 'rotatoin'; did you mean 'rotation'"),
+        ({"augment": "rotatoin"}, "there is no augmentation 'rotatoin'; did you mean 'rotation'"),
     ],
 )
 def test_a_wrong_option_is_one_line(options: dict[str, object], message: str) -> None:

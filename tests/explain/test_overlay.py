@@ -1,4 +1,4 @@
-"""Overlays, grids and the way back onto the photo, against matplotlib, Pillow and arithmetic."""
+"""Overlays, grids and the way back onto the original image, against matplotlib, Pillow and arithmetic."""
 
 import tracemalloc
 
@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from litlens.data.preprocessing import Resize, ResizeMode
-from litlens.explain.overlay import feature_grid, onto_photo, overlay, overlay_on_photo
+from litlens.explain.overlay import feature_grid, onto_original, overlay, overlay_on_original
 
 
 def test_overlay_mixes_by_the_heat() -> None:
@@ -58,36 +58,36 @@ def _bilinear(heat: np.ndarray, height: int, width: int) -> np.ndarray:
 HEAT = np.random.default_rng(0).random((7, 9), dtype=np.float32)
 
 
-def test_a_squashed_photo() -> None:
-    np.testing.assert_allclose(onto_photo(HEAT, size=(30, 50)), _bilinear(HEAT, 30, 50), atol=1e-6)
+def test_a_squashed_image() -> None:
+    np.testing.assert_allclose(onto_original(HEAT, size=(30, 50)), _bilinear(HEAT, 30, 50), atol=1e-6)
 
 
 def test_a_centre_crop() -> None:
-    photo = onto_photo(HEAT, size=(40, 60), photo_box=(15, 5, 45, 35))
+    photo = onto_original(HEAT, size=(40, 60), image_box=(15, 5, 45, 35))
     np.testing.assert_allclose(photo[5:35, 15:45], _bilinear(HEAT, 30, 30), atol=1e-6)
     photo[5:35, 15:45] = 0
     assert not photo.any()
 
 
-def test_a_padded_photo() -> None:
-    photo = onto_photo(HEAT, size=(20, 60), map_box=(0, 2, 9, 5))
+def test_a_padded_image() -> None:
+    photo = onto_original(HEAT, size=(20, 60), map_box=(0, 2, 9, 5))
     np.testing.assert_allclose(photo, _bilinear(HEAT[2:5], 20, 60), atol=1e-6)
 
 
 def test_a_crop_between_pixels_covers_the_pixels_whose_centres_it_covers() -> None:
-    photo = onto_photo(np.ones((4, 4)), size=(5, 5), photo_box=(0.4, 0.6, 4.4, 4.6))
+    photo = onto_original(np.ones((4, 4)), size=(5, 5), image_box=(0.4, 0.6, 4.4, 4.6))
     expected = np.zeros((5, 5))
     expected[1:5, 0:4] = 1
     assert (photo == expected).all()
 
 
 def test_there_and_back_by_pillow() -> None:
-    """A spot of a photo, cropped and made small by Pillow, comes back to where it was."""
+    """A spot of an image, cropped and made small by Pillow, comes back to where it was."""
     photo = np.zeros((300, 400), dtype=np.float32)
     photo[120:150, 210:250] = 1
     box = (50.0, 0.0, 350.0, 300.0)
     small = Image.fromarray(photo).resize((60, 60), Image.Resampling.BICUBIC, box=box)
-    back = onto_photo(np.asarray(small), size=(300, 400), photo_box=box)
+    back = onto_original(np.asarray(small), size=(300, 400), image_box=box)
     rows, columns = np.nonzero(back > 0.5)
     assert abs(rows.mean() - 134.5) < 1
     assert abs(columns.mean() - 229.5) < 1
@@ -104,13 +104,13 @@ def test_a_spot_comes_back_from_the_resize_itself(resize_mode: ResizeMode, size:
     middle = (round(height * 0.47), round(width * 0.52))  # off the center, but within every crop
     side = min(size) // 6
     photo[middle[0] : middle[0] + side, middle[1] : middle[1] + side] = 255
-    back = onto_photo(
+    back = onto_original(
         resize(photo)[..., 0] / 255.0,
         size=size,
-        **dict(zip(("photo_box", "map_box"), resize.boxes(size), strict=True)),
+        **dict(zip(("image_box", "map_box"), resize.boxes(size), strict=True)),
     )
     rows, columns = (back.sum(axis) @ np.arange(length) / back.sum() for axis, length in ((1, height), (0, width)))
-    pixel = max(size) / 75  # of the map, seen on the photo
+    pixel = max(size) / 75  # of the map, seen on the image
     assert abs(rows - (middle[0] + (side - 1) / 2)) < 0.2 * pixel
     assert abs(columns - (middle[1] + (side - 1) / 2)) < 0.2 * pixel
     assert back.sum() == pytest.approx(side * side, rel=0.1)
@@ -119,7 +119,7 @@ def test_a_spot_comes_back_from_the_resize_itself(resize_mode: ResizeMode, size:
 def test_what_the_network_did_not_see_is_unchanged_in_the_overlay() -> None:
     resize = Resize((10, 10))
     photo = np.random.default_rng(0).integers(256, size=(20, 50, 1), dtype=np.uint8)
-    laid = overlay_on_photo(photo, torch.ones(10, 10), *resize.boxes((20, 50)))
+    laid = overlay_on_original(photo, torch.ones(10, 10), *resize.boxes((20, 50)))
     assert (laid.dtype, laid.shape) == (np.uint8, (20, 50, 3))
     assert (laid[:, :15] == photo[:, :15]).all()
     assert (laid[:, 35:] == photo[:, 35:]).all()
@@ -132,12 +132,12 @@ def test_the_overlay_of_a_large_photo_needs_little_memory(resize_mode: ResizeMod
     generator = np.random.default_rng(0)
     photo = generator.integers(256, size=(1000, 1501, 3), dtype=np.uint8)
     heat = generator.random((75, 91), dtype=np.float32)
-    photo_box, map_box = resize.boxes((1000, 1501))
+    image_box, map_box = resize.boxes((1000, 1501))
     overlay(photo[:1], np.zeros((1, 1501)))  # matplotlib's colors are loaded once
     tracemalloc.start()
-    laid = overlay_on_photo(photo, heat, photo_box, map_box)
+    laid = overlay_on_original(photo, heat, image_box, map_box)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    whole = overlay(photo, onto_photo(heat, size=(1000, 1501), photo_box=photo_box, map_box=map_box))
+    whole = overlay(photo, onto_original(heat, size=(1000, 1501), image_box=image_box, map_box=map_box))
     assert np.array_equal(laid, whole)
     assert peak < 4 * photo.nbytes

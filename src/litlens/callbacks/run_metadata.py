@@ -74,7 +74,7 @@ class HyperParameters(Callback):
 
                 writer = logger.experiment._get_file_writer()
                 # `logger.log_hyperparams` uses the same private writer, but would log the metrics again, and needs
-                # values of a test that is yet to come.
+                # values of a test that has not run yet.
                 for summary in hparams(values, dict.fromkeys(metrics, 0.0)):  # type: ignore[no-untyped-call]
                     writer.add_summary(summary)
             elif isinstance(logger, WandbLogger):

@@ -1,4 +1,4 @@
-"""What is checked before anything is trained or written: settings of the trainer that this run cannot serve."""
+"""Checks before anything is trained or written: settings of the trainer that a run does not support."""
 
 import math
 import platform
@@ -55,7 +55,7 @@ def check_batches(trainer: Trainer, data: ImageDataModule) -> None:
     Lightning says so when it makes the loader, which of the test is after the training. `data` is set up.
     """
     if trainer.limit_test_batches == 0:
-        raise UserError("trainer.limit_test_batches: 0: a run ends with its test: remove it, or give a share")
+        raise UserError("trainer.limit_test_batches: 0: a run ends with its test: remove it, or give a fraction")
     batches = {split: _number_of_batches(data, split, devices=trainer.world_size) for split in SPLITS}
     for split, number in batches.items():
         limit = getattr(trainer, f"limit_{split}_batches")

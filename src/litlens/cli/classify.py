@@ -22,7 +22,7 @@ from litlens.evaluation.html import Card, embedded_image, ranking, rendered
 from litlens.evaluation.report_page import write_page
 from litlens.explain.cam import cam
 from litlens.explain.map_layers import NoMapError
-from litlens.explain.overlay import overlay_on_photo
+from litlens.explain.overlay import overlay_on_original
 from litlens.files import write_atomically
 
 _SHOWN = 500
@@ -105,20 +105,20 @@ def _classify_batch(
         except NoMapError as error:
             found.no_map = str(error)
     for (name, best), heat in list(zip(rankings.items(), maps, strict=True))[:room]:
-        # Read again, in its own colors: a batch of complete photos would take gigabytes.
+        # Read again, in its own colors: a batch of original images would take gigabytes.
         image, overlay = _shown(read(name, channels=None), heat, preprocessing)
         found.cards.append(Card(name=name, image=image, overlay=overlay, ranking=best))
 
 
-def _shown(photo: Pixels, heat: NDArray[np.float32] | None, preprocessing: Preprocessing) -> tuple[str, str | None]:
+def _shown(image: Pixels, heat: NDArray[np.float32] | None, preprocessing: Preprocessing) -> tuple[str, str | None]:
     """The complete image, small, and the same with the map laid over the part that the network saw.
 
     The map is laid over the original pixels, which are resized afterwards: the page shows what is in the file.
     """
     if heat is None:
-        return embedded_image(photo, side=_SIDE), None
-    laid = overlay_on_photo(photo, heat, *preprocessing.resize.boxes((photo.shape[0], photo.shape[1])))
-    return embedded_image(photo, side=_SIDE, quality=72), embedded_image(laid, side=_SIDE, quality=72)
+        return embedded_image(image, side=_SIDE), None
+    laid = overlay_on_original(image, heat, *preprocessing.resize.boxes((image.shape[0], image.shape[1])))
+    return embedded_image(image, side=_SIDE, quality=72), embedded_image(laid, side=_SIDE, quality=72)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

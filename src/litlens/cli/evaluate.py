@@ -249,7 +249,7 @@ def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, 
     written, image = write_atomically(folder / "robustness.json", text), folder / "robustness.png"
     Image.fromarray(pixels(robustness_figure(results))).save(image)
     counts = " or ".join(f"{count:,}" for count in sorted({entry["images"] for entry in figures.values()}))
-    console.print(f"robustness     accuracy in % on {counts} test images, distorted by …")
+    console.print(f"robustness     accuracy in % on {counts} test images, by distortion:")
     console.print(_robustness_table(results), soft_wrap=False)
     console.print(f"robustness     {image}, {written.name}")
 

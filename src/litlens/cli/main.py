@@ -45,7 +45,7 @@ Train, test and measure a classifier of images.
   --trainer.help          the options of Lightning's Trainer
   --version, --verbose    versions; full tracebacks
 
-A run keeps everything in runs/NAME/VERSION/: report.html, config.yaml,
+A run writes everything to runs/NAME/VERSION/: report.html, config.yaml,
 checkpoints/, metrics.csv, predictions-test.csv, results.json, and what
 TensorBoard shows:
 
@@ -123,7 +123,7 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
     except Exception as error:
         mistake: object = mistake_behind(error)
         if is_disk_full(error):
-            mistake = "no space is left on the disk: make room, then go on with: python train.py --resume RUN_DIR"
+            mistake = "no space is left on the disk: make room, then resume with: python train.py --resume RUN_DIR"
         if mistake is None or verbose:
             raise
         sys.stderr.write(f"error: {mistake}\n")

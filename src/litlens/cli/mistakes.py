@@ -76,7 +76,7 @@ def imported(path: str, *, key: str, line: CommandLine) -> Any:
 
 
 def parameters(builder: Callable[..., Any]) -> dict[str, Any]:
-    """Name the options of a class or function, with their types, those behind its **kwargs included."""
+    """Name the options of a class or function, with their types, including those of its **kwargs."""
     parser = ArgumentParser(add_help=False)
     add = parser.add_class_arguments if isinstance(builder, type) else parser.add_function_arguments
     names = add(builder, fail_untyped=False)

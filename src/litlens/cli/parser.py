@@ -46,7 +46,7 @@ _MODEL_CHECKPOINT = {
         "enable_version_counter": False,
     },
 }
-# Every logger writes into the run folder, whatever stands here.
+# Every logger writes into the run folder, whatever `save_dir` says.
 _LOGGERS = [
     {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "runs", "default_hp_metric": False}},
     {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},

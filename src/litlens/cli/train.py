@@ -49,7 +49,7 @@ class Run:
     collect: CollectPredictions
     checkpoint: ModelCheckpoint
     early_stopping: EarlyStopping | None
-    newest: Newest | None  # where a resumed run goes on
+    newest: Newest | None  # the checkpoint that a run resumes from
 
 
 def run(args: list[str], *, console: Console) -> None:

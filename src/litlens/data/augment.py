@@ -1,6 +1,6 @@
 """Augmentation of training images, by albumentations: the only module that imports it.
 
-The names of `Augmentation` need no knowledge of albumentations; any of its transforms serves by its class name.
+The names of `Augmentation` need no knowledge of albumentations; any of its transforms works by its class name.
 """
 
 import itertools
@@ -236,7 +236,7 @@ def _transform(step: _Step, resize: Resize) -> Any:
     if not (isinstance(kind, type) and issubclass(kind, (albumentations.BasicTransform, albumentations.BaseCompose))):
         classes = [name for name in dir(albumentations) if isinstance(getattr(albumentations, name), type)]
         known = nearest(step.name, [*_OPTIONS, *classes])
-        raise UserError(f"data.augment: no augmentation is called {step.name!r}{known}")
+        raise UserError(f"data.augment: there is no augmentation {step.name!r}{known}")
     sizes = {"size": resize.size, "height": resize.size[0], "width": resize.size[1]}
     options = {key: sizes[key] for key in _CROPS.get(step.name, ())}
     options |= {key: tuple(value) if isinstance(value, list) else value for key, value in step.options.items()}

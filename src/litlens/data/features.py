@@ -79,7 +79,7 @@ class FeatureDataset(BatchDataset):
         epoch, indices = request
         frozen = self._frozen_at(epoch)
         if frozen is None or frozen != self._frozen:
-            self._frozen, self._views = frozen, {}  # of other layers: make room first
+            self._frozen, self._views = frozen, {}  # of other layers: free their memory first
         if frozen is None:
             return self.images.fetch(request)
         number = epoch % self._number_of_views

@@ -147,7 +147,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def samples(self, split: str) -> Split:
         """The labels, names and groups of `train`, `val` or `test`; after `setup`."""
         if split not in SPLITS:
-            raise UserError(f"no split is called '{split}'; there are {', '.join(SPLITS)}")
+            raise UserError(f"there is no split '{split}'; choose from {', '.join(SPLITS)}")
         if not self._splits:
             raise RuntimeError("samples are known after setup()")
         return self._splits[split]

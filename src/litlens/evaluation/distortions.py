@@ -47,8 +47,7 @@ def distort(pixels: Pixels, distortion: str, strength: float, *, seed: int = 0) 
     """Distort images uint8 (B, H, W, C) by a strength of `DISTORTIONS[distortion]`, in its unit.
 
     The direction in which an image is moved or rotated, and its noise, are the same at every strength. Beyond the
-    border, its pixels are repeated: black would add edges that no photo has, and would be a distortion of its own on
-    a white background.
+    border, its pixels are repeated: black would add edges, and would itself be a distortion on a white background.
     """
     if strength == 0:
         return pixels

@@ -154,7 +154,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     script, style = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
-    # The browser runs only the script with this digest: a second barrier behind the escaping.
+    # The browser runs only the script with this digest: a second barrier after the escaping.
     digest = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals.update(script=Markup(script), style=Markup(style), script_digest=digest)
     environment.filters.update(percent=percent, percent_interval=percent_interval)

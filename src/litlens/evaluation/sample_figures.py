@@ -66,7 +66,7 @@ def wrong_samples_figure(
 ) -> Figure:
     """Images uint8 (N, H, W, 1 or 3) with name, label and the three most probable classes of probabilities (N, K).
 
-    A bar behind each class shows its probability: green for the label, red for the class predicted instead.
+    The bar of each class shows its probability: green for the label, red for the class predicted instead.
     """
     tiles, lines = [_scaled(image, 144) for image in images], min(_MOST_PROBABLE, probabilities.shape[1])
     sheet = _Sheet(len(tiles), columns, cell=(158, tiles[0].shape[0] + 58 + 20 * lines))

@@ -137,7 +137,7 @@ def _layer_gradients(
         # no_grad; the mode is restored where that block ends.
         torch.set_grad_enabled(True)
         leaf = output.detach().requires_grad_()
-        # An in-place ReLU behind the layer writes into the copy; autograd forbids writing into the leaf.
+        # An in-place ReLU after the layer writes into the copy; autograd forbids writing into the leaf.
         # `onward.detach()` shares what it wrote, as do the activations that the package keeps.
         onward = leaf.clone()
         caught.extend((leaf, onward.detach()))

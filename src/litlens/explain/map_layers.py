@@ -14,7 +14,7 @@ from litlens.explain.layouts import ForwardRecord
 
 
 class NoMapError(UserError):
-    """The network has no layer whose output is a map (an MLP has none); a caller can go on without one."""
+    """The network has no layer whose output is a map (an MLP has none); a caller can continue without one."""
 
 
 def find_layer(network: nn.Module, layer: str | int) -> tuple[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""Maps as images: laid over an image, in a grid, and mapped back onto the complete photo."""
+"""Maps as images: laid over an image, in a grid, and mapped back onto the original image."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 
-_STRIP = 64  # rows of a photo overlaid at a time
+_STRIP = 64  # rows of an image overlaid at a time
 
 
 def overlay(image: Pixels, heat: ArrayLike, *, strength: float = 0.7, colors: str = "turbo") -> Pixels:
@@ -49,36 +49,36 @@ def feature_grid(
     return grid
 
 
-def onto_photo(
-    heat: ArrayLike, *, size: tuple[int, int], photo_box: Box | None = None, map_box: Box | None = None
+def onto_original(
+    heat: ArrayLike, *, size: tuple[int, int], image_box: Box | None = None, map_box: Box | None = None
 ) -> NDArray[np.float32]:
-    """Map a heat map (H, W) of what the network saw back onto the complete photo: float32 of `size` (h, w).
+    """Map a heat map (H, W) of what the network saw back onto the original image: float32 of `size` (h, w).
 
-    `map_box` of the map shows `photo_box` of the photo, both (left, upper, right, lower) in pixels and by default
-    everything: for a center crop give `photo_box`, for a padded photo `map_box`, for a squashed one neither. What the
+    `map_box` of the map shows `image_box` of the image, both (left, upper, right, lower) in pixels and by default
+    everything: for a center crop give `image_box`, for a padded image `map_box`, for a squashed one neither. What the
     network did not see is 0. Bilinear between the pixels' centers.
     """
     seen = Image.fromarray(np.asarray(heat, dtype=np.float32))
     # A pixel counts as seen where its center was.
-    left, upper, right, lower = (math.ceil(edge - 0.5) for edge in photo_box or (0, 0, size[1], size[0]))
+    left, upper, right, lower = (math.ceil(edge - 0.5) for edge in image_box or (0, 0, size[1], size[0]))
     seen = seen.crop(map_box) if map_box else seen
-    photo = Image.new("F", size[::-1])
-    photo.paste(seen.resize((right - left, lower - upper), Image.Resampling.BILINEAR), (left, upper))
-    return np.array(photo)
+    original = Image.new("F", size[::-1])
+    original.paste(seen.resize((right - left, lower - upper), Image.Resampling.BILINEAR), (left, upper))
+    return np.array(original)
 
 
-def overlay_on_photo(photo: Pixels, heat: ArrayLike, photo_box: Box, map_box: Box) -> Pixels:
-    """Lay a heat map (H, W) of what the network saw over the complete photo uint8 (h, w, 3 or 1); gives RGB (h, w, 3).
+def overlay_on_original(image: Pixels, heat: ArrayLike, image_box: Box, map_box: Box) -> Pixels:
+    """Lay a heat map (H, W) of what the network saw over the original image uint8 (h, w, 3 or 1); gives RGB.
 
-    The boxes are those of `Resize.boxes` for the photo's size; the map has the network's size.
+    The boxes are those of `Resize.boxes` for the image's size; the map has the network's size.
     """
-    size = photo.shape[0], photo.shape[1]
-    heat = onto_photo(heat, size=size, photo_box=photo_box, map_box=map_box)
+    size = image.shape[0], image.shape[1]
+    heat = onto_original(heat, size=size, image_box=image_box, map_box=map_box)
     laid = np.empty((*size, 3), dtype=np.uint8)
-    # In strips: the colors of a photo of 24 megapixels would take more than a gigabyte.
+    # In strips: the colors of an image of 24 megapixels would take more than a gigabyte.
     for top in range(0, size[0], _STRIP):
         rows = slice(top, top + _STRIP)
-        laid[rows] = overlay(photo[rows], heat[rows])
+        laid[rows] = overlay(image[rows], heat[rows])
     return laid
 
 

@@ -21,7 +21,7 @@ from litlens.files import load_tensors
 Constants = dict[str, list[float]]  # mean and std
 
 _POSITIONS = "encoder.pos_embedding"
-# Classifiers beside the last one, of GoogLeNet and Inception, which torchvision's weights contain.
+# Classifiers besides the last one, of GoogLeNet and Inception, which torchvision's weights contain.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
@@ -61,10 +61,10 @@ def torchvision_network(backbone: str, image_size: tuple[int, int] = (224, 224))
 def _square_side(backbone: str, image_size: tuple[int, int], *, step: int) -> int:
     height, width = image_size
     if height != width or height % step:
-        serves = max(1, round(height / step)) * step
+        nearest_side = max(1, round(height / step)) * step
         raise UserError(
             f"data.image_size: {backbone} takes square images with sides that are multiples of {step}, not "
-            f"{height}x{width}; set it to [{serves}, {serves}]"
+            f"{height}x{width}; set it to [{nearest_side}, {nearest_side}]"
         )
     return height
 

@@ -76,7 +76,7 @@ def test_missing_files_without_a_network_are_one_line(tmp_path: Path, monkeypatc
         f"train-labels-idx1-ubyte.gz is not in {raw} and could not be downloaded "
         f"(http://127.0.0.1:9/a/train-labels-idx1-ubyte.gz: {refused}; "
         f"http://127.0.0.1:9/b/train-labels-idx1-ubyte.gz: {refused}): "
-        "put it there by hand, or run once on a machine with network access and copy that folder"
+        "copy it there, or run once on a machine with network access and copy that folder"
     )
 
 

@@ -87,7 +87,7 @@ def test_one_line_says_what_failed_where_and_what_to_do(
     assert str(caught.value) == (
         f"data.bin is not in {tmp_path} and could not be downloaded "
         f"({'; '.join(f'{url}: {reason}' for url, reason in reasons.items())}): "
-        "put it there by hand, or run once on a machine with network access and copy that folder"
+        "copy it there, or run once on a machine with network access and copy that folder"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -109,9 +109,9 @@ def test_a_bad_file_in_val_or_test_is_an_error(tmp_path: Path, split: str) -> No
         ({"val/a": 3, "test/b": 3}, "has val and test but no train"),
         (
             {"train/a": 3, "train/b": 3, "holdout/a": 3},
-            "holdout beside train, which is the name of a split; .* validation",
+            "holdout next to train, which is the name of a split; .* validation",
         ),
-        ({"bus": 3, "car": 3, "Train": 3}, "bus, car beside Train, .* if Train is a class, give data.splits={}"),
+        ({"bus": 3, "car": 3, "Train": 3}, "bus, car next to Train, .* if Train is a class, give data.splits={}"),
         ({"train/a": 3, "train/b": 3, "valid/a": 3, "val/a": 3}, "val and valid are both names of the split val"),
         ({"train/a": 3, "train/b": 3, "test": 3}, "test has no class folders"),
         ({"a": 3, "b": 3}, "6 images are too few to create a test split"),
@@ -131,7 +131,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / "pets" / name).mkdir(parents=True)
         (tmp_path / "pets" / name / "note.txt").write_text("x")
-    with pytest.raises(UserError, match=r"has no image: a/note\.txt \(not an image\), b/note\.txt"):
+    with pytest.raises(UserError, match=r"has no readable image: a/note\.txt \(not an image\), b/note\.txt"):
         set_up(tmp_path / "pets")
 
 

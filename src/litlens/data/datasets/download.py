@@ -57,7 +57,7 @@ def fetch(urls: Sequence[str], target: Path, *, checksum: str | None = None) -> 
             return target
     raise UserError(
         f"{target.name} is not in {target.parent} and could not be downloaded ({'; '.join(failures)}): "
-        "put it there by hand, or run once on a machine with network access and copy that folder"
+        "copy it there, or run once on a machine with network access and copy that folder"
     )
 
 

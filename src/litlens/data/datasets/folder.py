@@ -44,7 +44,7 @@ class FolderDataModule(ImageDataModule):
     and test it is an error.
 
     Missing splits are created, stratified and seeded: all three from one by `fractions`; val from train
-    by its share of the two (one third); test from train by its share of all (one tenth).
+    by its fraction of the two (one third); test from train by its fraction of all (one tenth).
 
     Args:
         folder: One tree of classes; with `csv`, what the files in it are relative to. Folders called train, training,
@@ -55,7 +55,7 @@ class FolderDataModule(ImageDataModule):
         fractions: Sizes of train, val and test in proportion to each other.
         csv: A table with columns file and label, optionally split (train, val or test) and group (which must
             not be divided between splits).
-        max_bad_files: The share of the training files that may be left out before the run is refused.
+        max_bad_files: The fraction of the training files that may be left out; above it, the run is refused.
         splits: The folder of each split where it has another name, as in `{train: part1, test: part2}`; with `{}`,
             every folder is a class, one called `train`, too.
         class_names: The classes in the order of the network's outputs; by default those of the data, sorted. With it,
@@ -216,7 +216,7 @@ class FolderDataModule(ImageDataModule):
         bad = [row for row, reason in enumerate(reasons) if reason]
         lines = {row: f"{listing.names[row]} ({reasons[row]})" for row in bad}
         if len(bad) == len(reasons):
-            raise UserError(f"data.folder: {self.folder} has no image: {listed(lines.values())}")
+            raise UserError(f"data.folder: {self.folder} has no readable image: {listed(lines.values())}")
         of_split = listing.splits or ["train"] * len(reasons)
         held_out = [lines[row] for row in bad if of_split[row] != "train"]
         if held_out:
@@ -228,7 +228,7 @@ class FolderDataModule(ImageDataModule):
         if len(bad) > self.max_bad_files * training:
             raise UserError(
                 f"data.max_bad_files: {len(bad)} of {training} files in train are not complete images, over "
-                f"{self.max_bad_files:.2%}: {listed(lines.values())}; remove them, or raise it"
+                f"{self.max_bad_files:.2%}: {listed(lines.values())}; remove them, or raise max_bad_files"
             )
         self.left_out = list(lines.values())
         if bad:

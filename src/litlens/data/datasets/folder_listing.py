@@ -29,7 +29,7 @@ _NAMES_UNDERSTOOD = (
 class Listing:
     """Files in a fixed order: file i has the name `names[i]`, the class `labels[i]` and the split `splits[i]`.
 
-    `splits` is None if the splits have yet to be created, and `groups` is None without groups.
+    `splits` is None if the splits are to be created, and `groups` is None without groups.
     """
 
     files: list[Path]
@@ -130,7 +130,7 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
 
 
 def split_named(name: str) -> str | None:
-    """The split (train, val or test) that a name such as `Training`, `valid` or `test_set` stands for, or None."""
+    """The split (train, val or test) that a name such as `Training`, `valid` or `test_set` means, or None."""
     word = re.sub(r"[ _-]?set$", "", name.lower())
     return next((split for split, names in _SPLIT_NAMES.items() if word in names), None)
 
@@ -156,7 +156,7 @@ def _split_folders(folder: Path, splits: Mapping[str, str] | None) -> dict[str, 
     if tops and (others := [path.name for path in _subfolders(folder) if path not in tops.values()]):
         taken = ", ".join(path.name for path in tops.values())
         raise UserError(
-            f"data.folder: {folder}: {listed(map(_readable, others))} beside {taken}, which is the name of a split; "
+            f"data.folder: {folder}: {listed(map(_readable, others))} next to {taken}, which is the name of a split; "
             f"names of splits are {_NAMES_UNDERSTOOD}: rename or move the others, or, if {taken} is a class, "
             "give data.splits={}"
         )

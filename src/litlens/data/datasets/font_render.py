@@ -41,7 +41,7 @@ def font_files(folder: Path | None) -> dict[Path, str]:
         found = folder.rglob("*")
     else:
         raise UserError(f"data.folder: {folder} is not a folder of font files")
-    # Files that begin with a dot are metadata that macOS writes beside a font.
+    # Files that begin with a dot are metadata that macOS writes next to a font.
     fonts = sorted(p for p in found if p.suffix.lower() in (".ttf", ".otf") and p.name[0] != "." and p.is_file())
     if not fonts:
         raise UserError(f"data.folder: no .ttf or .otf file in {folder or 'the font folders of this machine'}")
