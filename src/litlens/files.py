@@ -22,6 +22,11 @@ def user_path(path: str | Path | int) -> Path:
     return Path(os.path.expanduser(str(path)))  # noqa: PTH111
 
 
+def is_system_file(name: str) -> bool:
+    """Whether an operating system writes files or folders of this name beside images: Windows or macOS."""
+    return name.lower() in ("thumbs.db", "desktop.ini", ".ds_store", "__macosx") or name.startswith("._")
+
+
 def write_atomically(
     path: Path, content: str | bytes | Callable[[BinaryIO], object], *, keep: Path | None = None
 ) -> Path:

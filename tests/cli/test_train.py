@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_the_files_of_a_run_are_frozen(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
-    assert {"config.yaml", "checkpoints", "metrics.csv", "predictions-test.csv", "results.json"} <= names
+    assert {"config.yaml", "splits.csv", "checkpoints", "metrics.csv", "predictions-test.csv", "results.json"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     checkpoints = {path.name for path in (trained / "checkpoints").iterdir()}
     assert checkpoints == {"best.ckpt", "last.ckpt", "last-previous.ckpt"}

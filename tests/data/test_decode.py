@@ -263,6 +263,17 @@ def test_truncated_files_are_bad(format: str, tmp_path: Path) -> None:
         read_image(path)
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("missing", [1, 4, 12])
+def test_an_image_without_its_end_is_bad(format: str, missing: int) -> None:
+    """Pillow reads such a PNG without a word: all of its pixels may be there, or the last rows black."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(noise), format)
+    assert read_image(data + b"more").shape == (64, 64, 3)
+    with pytest.raises(BadImage, match="truncated"):
+        read_image(data[:-missing])
+
+
 def test_a_decompression_bomb_is_bad_and_not_decoded() -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

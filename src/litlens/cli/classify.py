@@ -23,7 +23,7 @@ from litlens.evaluation.report_page import write_page
 from litlens.explain.cam import cam
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.overlay import overlay_on_original
-from litlens.files import write_atomically
+from litlens.files import is_system_file, write_atomically
 
 _SHOWN = 500
 _SIDE = 150
@@ -122,4 +122,4 @@ def _shown(image: Pixels, heat: NDArray[np.float32] | None, preprocessing: Prepr
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return any(part.startswith(".") or is_system_file(part) for part in path.relative_to(folder).parts)

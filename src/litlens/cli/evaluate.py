@@ -26,9 +26,10 @@ from litlens.checkpoints.record import is_trusted
 from litlens.cli.classify import classify
 from litlens.cli.command_line import read_command_line
 from litlens.cli.mistakes import mistakes_of_values, parse
-from litlens.cli.results import print_results, test, write_run_report
-from litlens.cli.run_folder import BEST, config_text, run_home, run_title, write_results
-from litlens.data.module import ImageDataModule
+from litlens.cli.results import print_results, seen_before, test, write_run_report
+from litlens.cli.run_folder import ASSIGNMENT, BEST, config_text, run_home, run_title, write_results
+from litlens.data.assignment import SplitAssignment
+from litlens.data.module import SPLITS, ImageDataModule
 from litlens.data.progress import progress
 from litlens.errors import UserError, listed
 from litlens.evaluation.distortions import (
@@ -129,8 +130,10 @@ def evaluate(
         raise UserError(f"{path} has the classes {known}; the data have {here}")
     data.prepare_data()
     data.setup("test")
+    assignment = _assignment(run_home(path) / ASSIGNMENT)
+    kept = assignment is not None and not changed and _keep_splits(data, assignment, split=split)
     now, then = data.fingerprint(), metadata["data"]
-    own = now["stat"] == then["stat"] or now["content"] == then["content"]
+    own = kept or now["stat"] == then["stat"] or now["content"] == then["content"]
     if split is None:
         split = "test" if own or "test" in getattr(data, "given_splits", ["test"]) else "all"
     data.test_on(split)
@@ -149,7 +152,11 @@ def evaluate(
     predictions, results = test(trainer, loaded.classifier, data, collect, metadata=metadata)
     if not trainer.is_global_zero:
         return None
+    seen = seen_before(assignment, data, len(predictions))
+    console.print(f"seen before    {_described(seen, len(predictions))}")
     console.print(f"checkpoint     {path}, epoch {metadata['epoch']}")
+    if left_out := data.not_in_run:
+        console.print(f"left out       {len(left_out):,} images that the run did not have: {listed(left_out)}")
     if not own or split != "test":
         console.print(f"scored on      {split}, {len(predictions):,} images")
     print_results(results, console=console, own=own and split == "test")
@@ -170,11 +177,34 @@ def evaluate(
         else:
             output = run_home(path)
     if output is not None:
-        write_results(output, predictions, results)
-        page = write_run_report(output, path, predictions=predictions, data=data)
+        write_results(output, predictions, results | seen)
+        page = write_run_report(output, path, predictions=predictions, seen=seen, data=data)
         console.print(f"report         {page}")
     loaded.classifier.to(trainer.strategy.root_device)  # Lightning moves it to the CPU after a test
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
+
+
+def _assignment(path: Path) -> SplitAssignment | None:
+    """The splits of the run, where the checkpoint is in a run folder."""
+    return SplitAssignment.read(path, otherwise="remove it to count nothing") if path.is_file() else None
+
+
+def _keep_splits(data: ImageDataModule, assignment: SplitAssignment, *, split: str | None) -> bool:
+    """Use the run's splits if `data` have every image of the split that is scored, unchanged; say whether they have."""
+    differences = assignment.differences({name: data.samples(name) for name in SPLITS}, data.class_names)
+    scored = SPLITS if split == "all" else (split or "test",)
+    if any(sample.split in scored and sample.name in differences for sample in assignment.samples):
+        return False
+    data.keep_splits(assignment.without(differences))
+    return True
+
+
+def _described(seen: dict[str, int], number: int) -> str:
+    if not seen:
+        return "unknown: no splits.csv of the run tells"
+    trained_on, validated_on = seen.values()
+    text = f"{trained_on:,} of {number:,} images were trained on, {validated_on:,} were in validation"
+    return text + (": the accuracy is too high for new images" if trained_on + validated_on else "")
 
 
 def _parsed(

@@ -46,8 +46,8 @@ Train, test and measure a classifier of images.
   --version, --verbose    versions; full tracebacks
 
 A run writes everything to runs/NAME/VERSION/: report.html, config.yaml,
-checkpoints/, metrics.csv, predictions-test.csv, results.json, and what
-TensorBoard shows:
+splits.csv, checkpoints/, metrics.csv, predictions-test.csv, results.json, and
+what TensorBoard shows:
 
   tensorboard --logdir runs
 """

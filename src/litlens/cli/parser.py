@@ -20,7 +20,7 @@ from torch import nn
 from litlens.cli.choices import resolve, show_help
 from litlens.cli.command_line import CommandLine, read_command_line
 from litlens.cli.mistakes import imported, mistakes_of_values, parameters, parse
-from litlens.cli.resume import resumed_folder
+from litlens.cli.resume import keep_splits, resumed_folder
 from litlens.cli.run_folder import BEST, CONFIG
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
@@ -107,11 +107,13 @@ class TrainingCommand:
         return first.parents[1].name if of_a_run else first.stem
 
     def build_data(self) -> ImageDataModule:
-        """Seed every random generator and build the data module."""
+        """Seed every random generator and build the data module, which keeps the splits of a resumed run."""
         seed_everything(self.config.seed_everything, workers=True)
         only_data = Namespace({key: self.config[key] for key in ("seed_everything", "data")})  # type: ignore[no-untyped-call]
         with mistakes_of_values():
             data: ImageDataModule = self.parser.instantiate(only_data).data
+        if self.resumed is not None:
+            keep_splits(data, self.resumed, class_names=self.line.last("model.class_names"))
         return data
 
     def build(self, config: Namespace, data: ImageDataModule) -> Any:

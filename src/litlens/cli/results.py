@@ -20,6 +20,7 @@ from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
 from litlens.cli.mistakes import out_of_memory
 from litlens.cli.run_folder import REPORT, read_history, run_home, run_title
+from litlens.data.assignment import SplitAssignment
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.evaluation.predictions import Predictions
@@ -61,6 +62,15 @@ def test(
     return predictions, {key: value for key, value in results.items() if value is not None}
 
 
+def seen_before(assignment: SplitAssignment | None, data: ImageDataModule, number: int) -> dict[str, int]:
+    """How many of the first `number` images of test the run was trained on, and validated on, for results.json.
+
+    Empty where that is not known: without splits.csv, or where data of files are compared with an array.
+    """
+    seen = assignment.seen(data.samples("test").hashes[:number]) if assignment is not None else None
+    return {"n_trained_on": seen.in_train, "n_validated_on": seen.in_val} if seen is not None else {}
+
+
 def print_results(results: dict[str, Any], *, console: Console, shared: int | None = None, own: bool = True) -> None:
     """Print accuracy with its interval, the gap to validation, and which difference is not significant.
 
@@ -94,9 +104,12 @@ def write_run_report(
     *,
     predictions: Predictions,
     data: ImageDataModule,
+    seen: dict[str, int],
     network: nn.Module | None = None,
 ) -> Path:
     """Write report.html into a folder; `predictions` are of the test split of `data`, which is set up.
+
+    `seen` is from `seen_before`.
 
     `network` is for a checkpoint that does not describe its own (`load_classifier`).
     """
@@ -108,6 +121,8 @@ def write_run_report(
         run=RunFacts(
             title=run_title(checkpoint),
             validation=metadata["metrics"].get("accuracy/val"),
+            trained_on=seen.get("n_trained_on"),
+            validated_on=seen.get("n_validated_on"),
             history=read_history(run_home(checkpoint)),
             facts=_facts(loaded),
             config=yaml.safe_dump(without_private_paths(metadata["config"]), sort_keys=False, allow_unicode=True),

@@ -11,8 +11,10 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.loggers import CSVLogger
 
 from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.run_folder import CONFIG, METRICS, write_config
-from litlens.errors import UserError
+from litlens.cli.run_folder import ASSIGNMENT, CONFIG, METRICS, write_config
+from litlens.data.assignment import SplitAssignment
+from litlens.data.module import ImageDataModule
+from litlens.errors import UserError, listed
 from litlens.files import write_atomically
 
 
@@ -22,6 +24,15 @@ def resumed_folder(name: str) -> Path:
     if not (folder / CONFIG).is_file():
         raise UserError(f"--resume: there is no {folder / CONFIG}: give the folder of a run")
     return folder
+
+
+def keep_splits(data: ImageDataModule, folder: Path, *, class_names: list[str] | None) -> None:
+    """Let the data keep the splits of the run in `folder`. Raises UserError where they have other classes by now."""
+    otherwise = f"start a new run from its weights: --config {folder / CONFIG} --model.init_from {folder}"
+    if class_names not in (None, data.class_names):
+        before, now = listed(class_names or []), listed(data.class_names)
+        raise UserError(f"data: the run has the classes {before}, the data have {now}: restore them, or {otherwise}")
+    data.keep_splits(SplitAssignment.read(folder / ASSIGNMENT, otherwise=otherwise))
 
 
 def check_resumption(trainer: Trainer, step: int) -> None:

@@ -22,6 +22,7 @@ from litlens.files import write_atomically
 
 # Every path in a run folder, with BEST, the checkpoint that is tested, and LAST, the newest state of the training.
 CONFIG = "config.yaml"
+ASSIGNMENT = "splits.csv"
 METRICS = "metrics.csv"  # written by Lightning's CSVLogger, which names it
 PREDICTIONS = "predictions-test.csv"
 RESULTS = "results.json"

@@ -27,12 +27,20 @@ from litlens.cli.checks import available_precision, check_batches, check_checkpo
 from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_memory
 from litlens.cli.parser import TrainingCommand
-from litlens.cli.results import print_results, test, write_run_report
+from litlens.cli.results import print_results, seen_before, test, write_run_report
 from litlens.cli.resume import Resumption, check_resumption, keep_metrics
-from litlens.cli.run_folder import BEST, LAST, new_run_folder, removed_if_refused, write_config, write_results
+from litlens.cli.run_folder import (
+    ASSIGNMENT,
+    BEST,
+    LAST,
+    new_run_folder,
+    removed_if_refused,
+    write_config,
+    write_results,
+)
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
-from litlens.errors import UserError
+from litlens.errors import UserError, listed
 from litlens.models.classifier import ImageClassifier
 from litlens.models.pretrained import channels_of, check_normalization, weights_normalization
 
@@ -157,6 +165,7 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         if parts.newest is not None:
             keep_metrics(trainer, folder=folder, step=parts.newest.step)
         elif trainer.is_global_zero and not trial:
+            data.assignment().write(folder / ASSIGNMENT)
             write_config(folder, parts.config)
         announce(command, parts, console=console)
         start = time.monotonic()
@@ -182,11 +191,13 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     classifier.load_state_dict(checkpoint["state_dict"])
     predictions, metrics = test(trainer, classifier, data, parts.collect, metadata=metadata)
     if trainer.is_global_zero:
+        seen = seen_before(data.assignment(), data, len(predictions))
         results = {
             "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
             "epochs": trainer.current_epoch,
             "seconds": round(seconds, 1),
             **metrics,
+            **seen,
             "seed": metadata["seed"],
             "versions": versions(),
             "hardware": metadata["computed_on"]["hardware"],
@@ -195,7 +206,7 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         write_results(folder, predictions, results)
         print_results(results, console=console, shared=len(shared_between_splits(data)))
         network = copy.deepcopy(classifier).cpu() if "undescribed" in metadata["model"] else None
-        page = write_run_report(folder, best, predictions=predictions, data=data, network=network)
+        page = write_run_report(folder, best, predictions=predictions, seen=seen, data=data, network=network)
         console.print(f"run folder     {folder}\nreport         {page}")
         console.print(f"TensorBoard    tensorboard --logdir {folder.parent.parent}")
 
@@ -227,6 +238,8 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     trainer, data, folder = parts.trainer, parts.data, parts.folder
     if parts.newest is not None and parts.newest.note:
         console.print(parts.newest.note)
+    if left_out := data.not_in_run:
+        console.print(f"{len(left_out):,} images are left out, which the run did not have: {listed(left_out)}")
     if command.config.trainer.enable_model_summary is not False:
         console.print(layer_table(parts.classifier), soft_wrap=False)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches

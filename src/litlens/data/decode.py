@@ -24,6 +24,7 @@ ValueRange = tuple[float, float]
 # (EPS: Ghostscript), and formats without such bytes (TGA).
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 _JPEG = b"\xff\xd8\xff"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # Pixels above which a JPEG is decoded at 1/2 of its size, above four times as many at 1/4, and above the limit refused:
 # phones write 200 megapixels, and libjpeg keeps up to six bytes a pixel of a progressive file at any scale.
@@ -99,7 +100,7 @@ def decode_image(
     """Read an image as `read_image` does, without its warning; also return the range of its values if above 8 bits."""
     name = _name(source, name)
     if isinstance(source, str | Path):
-        source = _content(user_path(source), name=name)
+        source = read_file(user_path(source), name=name)
     try:
         if isinstance(source, np.ndarray):
             pixels, values = _from_array(source, value_range)
@@ -121,6 +122,18 @@ def decode_image(
     return pixels, values
 
 
+def read_file(path: Path, *, name: str) -> bytes:
+    """Read the bytes of an image file, called `name` in an error. Raises BadImage where it cannot be read."""
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait forever
+            raise BadImage(name, "not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        # Broken and circular links stay so.
+        lasting = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        raise BadImage(name, error.strerror or str(error), temporary=not lasting) from error
+
+
 def narrow_range(values: ValueRange | None) -> str | None:
     """The warning for 16-bit images whose values fit into 15 bits or fewer; None for others."""
     if values is None or not 0 < values[1] < 2**15:
@@ -136,20 +149,11 @@ def _name(source: ImageSource, name: str | None) -> str:
     return name or (str(source) if isinstance(source, str | Path) else "image")
 
 
-def _content(path: Path, *, name: str) -> bytes:
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait forever
-            raise BadImage(name, "not a regular file")
-        return path.read_bytes()
-    except OSError as error:
-        # Broken and circular links stay so.
-        lasting = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-        raise BadImage(name, error.strerror or str(error), temporary=not lasting) from error
-
-
 def _from_bytes(data: bytes, value_range: ValueRange | None) -> tuple[Pixels, ValueRange | None]:
     if not data:
         raise ValueError("an empty file")
+    if data.startswith(_PNG) and data.rfind(_PNG_END) < 0:  # Pillow reads the rows that there are
+        raise ValueError("image file is truncated (it lacks the end chunk of a PNG)")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[12:64]:
         _register_heic()
     with _opened(data) as image:

@@ -5,6 +5,8 @@ import itertools
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from litlens.constants import NORMALIZATIONS, mean_and_std
+from litlens.data.assignment import SplitAssignment
 from litlens.data.cache import cached_array, digest, file_state
 from litlens.data.features import FeatureDataset, FrozenAt
 from litlens.data.loader import BatchDataset, EvaluationLoader, SplitDataset, TrainingLoader, is_running
@@ -86,7 +89,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augment: list[str | dict[str, Any]] | None = [augment] if isinstance(augment, str) else augment
         # Names of the files that `load` left out, each with the reason.
         self.left_out: list[str] = []
+        # Names of what an earlier run, whose splits are kept, did not have.
+        self.not_in_run: list[str] = []
         self._splits: dict[str, Split] = {}
+        self._assignment: SplitAssignment | None = None
         self._preprocessing: Preprocessing | None = None
         self._epochs = itertools.count()
         self._frozen_at: FrozenAt | None = None
@@ -156,6 +162,20 @@ class ImageDataModule(LightningDataModule, ABC):
         """Use another split as `test` from now on, to evaluate on it; after `setup`."""
         self._splits = {**self._splits, "test": self.samples(split)}
 
+    def assignment(self) -> SplitAssignment:
+        """The split of each image; after `setup`."""
+        return SplitAssignment.of({split: self.samples(split) for split in SPLITS}, self.class_names)
+
+    def keep_splits(self, assignment: SplitAssignment) -> None:
+        """Use the splits of an earlier run, whatever `seed` says; before or after `setup`.
+
+        What that run did not have is left out (`not_in_run`). Raises UserError, at the latest in `setup`, where an
+        image of it is missing or has changed.
+        """
+        self._assignment = assignment
+        if self._splits:
+            self._splits = self._kept(self._splits, assignment)
+
     def image(self, split: str, index: int) -> Pixels:
         """One image as the network sees it, before normalization: uint8 (H, W, C)."""
         chosen = self.samples(split)
@@ -202,7 +222,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         files = self.source_files()
         names = _names(files, folder=self.source_folder())
-        stats = [file_state(path) for path in files]
+        stats = []
+        for path in files:
+            with _reading(path):
+                stats.append(file_state(path))
         stat = digest([names, stats])
         content = cached_array(f"content-{stat}", lambda: np.frombuffer(_content(files, names), dtype=np.uint8))
         return {
@@ -277,9 +300,17 @@ class ImageDataModule(LightningDataModule, ABC):
     def _load_once(self) -> None:
         if not self._splits:
             splits = self.load()
+            if self._assignment is not None:
+                splits = self._kept(splits, self._assignment)
             resize, normalize = Resize(self.image_size, self.resize_mode), self._normalization(splits["train"])
             # Last, so that a setup that failed fails again.
             self._preprocessing, self._splits = Preprocessing(resize, normalize, self.value_range), splits
+
+    def _kept(self, splits: dict[str, Split], assignment: SplitAssignment) -> dict[str, Split]:
+        assignment.refuse(assignment.differences(splits, self.class_names))
+        known = assignment.split_of()
+        self.not_in_run += [name for split in splits.values() for name in split.names if name not in known]
+        return assignment.applied(splits)
 
     def _normalization(self, train: Split) -> Normalize:
         chosen, channels = self.normalize, self.in_channels
@@ -322,6 +353,14 @@ def _mean_and_std(split: Split, *, chunk: int = 1024) -> np.ndarray[Any, np.dtyp
     return np.stack([mean, std])
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): repair or remove it, and start again") from error
+
+
 def _names(files: list[Path], *, folder: Path | None) -> list[str]:
     """The files' paths relative to `folder`; only the name of a file outside of it."""
     if folder is None:
@@ -335,7 +374,7 @@ def _content(files: list[Path], names: list[str]) -> bytes:
     named = progress(zip(files, names, strict=True), description="Fingerprint of the data", total=len(files))
     for path, name in named:
         digest.update(os.fsencode(name))  # not every name is UTF-8
-        with path.open("rb") as file:
+        with _reading(path), path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.digest()

@@ -1,14 +1,22 @@
 """What a data set consists of: images that are fetched by row, and splits that list rows with their labels."""
 
+import hashlib
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.preprocessing import Pixels
+
+HASH_BYTES = 39  # the longest of `content_hash`
+
+
+def content_hash(kind: Literal["file", "pixels"], content: bytes | memoryview) -> str:
+    """A hash of an image file's bytes, or of an array's, for data that do not come as one file each."""
+    return f"{kind}:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
 
 
 class Images(Protocol):
@@ -19,6 +27,9 @@ class Images(Protocol):
 
     def original(self, row: int) -> Pixels:
         """One image before the resize: uint8 (h, w, C)."""
+
+    def hashes(self, rows: NDArray[np.int64]) -> list[str]:
+        """The `content_hash` of each image: equal in every run, whatever its name is."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,10 @@ class ArrayImages:
     def original(self, row: int) -> Pixels:
         """One image of the array: uint8 (H, W, C)."""
         return np.asarray(self.pixels[row])
+
+    def hashes(self, rows: NDArray[np.int64]) -> list[str]:
+        """The hash of the pixels of each image."""
+        return [content_hash("pixels", np.ascontiguousarray(self.pixels[row]).data) for row in rows.tolist()]
 
 
 def _place(pixels: Pixels) -> tuple[str, int] | None:
@@ -76,6 +91,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def hashes(self) -> list[str]:
+        """The `content_hash` of each image."""
+        return self.images.hashes(self.rows)
 
     def at(self, places: NDArray[np.int64]) -> "Split":
         """The samples at some places, in their order."""

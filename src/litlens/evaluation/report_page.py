@@ -49,7 +49,8 @@ Overlays = Callable[[Sequence[int]], Sequence[NDArray[np.uint8]]]
 class RunFacts:
     """What the page shows about a run besides its predictions.
 
-    `validation` is the accuracy that the checkpoint was selected on, if known; `history` as in
+    `validation` is the accuracy that the checkpoint was selected on; `trained_on` and `validated_on` are how many of
+    the predicted images the run was trained and validated on. None of them needs to be known. `history` is as in
     `learning_curves_figure`; `facts` and `environment` are rows of a table; `config` is YAML.
     """
 
@@ -59,6 +60,8 @@ class RunFacts:
     facts: Mapping[str, str] = field(default_factory=dict)
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    trained_on: int | None = None
+    validated_on: int | None = None
 
 
 def write_report(

@@ -46,6 +46,59 @@ def test_a_file_that_could_not_be_read_is_not_kept_as_a_bad_image(
     assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [1, 1]}
 
 
+@pytest.mark.parametrize("change", ["removed", "changed"])
+def test_a_file_that_changes_while_it_is_read_stops_the_run(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    read_bytes = Path.read_bytes
+
+    def changes(path: Path) -> bytes:
+        if path.name == "003.png" and path.parent.name == "b":
+            path.unlink()
+            if change == "changed":
+                draw(path, value=250)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", changes)
+    with pytest.raises(UserError) as caught:
+        set_up(folder, max_bad_files=0.5)
+    assert str(caught.value) == f"{folder / 'b' / '003.png'} was changed or removed while it was read: start again"
+    assert list(cache.glob("*")) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("change", ["removed", "changed", "unreadable"])
+def test_a_file_that_changes_between_two_epochs_stops_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, workers: int
+) -> None:
+    """A random crop is taken from the file in every epoch."""
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    data = set_up(folder, augment=["crop"], batch_size=4, num_workers=workers)
+    name = data.samples("train").names[0]
+    assert sum(len(labels) for _, labels in data.train_dataloader()) == 12
+    reason = "the file has changed since the start of the run"
+    os.utime(folder / name)  # the same image
+    assert sum(len(labels) for _, labels in data.train_dataloader()) == 12
+    if change == "changed":
+        draw(folder / name, value=250)
+    elif change == "removed":
+        (folder / name).unlink()
+        reason = os.strerror(errno.ENOENT)
+    else:
+        read_bytes, reason = Path.read_bytes, os.strerror(errno.EIO)
+
+        def fails(path: Path) -> bytes:
+            if path == folder / name:
+                raise OSError(errno.EIO, reason)
+            return read_bytes(path)
+
+        monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(UserError) as caught:
+        list(data.train_dataloader())
+    assert str(caught.value) == f"{name}: {reason}"
+
+
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are decoded."""

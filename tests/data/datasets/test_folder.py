@@ -67,25 +67,30 @@ def test_only_names_are_read_on_construction(tmp_path: Path) -> None:
 
 def test_hidden_files_are_skipped_and_deep_ones_found(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"a": 20, "b/deep/deeper": 20})
-    (folder / "a" / ".DS_Store").write_text("x")
+    # What Windows and macOS write beside images, and into archives.
+    for name in ("a/.DS_Store", "a/Thumbs.db", "b/deep/desktop.ini", "a/._000.png", "a/__MACOSX/b.png", "__MACOSX/x"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
     (folder / "b" / "round").symlink_to(folder / "b")
     (folder / "README.txt").write_text("not in a class folder")
     data = set_up(folder)
+    assert data.class_names == ["a", "b"]
     assert data.left_out == []
+    assert data.fingerprint()["files"] == 40
     assert sum(len(data.samples(split)) for split in ("train", "val", "test")) == 40
     assert "b/deep/deeper/000.png" in [n for s in ("train", "val", "test") for n in data.samples(s).names]
 
 
 def test_bad_files_in_training_are_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = fill(tmp_path / "pets", {"a": 50, "b": 50})
-    (folder / "a" / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+    (folder / "a" / "note.txt").write_bytes(b"\xd0\xcf\x11\xe0")
     (folder / "b" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     data = set_up(folder, max_bad_files=0.02)
-    assert data.left_out == ["a/Thumbs.db (not an image)", "b/gone.jpg (No such file or directory)"]
-    assert "left out 2 of 102: a/Thumbs.db (not an image); b/gone.jpg" in caplog.text
+    assert data.left_out == ["a/note.txt (not an image)", "b/gone.jpg (No such file or directory)"]
+    assert "left out 2 of 102: a/note.txt (not an image); b/gone.jpg" in caplog.text
     assert counts(data) == {"train": [30, 30], "val": [15, 15], "test": [5, 5]}
     assert set_up(folder, max_bad_files=0.02).left_out == data.left_out  # from the cache as well
-    with pytest.raises(UserError, match=r"max_bad_files: 2 of 102 files in train .*1\.00%: a/Thumbs\.db"):
+    with pytest.raises(UserError, match=r"max_bad_files: 2 of 102 files in train .*1\.00%: a/note\.txt"):
         set_up(folder)
 
 

@@ -1,6 +1,9 @@
 """A CSV instead of a tree of classes, and every mistake that it can contain."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from image_folders import counts, fill, set_up
@@ -44,6 +47,29 @@ def test_a_csv_with_splits(tmp_path: Path) -> None:
     data = set_up(folder, csv=table(tmp_path, "\n".join(["file,label,split", *lines])))
     assert data.samples("test").names == ["x/009.png", "x/010.png", "x/011.png"]
     assert counts(data) == {"train": [3, 3], "val": [2, 1], "test": [1, 2]}
+
+
+def test_files_of_the_system_in_a_csv_are_ignored(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"x": 20})
+    names = [f"{i:03}.png" for i in range(20)] + ["Thumbs.db", "._000.png"]
+    lines = [f"x/{name},{'ab'[i % 2]}" for i, name in enumerate(names)]
+    data = set_up(folder, csv=table(tmp_path, "\n".join(["file,label", *lines])))
+    assert counts(data) == {"train": [6, 6], "val": [3, 3], "test": [1, 1]}
+    assert data.left_out == []
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b/deep": 10})
+    scandir = os.scandir
+
+    def fails(path: str) -> Any:
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fails)
+    with pytest.raises(UserError, match=r"data\.folder: .*pets/b/deep cannot be read \(Permission denied\)"):
+        set_up(folder)
 
 
 def test_groups_in_two_given_splits_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

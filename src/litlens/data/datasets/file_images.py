@@ -14,13 +14,14 @@ import PIL
 from numpy.typing import NDArray
 
 from litlens.data.cache import Mapped, digest, file_state, filled_array
-from litlens.data.decode import BadImage, ValueRange, decode_image
+from litlens.data.decode import BadImage, ValueRange, decode_image, read_file
 from litlens.data.preprocessing import Pixels, Resize, ResizeMode
 from litlens.data.progress import progress
+from litlens.data.split import HASH_BYTES, content_hash
 from litlens.errors import UserError
 
 # Increased when decoding or the table changes, so that older caches are not used.
-_VERSION = 4
+_VERSION = 5
 _REASON_BYTES = 160
 
 
@@ -39,15 +40,22 @@ class FileImages:
         return np.asarray(self.table["pixels"][rows])
 
     def original(self, row: int) -> Pixels:
-        """One image decoded from its file: uint8 (h, w, C)."""
-        pixels, _ = decode_image(
-            self.files[row], name=self.names[row], channels=self.channels, value_range=self.value_range
-        )
+        """One image decoded from its file: uint8 (h, w, C). Raises BadImage where the file is no longer the same."""
+        name = self.names[row]
+        content = read_file(self.files[row], name=name)
+        changed = tuple(self.table["stat"][row]) != _stat(self.files[row])  # or was only copied, or linked
+        if changed and content_hash("file", content) != self.hashes(np.array([row]))[0]:
+            raise BadImage(name, "the file has changed since the start of the run")
+        pixels, _ = decode_image(content, name=name, channels=self.channels, value_range=self.value_range)
         return pixels
 
     def sizes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Heights and widths of the originals: (B, 2)."""
         return np.asarray(self.table["size"][rows], dtype=np.int64)
+
+    def hashes(self, rows: NDArray[np.int64]) -> list[str]:
+        """The hash of each file's bytes; empty of a file that could not be read."""
+        return [found.decode() for found in self.table["hash"][rows].tolist()]
 
     @property
     def reasons(self) -> list[str]:
@@ -83,14 +91,16 @@ def decode_files(
     `owner` is the folder or the CSV that lists the files; its new table replaces the old one.
 
     Raises:
-        UserError: A file exists but could not be read; the cache stays as it was.
+        UserError: A file exists but could not be read, or it changed meanwhile; the cache stays as it was.
     """
     versions = [_VERSION, PIL.__version__, find_spec("pillow_heif") is not None]
-    states = [digest([*versions, name, *_stat(file)]) for name, file in zip(names, files, strict=True)]
+    stats = [_stat(file) for file in files]
+    states = [digest([*versions, name, *stat]) for name, stat in zip(names, stats, strict=True)]
     resize = Resize(size, resize_mode)
 
     def fill(table: NDArray[Any], earlier: NDArray[Any]) -> None:
         table["state"] = states
+        table["stat"] = np.array(stats).reshape(-1, 3)
         known = {state: row for row, state in enumerate(earlier["state"].tolist())}
         missing = []
         for row, state in enumerate(table["state"].tolist()):
@@ -101,7 +111,9 @@ def decode_files(
 
         def decode(row: int) -> None:
             try:
-                pixels, values = decode_image(files[row], name=names[row], channels=channels, value_range=value_range)
+                content = read_file(files[row], name=names[row])
+                table["hash"][row] = content_hash("file", content).encode()
+                pixels, values = decode_image(content, name=names[row], channels=channels, value_range=value_range)
             except BadImage as error:
                 if error.temporary:
                     # In the cache as a bad image, it would be left out although the next try may read it.
@@ -111,6 +123,8 @@ def decode_files(
                 table["size"][row] = pixels.shape[:2]
                 table["pixels"][row] = resize(pixels)
                 table["values"][row] = values or (0, 0)
+            if _stat(files[row]) != stats[row]:
+                raise UserError(f"{files[row]} was changed or removed while it was read: start again")
 
         _for_each(decode, missing, description=f"Decoding {owner.name}")
 
@@ -124,6 +138,8 @@ def decode_files(
             ("values", np.float64, (2,)),
             ("reason", f"S{_REASON_BYTES}"),
             ("state", "S32"),
+            ("stat", np.int64, (3,)),
+            ("hash", f"S{HASH_BYTES}"),
         ],
         owner=f"files-{digest([os.path.realpath(owner), size, channels, resize_mode, value_range])}",
     )

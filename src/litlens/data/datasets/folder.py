@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from litlens.data.assignment import SplitAssignment
 from litlens.data.datasets.download import extract, fetch
 from litlens.data.datasets.file_images import decode_files
 from litlens.data.datasets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
@@ -124,7 +125,8 @@ class FolderDataModule(ImageDataModule):
             archive = self.folder.parent / self.archive.url.rpartition("/")[2]
             fetch([self.archive.url], archive, checksum=self.archive.checksum)
             extract(archive, self.folder, inner=self.archive.folder)
-        listing = self._listing
+        kept = self._assignment
+        listing = self._listing if kept is None else self._listing_of(kept)
         images = decode_files(
             listing.files,
             names=listing.names,
@@ -136,14 +138,12 @@ class FolderDataModule(ImageDataModule):
         )
         if self.value_range is None and (better := narrow_range(images.values)):
             _log.warning("data.value_range: %s: %s", self._source, better)
-        good = self._without_bad_files(listing, images.reasons)
-        rows = self._rows_of_splits(listing, good)
-        if self._any_classes:
-            present = np.unique(listing.labels[good])
-            if absent := [name for label, name in enumerate(self.class_names) if label not in present]:
-                _log.warning("%s has no image of %d classes: %s", self._source, len(absent), listed(absent))
-        else:
-            self._check_training({split: listing.labels[members] for split, members in rows.items()})
+        if kept is None:
+            rows = self._rows_of_splits(listing, self._without_bad_files(listing, images.reasons))
+            self._check_classes({split: listing.labels[members] for split, members in rows.items()})
+        else:  # the base reports what is not a complete image any more
+            good, of_split = np.array(images.reasons) == "", np.array(listing.splits)
+            rows = {split: np.flatnonzero(good & (of_split == split)) for split in SPLITS}
         if listing.groups is not None:
             self._report_divided_groups(listing.groups, rows)
         numbers = np.arange(len(listing.files))
@@ -167,6 +167,15 @@ class FolderDataModule(ImageDataModule):
         """As in `ImageDataModule`, after a check that there are training images of every class."""
         self._check_training({split: self.samples(split).labels for split in SPLITS})
         return super().train_dataloader()
+
+    def _check_classes(self, labels: dict[str, NDArray[np.int64]]) -> None:
+        """Report classes without images in data to evaluate on; other data need training images of every class."""
+        if not self._any_classes:
+            self._check_training(labels)
+            return
+        present = np.concatenate(list(labels.values()))
+        if absent := [name for label, name in enumerate(self.class_names) if label not in present]:
+            _log.warning("%s has no image of %d classes: %s", self._source, len(absent), listed(absent))
 
     def _check_training(self, labels: dict[str, NDArray[np.int64]]) -> None:
         if "train" not in self.given_splits and self.given_splits:
@@ -210,6 +219,15 @@ class FolderDataModule(ImageDataModule):
             return list_csv(self.csv, folder=self.folder, class_names=self.class_names)
         self._refuse_unknown_classes(self._found_classes())  # the folder was downloaded, or has changed
         return list_folder(self.folder, class_names=self.class_names, splits=self.splits)
+
+    def _listing_of(self, kept: SplitAssignment) -> Listing:
+        """The files of an earlier run: no other is even decoded."""
+        split_of = kept.split_of()
+        self.not_in_run = [name for name in self._listing.names if name not in split_of]
+        listing = self._listing.only(split_of)
+        if not listing.files:
+            kept.refuse(dict.fromkeys(split_of, "missing"))
+        return listing
 
     def _without_bad_files(self, listing: Listing, reasons: list[str]) -> NDArray[np.int64]:
         """The rows of the good files; bad ones are reported, or are an error."""

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.module import SPLITS
 from litlens.errors import UserError, listed
+from litlens.files import is_system_file
 
 _SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -37,6 +38,17 @@ class Listing:
     labels: NDArray[np.int64]
     splits: list[str] | None
     groups: list[str] | None
+
+    def only(self, split_of: Mapping[str, str]) -> "Listing":
+        """The files whose names have a split, in those splits."""
+        rows = [row for row, name in enumerate(self.names) if name in split_of]
+        return Listing(
+            files=[self.files[row] for row in rows],
+            names=[self.names[row] for row in rows],
+            labels=self.labels[rows],
+            splits=[split_of[self.names[row]] for row in rows],
+            groups=None if self.groups is None else [self.groups[row] for row in rows],
+        )
 
 
 def class_folders(folder: Path, splits: Mapping[str, str] | None = None) -> list[str]:
@@ -70,10 +82,10 @@ def class_folders(folder: Path, splits: Mapping[str, str] | None = None) -> list
 
 
 def list_folder(folder: Path, *, class_names: list[str], splits: Mapping[str, str] | None = None) -> Listing:
-    """List `folder/CLASS/**` or `folder/SPLIT/CLASS/**`, sorted; hidden files are left out.
+    """List `folder/CLASS/**` or `folder/SPLIT/CLASS/**`, sorted; hidden files and those of the system are left out.
 
     Raises:
-        UserError: A class folder is empty.
+        UserError: A class folder is empty, or a folder cannot be read.
     """
     files: list[Path] = []
     labels: list[int] = []
@@ -173,21 +185,34 @@ def _twice(names: list[str]) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_ignored(path.name))
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or is_system_file(name)
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"data.folder: {error.filename} cannot be read ({error.strerror}): repair or remove it")
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
     """Every file at any depth, broken links included."""
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
     visited: set[str] = set()
-    for place, subfolders, files in os.walk(folder, followlinks=True):
+    for place, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
         # A link to a folder above would be followed forever.
         visited.add(os.path.realpath(place))
         subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and os.path.realpath(Path(place) / name) not in visited
+            name for name in subfolders if not _is_ignored(name) and os.path.realpath(Path(place) / name) not in visited
         ]
-        yield from (Path(place) / name for name in files if not name.startswith("."))
+        yield from (Path(place) / name for name in files if not _is_ignored(name))
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -211,7 +236,8 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
             values = {name: (row[name] or "").strip() for name in used}
             if empty := [name for name, value in values.items() if not value]:
                 raise UserError(f"data.csv: {table} line {reader.line_num}: the {empty[0]} is empty; fill it in")
-            rows.append((reader.line_num, values))
+            if not is_system_file(PurePosixPath(values["file"]).name):
+                rows.append((reader.line_num, values))
     except csv.Error as error:
         # The reader counts the lines of a row at its end, which was not reached.
         raise UserError(
