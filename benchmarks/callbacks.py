@@ -36,7 +36,7 @@ THREADS = 2
 
 
 def main() -> None:
-    """Measure, print, and write the figures to `--output`."""
+    """Measure, print, and write the results to `--output`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the folder of data sets")
     parser.add_argument("--epochs", type=int, default=10, help="as shipped; fewer do not mean fewer drawings")

@@ -37,7 +37,7 @@ RANDOM_MAPS = 5
 
 
 def main() -> None:
-    """Measure, print, and write the figures to `--output`."""
+    """Measure, print, and write the results to `--output`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="state dict of torchvision's squeezenet1_1")
     parser.add_argument("--images", type=Path, help="a folder of images")

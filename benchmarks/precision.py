@@ -33,7 +33,7 @@ STEPS = [
 
 
 def main() -> None:
-    """Measure, print, and write the figures to `--output`."""
+    """Measure, print, and write the results to `--output`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/precision.json"))
     parser.add_argument("--quick", action="store_true", help="one small step; writes nothing")
