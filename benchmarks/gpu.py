@@ -38,7 +38,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import litlens
-from litlens.callbacks.steps import FiniteLoss, LearningRate, RandomState
+from litlens.callbacks.finite_loss import FiniteLoss
+from litlens.callbacks.learning_rate import LearningRate
+from litlens.callbacks.random_state import RandomState
 from litlens.explain.cam import cam
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

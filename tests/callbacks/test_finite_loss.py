@@ -15,7 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from litlens.callbacks.steps import FiniteLoss, NotFiniteError
+from litlens.callbacks.finite_loss import FiniteLoss, NotFiniteError
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.networks.scratch import MnistCNN
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from litlens.callbacks.steps import LearningRate, learning_rates
+from litlens.callbacks.learning_rate import LearningRate, learning_rates
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*have no `val_dataloader`")
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 from small_classifier import trainer
 
-from litlens.callbacks.steps import RandomState
+from litlens.callbacks.random_state import RandomState
 from litlens.checkpoints.durable import write_durably
 from litlens.checkpoints.last import LastCheckpoint, newest_checkpoint
 from litlens.checkpoints.reading import LAST, read_checkpoint

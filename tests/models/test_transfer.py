@@ -13,7 +13,7 @@ import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import nn
 
-from litlens.callbacks.steps import RandomState
+from litlens.callbacks.random_state import RandomState
 from litlens.checkpoints.loaded_classifier import load_classifier
 from litlens.data.module import ImageDataModule
 from litlens.data.split import ArrayImages, Split

@@ -1,4 +1,6 @@
 from litlens.callbacks.collect_predictions import CollectPredictions as CollectPredictions
+from litlens.callbacks.finite_loss import FiniteLoss as FiniteLoss
+from litlens.callbacks.learning_rate import LearningRate as LearningRate
 from litlens.callbacks.live.network_figures import FeatureMaps as FeatureMaps
 from litlens.callbacks.live.network_figures import GradCam as GradCam
 from litlens.callbacks.live.network_figures import Histograms as Histograms
@@ -9,9 +11,7 @@ from litlens.callbacks.live.score_figures import ConfusionMatrix as ConfusionMat
 from litlens.callbacks.live.score_figures import LearningCurves as LearningCurves
 from litlens.callbacks.live.score_figures import PerClassMetrics as PerClassMetrics
 from litlens.callbacks.live.score_figures import PrecisionRecallCurves as PrecisionRecallCurves
+from litlens.callbacks.random_state import RandomState as RandomState
 from litlens.callbacks.run_metadata import HyperParameters as HyperParameters
 from litlens.callbacks.run_metadata import Provenance as Provenance
 from litlens.callbacks.running_average import RunningAverage as RunningAverage
-from litlens.callbacks.steps import FiniteLoss as FiniteLoss
-from litlens.callbacks.steps import LearningRate as LearningRate
-from litlens.callbacks.steps import RandomState as RandomState

@@ -266,7 +266,7 @@ def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, 
     """
     largest = max((data.image_size for _, data in scored.values()), key=math.prod)
     results: dict[str, list[DistortedAccuracy]] = {}
-    results_of_runs: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for name, (network, data) in scored.items():
         split = data.samples("test")
         chosen = chosen_images(len(split), largest, seed=_SEED)
@@ -274,11 +274,15 @@ def show_robustness(scored: Mapping[str, tuple[nn.Module, ImageDataModule]], *, 
             network, data.preprocessing, split.images.batch(split.rows[chosen]), split.labels[chosen], seed=_SEED
         )
         results[name] = list(progress(points, description=f"Robustness of {name}", total=number_of_points()))
-        results_of_runs[name] = {"images": len(chosen), "seed": _SEED, "points": [asdict(point) for point in results[name]]}
-    text = json.dumps(results_of_runs, indent=2, ensure_ascii=False) + "\n"
+        entries[name] = {
+            "images": len(chosen),
+            "seed": _SEED,
+            "points": [asdict(point) for point in results[name]],
+        }
+    text = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
     written, image = write_atomically(folder / "robustness.json", text), folder / "robustness.png"
     Image.fromarray(pixels(robustness_figure(results))).save(image)
-    counts = " or ".join(f"{count:,}" for count in sorted({entry["images"] for entry in results_of_runs.values()}))
+    counts = " or ".join(f"{count:,}" for count in sorted({entry["images"] for entry in entries.values()}))
     console.print(f"robustness     accuracy in % on {counts} test images, by distortion:")
     console.print(_robustness_table(results), soft_wrap=False)
     console.print(f"robustness     {image}, {written.name}")

@@ -15,8 +15,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from litlens.callbacks.collect_predictions import CollectPredictions
+from litlens.callbacks.finite_loss import FiniteLoss, NotFiniteError
+from litlens.callbacks.random_state import RandomState
 from litlens.callbacks.run_metadata import Provenance
-from litlens.callbacks.steps import FiniteLoss, NotFiniteError, RandomState
 from litlens.checkpoints import record
 from litlens.checkpoints.durable import write_durably
 from litlens.checkpoints.last import LastCheckpoint, Newest, newest_checkpoint

@@ -15,13 +15,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
+from litlens.callbacks.finite_loss import FiniteLoss
+from litlens.callbacks.learning_rate import LearningRate
 from litlens.callbacks.live import drawing
 from litlens.callbacks.live.network_figures import FeatureMaps, GradCam, Histograms, ModelGraph
 from litlens.callbacks.live.samples import PredictionGrid, WrongSamples
 from litlens.callbacks.live.score_figures import ConfusionMatrix, LearningCurves, PerClassMetrics, PrecisionRecallCurves
+from litlens.callbacks.random_state import RandomState
 from litlens.callbacks.run_metadata import HyperParameters, Provenance
 from litlens.callbacks.running_average import RunningAverage
-from litlens.callbacks.steps import FiniteLoss, LearningRate, RandomState
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.module import ImageDataModule
 from litlens.data.split import ArrayImages, Split

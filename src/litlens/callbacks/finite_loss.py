@@ -1,4 +1,4 @@
-"""What happens at each training step: a check for NaN, torch's random state after a resume, the learning rates."""
+"""NaN and infinity in losses, gradients and weights: found before they spread, and reported with the samples."""
 
 import math
 from collections import deque
@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from litlens.callbacks.learning_rate import learning_rates
 from litlens.errors import UserError, listed
 
 _LAG = 8  # optimizer steps; after so many a copy from a GPU has arrived, unless the GPU is that far behind the host
@@ -250,68 +251,6 @@ class FiniteLoss(Callback):
             value = trainer.callback_metrics.get(name) if isinstance(name, str) else None
             if value is not None and not value.isfinite().all():
                 raise NotFiniteError(f"{name} became {value.item()} in epoch {trainer.current_epoch}. {_REMEDY}")
-
-
-class RandomState(Callback):
-    """Saves torch's global random states and puts them back at the first step after a resume, for dropout.
-
-    Lightning restores none (`lightning/pytorch/trainer/connectors/checkpoint_connector.py`). Not earlier than the first
-    step, since starting the loaders draws from the state as well. All other random choices of litlens follow from the
-    seed and need no state. With several devices each gets the first one's CPU state, as after `seed_everything`.
-    """
-
-    def __init__(self) -> None:
-        self._to_restore: dict[str, Tensor] | None = None
-
-    def state_dict(self) -> dict[str, Tensor]:
-        states = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            states["cuda"] = torch.cuda.get_rng_state()
-        return states
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states for the first step after the resume."""
-        self._to_restore = state_dict
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put the states back, once."""
-        if self._to_restore is None:
-            return
-        torch.set_rng_state(self._to_restore["cpu"].cpu())
-        if "cuda" in self._to_restore and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self._to_restore["cuda"].cpu())
-        self._to_restore = None
-
-
-class LearningRate(Callback):
-    """Logs the learning rate of every parameter group that the next step uses, as `lr/NAME`.
-
-    NAME is the group's `name` if it has one, otherwise the optimizer's class; equal names get `-1`, `-2` and so on.
-    Values go straight to the loggers, which costs nothing in the steps between.
-    """
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Log at the steps of Lightning's `self.log` (0: at none), once where gradients are accumulated."""
-        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not every or (step + 1) % every or batch_idx % trainer.accumulate_grad_batches:
-            return
-        rates = learning_rates(trainer.optimizers)
-        for logger in trainer.loggers:
-            logger.log_metrics(rates, step=step)
-
-
-def learning_rates(optimizers: list[Optimizer]) -> dict[str, float]:
-    """The current learning rate of every parameter group, as `lr/NAME`."""
-    rates: dict[str, float] = {}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            plain = f"lr/{group.get('name') or type(optimizer).__name__}"
-            name, number = plain, 0
-            while name in rates:
-                number += 1
-                name = f"{plain}-{number}"
-            rates[name] = float(group["lr"])
-    return rates
 
 
 def _running_statistics(module: nn.Module, *, frozen: bool) -> dict[str, Tensor]:
