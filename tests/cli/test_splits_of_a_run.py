@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import evaluate, train
 
 CONFIG = """\
@@ -98,6 +100,18 @@ def test_resuming_keeps_the_splits(run: Path, case: str, capsys: pytest.CaptureF
     evaluate(["--ckpt_path", str(run), "--accelerator=cpu"])
     assert capsys.readouterr().out.startswith("seen before    0 of 60 images were trained on, 0 were in validation\n")
     assert {name: (run / name).read_bytes() for name in files} == files
+
+
+def test_new_files_change_no_bit_of_a_resumed_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    for copy, number in (("as it was", 600), ("with more", 900)):
+        shutil.copytree(".", tmp_path / copy)
+        monkeypatch.chdir(tmp_path / copy)
+        noise(Path("noise"), range(600, number))
+        train(["--resume", str(run), "--trainer.max_epochs=2", "--data.augment=[shift]"])
+        weights.append(read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"])
+        monkeypatch.chdir(tmp_path / "copy")
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
 
 
 def remove(path: Path) -> str:
