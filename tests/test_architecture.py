@@ -26,7 +26,7 @@ def imported_rooms(path: Path) -> set[str]:
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         rooms |= {name.split(".")[1] for name in names if name.startswith("litlens.")}
-    return rooms - {"constants", "errors", "files", "lazy"}
+    return rooms - {"constants", "errors", "files", "lazy", "signals"}
 
 
 @pytest.mark.parametrize("room", sorted(ALLOWED))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentParser
 
+from litlens.cli.processes import is_first_process
 from litlens.cli.run_folder import (
     config_text,
-    is_first_process,
     new_run_folder,
     read_history,
     removed_if_refused,

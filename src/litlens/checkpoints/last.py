@@ -7,12 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from litlens.checkpoints.reading import LAST, previous_checkpoint, read_checkpoint
 from litlens.errors import UserError
+from litlens.signals import signals
 
 _SECONDS_BETWEEN_AGREEMENTS = 5.0
 
@@ -23,6 +24,7 @@ class Newest:
 
     path: Path
     step: int
+    devices: int
     note: str = ""
 
 
@@ -33,20 +35,57 @@ def newest_checkpoint(run: Path) -> Newest:
     """
     last, previous = run / LAST, previous_checkpoint(run / LAST)
     try:
-        return Newest(last, read_checkpoint(last)["global_step"])
+        return Newest(last, *_step_and_devices(last))
     except UserError as error:
         damage = str(error)
     if not previous.is_file():
         raise UserError(f"{damage}; there is nothing to resume: start a new run, or give another folder")
     try:
-        step = read_checkpoint(previous)["global_step"]
+        step, devices = _step_and_devices(previous)
     except UserError as error:
         raise UserError(f"{damage}, and {error}; there is nothing to resume: start a new run") from error
-    return Newest(previous, step, f"{damage}; resuming from {previous.name}, step {step}")
+    return Newest(previous, step, devices, f"{damage}; resuming from {previous.name}, step {step}")
+
+
+def _step_and_devices(path: Path) -> tuple[int, int]:
+    checkpoint = read_checkpoint(path)
+    return checkpoint["global_step"], checkpoint["litlens"]["computed_on"]["devices"]
+
+
+class HoldSignals(Callback):
+    """Lets SIGINT and SIGTERM wait in training: `LastCheckpoint` then ends it after the step, with a checkpoint.
+
+    Elsewhere they end the run at once: in validation and while images are drawn, the last checkpoint remains. It has to
+    be the first callback, so that it comes before what draws.
+    """
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a signal wait."""
+        signals.hold()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End at once after a signal."""
+        signals.release()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a signal wait again."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            signals.hold()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End at once after a signal."""
+        signals.release()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End at once after a signal."""
+        signals.release()
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes a run's newest state before the first step, every few minutes, and at the end of every epoch.
+    """Writes a run's newest state before the first step, every few minutes, at the end of every epoch and of the run.
+
+    A run that SIGINT or SIGTERM ends is ended here, after the step. Where a validation comes next, there is no
+    checkpoint before the end of the epoch, and none at all if that takes too long.
 
     It also stores the metric of a ReduceLROnPlateau: Lightning steps that schedule after the checkpoints of the epoch's
     end are written, and skips the step on resume, since it stores no metrics (`FitLoop.on_advance_end`). Nothing is
@@ -60,6 +99,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: Path, *, every: timedelta = timedelta(minutes=10)) -> None:
         self.path, self.every = folder / LAST, every
         self._saved_at = 0.0
+        self._asked = False  # by a signal, to end the run
         # Of several processes: the time and step of their last agreement on whether to write, and the step of the next.
         self._asked_at, self._asked_step, self._next_step = 0.0, 0, 0
         self._pending: dict[int, float] = {}  # the metric of each such schedule, by its index among the trainer's
@@ -67,7 +107,8 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: Trainer) -> None:
         """Write the checkpoint. To be called in every process."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
-            trainer.save_checkpoint(self.path)
+            with signals.held():
+                trainer.save_checkpoint(self.path)
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,8 +127,11 @@ class LastCheckpoint(Checkpoint):
         """Write a checkpoint if one is due, unless a validation follows, which a resumed run would skip."""
         numbers = batch_idx + 1, trainer.fit_loop.total_batch_idx + 1
         validates = any(number % (trainer.val_check_batch or math.inf) == 0 for number in numbers)
+        self._asked = signals.asked(trainer)
         if not (validates and trainer.enable_validation):
             self._save_if_due(trainer)
+        if self._asked and (trainer.is_last_batch or (validates and trainer.enable_validation)):
+            signals.finish_epoch()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a checkpoint if one is due, after a validation within an epoch."""
@@ -104,6 +148,8 @@ class LastCheckpoint(Checkpoint):
         }
         self.save(trainer)
         self._pending = {}
+        if self._asked:
+            signals.leave()
 
     def state_dict(self) -> dict[str, Any]:
         """The metrics of schedules that have not been stepped yet."""
@@ -116,8 +162,10 @@ class LastCheckpoint(Checkpoint):
     def _save_if_due(self, trainer: Trainer) -> None:
         # A checkpoint contains no accumulated gradients.
         accumulates = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if not trainer.is_last_batch and not accumulates and self._is_due(trainer):
+        if not trainer.is_last_batch and not accumulates and (self._asked or self._is_due(trainer)):
             self.save(trainer)
+            if self._asked:
+                signals.leave()
 
     def _is_due(self, trainer: Trainer) -> bool:
         now, step = time.monotonic(), trainer.global_step

@@ -10,7 +10,7 @@ import yaml
 
 from litlens.errors import UserError, nearest
 
-_SHELL = "command line"
+SHELL = "command line"
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def read_command_line(args: list[str]) -> CommandLine:
             node = None
         if option not in ("-c", "--config"):
             key = _spoken(option.removeprefix("--"))
-            given += _values(node, key, _SHELL) if node else [Given(key, text, _SHELL)]
+            given += _values(node, key, SHELL) if node else [Given(key, text, SHELL)]
         elif isinstance(node, yaml.MappingNode):
-            given += _values(node, "", _SHELL)
+            given += _values(node, "", SHELL)
         elif not text or text.lstrip().startswith("{"):
             raise UserError(f"--config: '{text}' is neither a file nor YAML such as {{trainer: {{max_epochs: 1}}}}")
         else:
@@ -116,7 +116,7 @@ def _values(node: yaml.Node, key: str, where: str, line: int | None = None) -> I
             inner = _spoken(f"{key}.{name.value}".removeprefix("."))
             yield from _values(value, inner, where, name.start_mark.line + 1)
         return
-    at = where if where == _SHELL or line is None else f"{where}, line {line}"
+    at = where if where == SHELL or line is None else f"{where}, line {line}"
     yield Given(key, yaml.SafeLoader("").construct_document(node), at)
     for item in node.value if isinstance(node, yaml.SequenceNode) else []:
         if isinstance(item, yaml.MappingNode):

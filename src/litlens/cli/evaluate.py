@@ -26,6 +26,7 @@ from litlens.checkpoints.record import is_trusted
 from litlens.cli.classify import classify
 from litlens.cli.command_line import read_command_line
 from litlens.cli.mistakes import mistakes_of_values, parse
+from litlens.cli.processes import follow_launcher, meet
 from litlens.cli.results import print_results, seen_before, test, write_run_report
 from litlens.cli.run_folder import ASSIGNMENT, BEST, config_text, run_home, run_title, write_results
 from litlens.data.assignment import SplitAssignment
@@ -45,6 +46,7 @@ from litlens.evaluation.report_page import write_page
 from litlens.evaluation.run_comparison import compare, render_comparison
 from litlens.evaluation.style import pixels
 from litlens.files import write_atomically
+from litlens.signals import signals
 
 # Options that say where the files are, of which the fingerprint is independent, or how they are read.
 _PLACES = ("root", "folder", "csv", "batch_size", "num_workers", "class_names")
@@ -107,6 +109,7 @@ def run_parser() -> LightningArgumentParser:
     parser.add_argument("--config", action="config")
     parser.add_argument("--accelerator", type=str, default="auto")
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--num_nodes", type=int, default=1)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     return parser
 
@@ -142,6 +145,7 @@ def evaluate(
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=options.devices,
+            num_nodes=options.num_nodes,
             precision=metadata["computed_on"]["precision"],
             callbacks=[collect],
             logger=False,
@@ -149,6 +153,8 @@ def evaluate(
             enable_model_summary=False,
             enable_progress_bar=console.is_terminal,
         )
+    signals.take_over(trainer)
+    meet(trainer)
     predictions, results = test(trainer, loaded.classifier, data, collect, metadata=metadata)
     if not trainer.is_global_zero:
         return None
@@ -217,7 +223,9 @@ def _parsed(
         module = name.rpartition(".")[0]
         raise UserError(f"{path} names {name}, which is not part of litlens: if you trust it, add --trust {module}")
     parser = run_parser()
-    options = parse(parser, read_command_line(["--config", config_text({"data": stored}), *args]))
+    line = read_command_line(["--config", config_text({"data": stored}), *args])
+    options = parse(parser, line)
+    follow_launcher(options, line.find("devices"))
     _set_from_checkpoint(options.data, metadata, same_class=options.data.class_path == name)
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
     changed = [

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from litlens.errors import mistake_behind
 from litlens.files import is_disk_full
+from litlens.signals import signals
 
 # Lightning sets these for the processes that it starts and does not reset them, so that the next run in this process
 # would count as one of those (lightning/pytorch/strategies/launchers/subprocess_script.py).
@@ -20,6 +22,8 @@ _LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_
 IGNORED_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     # Lightning 2.6 asks a tree node for its type in a way that torch has deprecated.
     (".isinstance.treespec, LeafSpec", FutureWarning),
+    # Lightning 2.6 gathers by a function that torch 2.14 has deprecated.
+    ("torch.distributed.nn.functional.all_gather is deprecated", FutureWarning),
     # Images in memory load fastest without workers, as measured.
     (r"The '\w+' does not have many workers", UserWarning),
     # Our loader is resumable within an epoch, as tests/data/test_loader.py shows.
@@ -77,16 +81,17 @@ Score checkpoints on labeled images; write report.html.
 
 
 def train(args: list[str] | None = None) -> None:
-    """`python train.py …`: the exit status is 0, or 1 after a user's mistake, or 130 after Ctrl-C."""
-    _run("litlens.cli.train", _TRAIN_HELP, sys.argv[1:] if args is None else args)
+    """`python train.py …`: the exit status is 0, 1 after an error, 130 after Ctrl-C, or 143 after SIGTERM."""
+    _run("litlens.cli.train", _TRAIN_HELP, args)
 
 
 def evaluate(args: list[str] | None = None) -> None:
     """`python evaluate.py …`: exit statuses as for `train`."""
-    _run("litlens.cli.evaluate", _EVALUATE_HELP, sys.argv[1:] if args is None else args)
+    _run("litlens.cli.evaluate", _EVALUATE_HELP, args)
 
 
-def _run(module: str, help_text: str, args: list[str]) -> None:
+def _run(module: str, help_text: str, given: list[str] | None) -> None:
+    args = sys.argv[1:] if given is None else given
     if not args or "--help" in args or "-h" in args:
         sys.stdout.write(help_text)
         return
@@ -96,10 +101,11 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
 
     from rich.console import Console
 
-    from litlens.cli.run_folder import is_first_process
+    from litlens.cli.processes import is_first_process, parent_of_this_command
 
+    first = is_first_process()
     # Without markup, `[lr]` in a file name is printed as it is.
-    console = Console(quiet=not is_first_process(), highlight=False, markup=False, soft_wrap=True)
+    console = Console(quiet=not first, highlight=False, markup=False, soft_wrap=True)
     verbose = "--verbose" in args
     args = [_expanded(arg) for arg in args if arg != "--verbose"]
     environment = {name: os.environ.get(name) for name in _LEFT_BEHIND}
@@ -107,31 +113,46 @@ def _run(module: str, help_text: str, args: list[str]) -> None:
     # TensorBoard's thread ends with a full disk, and its next call in this thread raises the same error.
     threading.excepthook = lambda failed: None if is_disk_full(failed.exc_value) else report(failed)
     try:
-        command = import_module(module)
-        _quiet()
-        command.run(args, console=console)
-    except SystemExit as stop:
-        # Lightning exits this way after Ctrl-C in a test (lightning/pytorch/trainer/call.py).
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
-    except KeyboardInterrupt as stop:
-        hint = f"; resume with: python train.py --resume {stop.args[0]}" if stop.args else ""
-        sys.stderr.write(f"stopped{hint}\n")
-        sys.exit(130)
-    except Exception as error:
-        mistake: object = mistake_behind(error)
-        if is_disk_full(error):
-            mistake = "no space is left on the disk: make room, then resume with: python train.py --resume RUN_DIR"
-        if mistake is None or verbose:
-            raise
-        sys.stderr.write(f"error: {mistake}\n")
-        sys.exit(1)
+        with signals.handled(first=first, parent=parent_of_this_command()):
+            try:
+                command = import_module(module)
+                _quiet(first)
+                command.run(args, console=console)
+            except BaseException as error:
+                _end(error, first=first, verbose=verbose, ends_process=given is None)
     finally:
         threading.excepthook = report
         for name, value in environment.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _end(error: BaseException, *, first: bool, verbose: bool, ends_process: bool) -> None:
+    """Exit after a signal (130 or 143) or an error, with one line, which one process of several prints.
+
+    After a signal, whatever is raised comes of it: the other processes of a job end as well.
+    """
+    # Lightning makes a KeyboardInterrupt that is no signal's a SystemExit (lightning/pytorch/trainer/call.py).
+    if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+        signals.received = signals.received or signal.SIGINT
+    if signals.received:
+        if first:
+            sys.stderr.write(f"{signals.line()}\n")
+        signals.end_launched()
+        if ends_process:  # without what Python does at exit, which takes seconds and may wait for other processes
+            signals.exit()
+        sys.exit(signals.status(128 + signals.received))
+    if isinstance(error, SystemExit):
+        raise error
+    mistake: object = mistake_behind(error)
+    if is_disk_full(error):
+        mistake = "no space is left on the disk: make room, then resume with: python train.py --resume RUN_DIR"
+    speaks = signals.is_first_failure()
+    signals.end_launched()
+    if verbose or (speaks and mistake is None):
+        raise error
+    if speaks:
+        sys.stderr.write(f"error: {mistake}\n")
+    sys.exit(signals.status(1))
 
 
 def _expanded(arg: str) -> str:
@@ -150,8 +171,10 @@ def _version() -> str:
     return ", ".join(found)
 
 
-def _quiet() -> None:
-    """Silence Lightning's advertisements, and warnings that a user can do nothing about."""
+def _quiet(first: bool) -> None:
+    """Silence Lightning's advertisements, and warnings that a user can do nothing about or the first process has."""
+    if not first:
+        warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message, category in IGNORED_WARNINGS:

@@ -3,11 +3,10 @@
 import csv
 import itertools
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import yaml
 
 from litlens.checkpoints.reading import BEST as BEST
 from litlens.checkpoints.reading import LAST as LAST
+from litlens.cli.processes import is_first_process
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 from litlens.files import write_atomically
+from litlens.signals import signals
 
 # Every path in a run folder, with BEST, the checkpoint that is tested, and LAST, the newest state of the training.
 CONFIG = "config.yaml"
@@ -29,16 +30,6 @@ RESULTS = "results.json"
 REPORT = "report.html"
 
 _CURVES = ("loss/train", "loss/val", "accuracy/train", "accuracy/val")
-
-
-def is_first_process() -> bool:
-    """Whether this is global rank 0, which alone prints and writes; known before there is a trainer.
-
-    torchrun sets RANK; SLURM's srun sets SLURM_PROCID, which processes that Lightning starts (LOCAL_RANK) inherit.
-    """
-    if "RANK" in os.environ:
-        return os.environ["RANK"] == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
 
 
 def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
@@ -63,13 +54,24 @@ def new_run_folder(name: str, *, runs: Path = Path("runs")) -> Path:
 
 @contextmanager
 def removed_if_refused(folder: Path, *, kept: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Remove a new run folder where an error occurs before `kept` says that something in it is worth keeping."""
+    """Remove a new run folder where it ends before `kept` says that something in it is worth keeping."""
+
+    def remove() -> None:
+        if kept() or not is_first_process():
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the folder of another run's
+            folder.parent.rmdir()
+            folder.parents[1].rmdir()
+
+    signals.before_exit = remove
     try:
         yield
-    except Exception:
-        if not kept() and is_first_process():
-            shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        remove()
         raise
+    finally:
+        signals.before_exit = lambda: None
 
 
 def run_home(checkpoint: Path) -> Path:

@@ -15,12 +15,12 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from litlens.callbacks.collect_predictions import CollectPredictions
-from litlens.callbacks.finite_loss import FiniteLoss, NotFiniteError
+from litlens.callbacks.finite_loss import FiniteLoss
 from litlens.callbacks.random_state import RandomState
 from litlens.callbacks.run_metadata import Provenance
 from litlens.checkpoints import record
 from litlens.checkpoints.durable import write_durably
-from litlens.checkpoints.last import LastCheckpoint, Newest, newest_checkpoint
+from litlens.checkpoints.last import HoldSignals, LastCheckpoint, Newest, newest_checkpoint
 from litlens.checkpoints.provenance import versions
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
@@ -28,6 +28,7 @@ from litlens.cli.checks import available_precision, check_batches, check_checkpo
 from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_memory
 from litlens.cli.parser import TrainingCommand
+from litlens.cli.processes import follow_launcher, is_launched, meet
 from litlens.cli.results import print_results, seen_before, test, write_run_report
 from litlens.cli.resume import Resumption, check_resumption, keep_metrics
 from litlens.cli.run_folder import (
@@ -44,6 +45,7 @@ from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, listed
 from litlens.models.classifier import ImageClassifier
 from litlens.models.pretrained import channels_of, check_normalization, weights_normalization
+from litlens.signals import signals
 
 
 @dataclass(frozen=True)
@@ -74,19 +76,24 @@ def run(args: list[str], *, console: Console) -> None:
     if command.config.trainer.precision != asked:
         console.print(f"trainer.precision: {asked} is emulated here, many times slower: training in float32")
     check_checkpointing(command.config)
+    parts: Run | None = None
+    signals.hold()  # until what removes the folder knows of it
     folder = command.resumed or new_run_folder(command.run_name)
-    with removed_if_refused(folder, kept=lambda: command.resumed is not None):
+    with removed_if_refused(folder, kept=lambda: bool(command.resumed or (parts and parts.trainer.global_step))):
+        signals.release()
         parts = build(command, folder)
-    try:
-        train(command, parts, console=console)
-    finally:
-        _finish(parts.trainer.loggers)
+        try:
+            train(command, parts, console=console)
+        finally:
+            _finish(parts.trainer.loggers)
 
 
 def build(command: TrainingCommand, folder: Path) -> Run:
     """Build data module, classifier and trainer, with the callbacks that correctness needs."""
     data = command.build_data()
-    built = command.build(in_run_folder(command.config, folder), data)
+    config_of_run = in_run_folder(command.config, folder)
+    follow_launcher(config_of_run.trainer, command.line.find("trainer.devices"))
+    built = command.build(config_of_run, data)
     # Before the data are read: `auto` means the constants of the pretrained weights.
     use_constants_of_weights(command.config, data)
     config = command.resolved_config(data)
@@ -102,11 +109,12 @@ def build(command: TrainingCommand, folder: Path) -> Run:
     chosen = built.trainer.callbacks or []
     chosen = chosen if isinstance(chosen, list) else [chosen]
     chosen = [callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))]
-    settings = built.trainer.as_dict() | {"callbacks": chosen + own}
+    settings = built.trainer.as_dict() | {"callbacks": [HoldSignals(), *chosen, *own]}
     with mistakes_of_values():
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
     write_durably(trainer)
+    signals.take_over(trainer)
     newest = newest_checkpoint(folder) if command.resumed is not None else None
     parts = (built.model, data, config, collect, built.model_checkpoint, built.early_stopping, newest)
     return Run(folder, trainer, *parts)
@@ -155,34 +163,38 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     """Fit, test the best checkpoint once, and write the results into the run folder."""
     trainer, classifier, data, folder = parts.trainer, parts.classifier, parts.data, parts.folder
     trial = bool(command.config.trainer.fast_dev_run)
-    with removed_if_refused(folder, kept=lambda: trainer.global_step > 0 or command.resumed is not None):
-        check(command, parts)
-        start_from(command, classifier, console=console)
-        classifier.record = record.check(classifier)
-        for reason in classifier.record.get("undescribed", {}).values():
-            console.print(f"{reason}; load its checkpoint by load_classifier(path, network=…)")
-        for line in record.omitted_arguments(classifier.record):
-            console.print(line)
-        if parts.newest is not None:
-            keep_metrics(trainer, folder=folder, step=parts.newest.step)
-        elif trainer.is_global_zero and not trial:
-            data.assignment().write(folder / ASSIGNMENT)
-            write_config(folder, parts.config)
-        announce(command, parts, console=console)
-        start = time.monotonic()
-        fit(parts)
-        seconds = time.monotonic() - start
-        if trial:
-            trainer.test(classifier, datamodule=data, verbose=False)
-            if trainer.is_global_zero:
-                folder.rmdir()
-            console.print("fast_dev_run: training, validation and test work; nothing was written")
-            return
-        if not parts.checkpoint.best_model_path:
-            raise UserError(
-                f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated, so there is no "
-                f"checkpoint to test: give more; validation runs every {trainer.check_val_every_n_epoch} epoch(s)"
-            )
+    if is_launched(trainer):
+        meet(trainer)
+    check(command, parts)
+    meet(trainer)
+    folder = trainer.strategy.broadcast(folder)
+    signals.last = folder / LAST
+    start_from(command, classifier, console=console)
+    classifier.record = record.check(classifier)
+    for reason in classifier.record.get("undescribed", {}).values():
+        console.print(f"{reason}; load its checkpoint by load_classifier(path, network=…)")
+    for line in record.omitted_arguments(classifier.record):
+        console.print(line)
+    if parts.newest is not None:
+        keep_metrics(trainer, folder=folder, step=parts.newest.step)
+    elif trainer.is_global_zero and not trial:
+        data.assignment().write(folder / ASSIGNMENT)
+        write_config(folder, parts.config)
+    announce(command, parts, console=console)
+    start = time.monotonic()
+    fit(parts)
+    seconds = time.monotonic() - start
+    if trial:
+        trainer.test(classifier, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            folder.rmdir()
+        console.print("fast_dev_run: training, validation and test work; nothing was written")
+        return
+    if not parts.checkpoint.best_model_path:
+        raise UserError(
+            f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated, so there is no "
+            f"checkpoint to test: give more; validation runs every {trainer.check_val_every_n_epoch} epoch(s)"
+        )
 
     best = Path(parts.checkpoint.best_model_path)
     # Loaded here, as evaluation does it: from a checkpoint of Lightning's weight averaging, `trainer.test` would take
@@ -241,6 +253,11 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         console.print(parts.newest.note)
     if left_out := data.not_in_run:
         console.print(f"{len(left_out):,} images are left out, which the run did not have: {listed(left_out)}")
+    if parts.newest is not None and parts.newest.devices != trainer.world_size:
+        console.print(
+            f"trained on {parts.newest.devices} device(s) until step {parts.newest.step}, now on {trainer.world_size}: "
+            "the last bits will differ from those of an uninterrupted run"
+        )
     if command.config.trainer.enable_model_summary is not False:
         console.print(layer_table(parts.classifier), soft_wrap=False)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
@@ -252,23 +269,15 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
 
 
 def fit(parts: Run) -> None:
-    """Train, from the last checkpoint where a run is resumed. Ctrl-C becomes a KeyboardInterrupt with the folder."""
-    trainer, folder = parts.trainer, parts.folder
+    """Train, from the last checkpoint where a run is resumed."""
     ckpt_path = parts.newest.path if parts.newest is not None else None
-    try:
-        with missing_metrics(trainer), out_of_memory(trainer, parts.data):
-            trainer.fit(
-                parts.classifier,
-                datamodule=parts.data,
-                ckpt_path=ckpt_path,
-                weights_only=True if ckpt_path else None,
-            )
-    except NotFiniteError as error:
-        if error.on_all_devices and not trainer.is_global_zero:
-            sys.exit(1)  # the first process reports it
-        raise
-    except SystemExit as stop:  # which Lightning raises on Ctrl-C (lightning/pytorch/trainer/call.py)
-        raise KeyboardInterrupt(*[folder] if (folder / LAST).is_file() else []) from stop
+    with missing_metrics(parts.trainer), out_of_memory(parts.trainer, parts.data):
+        parts.trainer.fit(
+            parts.classifier,
+            datamodule=parts.data,
+            ckpt_path=ckpt_path,
+            weights_only=True if ckpt_path else None,
+        )
 
 
 def _finish(loggers: list[Logger]) -> None:
