@@ -45,7 +45,7 @@ def test_a_signal_elsewhere_ends_a_run_at_once_and_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each stage: the step of the last checkpoint, or None where nothing may be left."""
-    monkeypatch.setattr("litlens.cli.train.write_report", wait_in_page)
+    monkeypatch.setattr("litlens.cli.train.write_run_report", wait_in_page)
     stages = {
         "on_fit_start": (0, None),
         "on_validation_batch_start": (66, 33),
