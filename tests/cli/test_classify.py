@@ -35,6 +35,9 @@ def photos(tmp_path: Path) -> Path:
     (folder / "empty.png").touch()
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails" / "small.png").touch()
+    for name in ("Thumbs.db", "Desktop.ini", "._a.png", "__MACOSX/b.png"):  # of Windows and macOS
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
     if sys.platform == "linux":
         (folder / os.fsdecode(b"caf\xe9.txt")).touch()  # no valid UTF-8
     return folder
@@ -71,6 +74,8 @@ def test_the_page_shows_the_images_and_lists_unreadable_files(
         assert name in said
         assert f">{name}<" in text
     assert "small.png" not in text
+    for name in ("Thumbs.db", "Desktop.ini", "._a.png", "__MACOSX"):
+        assert name not in text + said
 
 
 def test_the_page_shows_a_limited_number(

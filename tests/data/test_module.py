@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from litlens.constants import NORMALIZATIONS
-from litlens.data import sampling
+from litlens.data import module, sampling
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.datasets.folder import FolderDataModule
 from litlens.data.duplicates import shared_between_splits
@@ -331,6 +331,27 @@ def test_the_fingerprint_depends_on_the_folder_of_a_file(tmp_path: Path) -> None
     after = Files([files[0], moved, files[2]]).fingerprint()
     assert after["stat"] != before["stat"]
     assert after["content"] != before["content"]
+
+
+@pytest.mark.parametrize("reader", ["file_state", "_content"])
+def test_a_file_that_is_removed_before_the_fingerprint_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """Between the listing and the sizes and times, and between these and the content."""
+    file = tmp_path / "all.npz"
+    file.write_bytes(b"pixels")
+    original = getattr(module, reader)
+
+    def after_removal(*args: Any) -> Any:
+        file.unlink()
+        return original(*args)
+
+    monkeypatch.setattr(module, reader, after_removal)
+    with pytest.raises(UserError) as caught:
+        Files([file]).fingerprint()
+    assert (
+        str(caught.value) == f"{file} cannot be read (No such file or directory): repair or remove it, and start again"
+    )
 
 
 def test_a_single_file_and_none_have_a_fingerprint(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Sample(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """How many of some images a run was trained on, and how many were in its validation, by content."""
+    """How many images, by content, a run was trained on and validated on."""
 
     in_train: int
     in_val: int
