@@ -14,6 +14,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, Trainer
 
 from litlens.cli.main import train
+from litlens.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = [
@@ -40,6 +41,14 @@ class Slow(Callback):
             end = time.monotonic() + seconds
             while time.monotonic() < end and not Path("go").exists():
                 time.sleep(0.05)
+
+
+class Refused(Callback):
+    """Raises a user's mistake in one process, while the other waits for it."""
+
+    def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
+        if trainer.global_rank == 1:
+            raise UserError("an image cannot be read")
 
 
 def slow(hook: str, *, step: int = 0, seconds: float = 30) -> list[str]:

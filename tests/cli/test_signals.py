@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT: at every stage of a run, alone and in jobs of several processes."""
 
+import json
 import signal
 import sys
 import time
@@ -108,6 +109,10 @@ def test_a_job_of_two_processes_has_one_folder_and_one_voice(tmp_path: Path, lau
     option = "there is no option --trainer.max_epoch; did you mean 'trainer.max_epochs'?"
     assert job.text("errors") == f"error: command line: {option}\n"
     assert not job.runs
+    start([*DIGITS, "--trainer.callbacks+=jobs.Refused"])
+    assert job.statuses() == [1, 1]
+    assert job.text("errors") == "error: an image cannot be read\n"
+    assert not job.runs
     two_epochs = ["--trainer.max_epochs=2", "--model.lr_scheduler=null"]
     start([*DIGITS, *two_epochs, *slow("on_train_batch_start", step=3, seconds=0.2)])
     job.wait_for("on_train_batch_start-0", "on_train_batch_start-1")
@@ -137,3 +142,19 @@ def test_a_job_of_two_processes_has_one_folder_and_one_voice(tmp_path: Path, lau
     assert f"trained on 2 device(s) until step {stopped_at}, now on 1: the last bits will differ" in job.text("output")
     assert job.runs == [run]
     assert step(run) == 16
+
+
+@pytest.mark.slow
+def test_every_launcher_gives_the_same_figures(tmp_path: Path) -> None:
+    figures = []
+    for number, (launcher, here) in enumerate([(torchrun, 2), (torchrun, 1), (slurm, 2)]):
+        job = Job(tmp_path / str(number))
+        job.folder.mkdir()
+        port = free_port()
+        for rank in range(2):
+            job.start([*DIGITS, "--trainer.max_epochs=1"], launcher(rank, here=here, machines=2 // here, port=port))
+        assert job.statuses() == [0, 0], job.text("errors")
+        (run,) = job.runs
+        results = json.loads((run / "results.json").read_text())
+        figures.append((results["accuracy_test"], results["loss_test"], (run / "predictions-test.csv").read_bytes()))
+    assert figures[0] == figures[1] == figures[2]
