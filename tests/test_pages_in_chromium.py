@@ -72,19 +72,18 @@ def dark_blue(image: Image.Image) -> int:
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch on the digits, or the one that is named."""
     if named := os.environ.get("LITLENS_TEST_RUN"):
-        yield Path(named).resolve()
-        return
+        return Path(named).resolve()
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("LITLENS_CACHE", str(folder / "cache"))
         quiet = [f"--trainer.enable_{what}=false" for what in ("progress_bar", "model_summary")]
         train(["--config", str(ROOT / "configs" / "digits_cnn.yaml"), "--trainer.max_epochs=1", *quiet])
-        (run,) = folder.glob("runs/digits_cnn/*")
-        yield run
+    (run,) = folder.glob("runs/digits_cnn/*")
+    return run
 
 
 @pytest.fixture(scope="module")

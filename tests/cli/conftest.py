@@ -1,6 +1,5 @@
 """Two short runs on the digits, a CNN's and an MLP's, that the tests of the command's pages look at."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,14 @@ def _trained(folder: Path, *options: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def digits_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Run folders of two epochs: `cnn`, and `mlp`, which has no maps."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
+    mlp = ["--model.network", "litlens.MLP", "--model.lr_scheduler=null"]
+    with pytest.MonkeyPatch.context() as patch:  # ends before the tests: they have a current folder of their own
         patch.chdir(folder)
         patch.setenv("LITLENS_CACHE", str(folder / "cache"))
-        mlp = ["--model.network", "litlens.MLP", "--model.lr_scheduler=null"]
-        yield {
+        return {
             "cnn": _trained(folder, "--trainer.max_epochs=2"),
             "mlp": _trained(folder, *mlp, "--trainer.max_epochs=1"),
         }
