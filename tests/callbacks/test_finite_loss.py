@@ -194,7 +194,7 @@ def test_weights_that_finite_gradients_overflow_are_not_saved(trainer, samples, 
 
 
 def test_statistics_that_overflow_are_not_saved_after_a_validation(trainer, samples, tmp_path) -> None:
-    """The variance of inputs of 1e25 is infinite, and what batch norm makes of it is 0: no loss or gradient tells."""
+    """The variance of inputs of 1e25 is infinite, and batch norm divides by it to 0: no loss or gradient shows it."""
     module = WithBatchNorm()
     module.body = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
     loader = samples()

@@ -119,7 +119,7 @@ def test_the_page_shows_the_first_500_in_less_than_5_mb(
     folder = tmp_path / "many"
     folder.mkdir()
     rows, columns = np.mgrid[:200, :320]
-    waves = [np.sin(rows / (5 + k)) + np.cos(columns / (3 + k)) for k in range(3)]  # about as detailed as a photo
+    waves = [np.sin(rows / (5 + k)) + np.cos(columns / (3 + k)) for k in range(3)]  # about as detailed as a photograph
     pixels = np.uint8(127 + 60 * np.stack(waves, axis=2))
     Image.fromarray(pixels).save(folder / "000.jpg", quality=90)
     for number in range(1, 502):
@@ -142,7 +142,7 @@ def test_the_page_shows_the_first_500_in_less_than_5_mb(
     assert "the first 500 are shown" in text
     assert len(table(tmp_path / "predictions.csv")) == 502
     assert len(text) < 5_000_000
-    assert most == 1  # whole photo in memory at a time
+    assert most == 1  # complete image in memory at a time
 
 
 class _Watched(np.ndarray[Any, Any]):

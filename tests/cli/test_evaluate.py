@@ -193,7 +193,7 @@ def test_the_table_and_the_files_of_robustness(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "new folder" / "robustness.json").read_text())
     assert len(figures) == 2
     one = figures["one"]
-    assert one["images"] == 359  # the whole test split
+    assert one["images"] == 359  # the complete test split
     assert {point["distortion"] for point in one["points"]} == set(DISTORTIONS)
     plain = {point["accuracy"]["value"] for point in one["points"] if point["strength"] == 0}
     assert len(plain) == 1

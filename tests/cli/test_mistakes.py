@@ -125,7 +125,7 @@ def test_on_the_command_line(tmp_path: Path, options: list[str], expected: list[
 
 
 def test_the_later_of_two_files_is_named(tmp_path: Path) -> None:
-    """Both give the batch size; the line is that of the overlay, behind a comment."""
+    """Both give the batch size; the line is that of the overlay, after a comment."""
     (tmp_path / "overlay.yaml").write_text("data:\n  # smaller\n  init_args: {batch_size: few}\n")
     good = GOOD.replace("DigitsDataModule}", "DigitsDataModule, init_args: {batch_size: 8}}")
     line = mistake(tmp_path, good, "--config", str(tmp_path / "overlay.yaml"))

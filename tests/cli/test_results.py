@@ -38,7 +38,7 @@ def test_the_page_reveals_nothing_of_the_machine(digits_runs: dict[str, Path]) -
     text = re.sub(r"data:image/[^\"]*", "", (digits_runs["cnn"] / "report.html").read_text())
     for place in (str(Path.home()), str(ROOT), str(digits_runs["cnn"].parents[3]), platform.node()):
         assert len(place) < 3 or place not in text
-    assert not re.search(r"20\d\d-\d\d-\d\d(?!_)", text)  # the run's own name is a time, no other date stands there
+    assert not re.search(r"20\d\d-\d\d-\d\d(?!_)", text)  # the run's own name is a time, there is no other date
 
 
 def test_the_page_of_a_network_without_maps(digits_runs: dict[str, Path]) -> None:

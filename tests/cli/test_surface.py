@@ -1,4 +1,4 @@
-"""What stands on the command line: changing it is a decision, not an accident."""
+"""The options of the command line: changing them is a decision, not an accident."""
 
 import re
 from importlib.metadata import version

@@ -257,7 +257,7 @@ def fit(tmp_path: Any, *, num_workers: int = 0, batch_size: int = 4, ckpt_path: 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("steps", [2, 5, 7, 10])
-# The run that goes on has no need of the callback that wrote the checkpoint.
+# The resumed run does not need the callback that wrote the checkpoint.
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_a_resumed_run_sees_what_the_uninterrupted_one_does(tmp_path: Any, steps: int, num_workers: int) -> None:
     """Within an epoch of five steps (2, 7) and at its end (5, 10): no batch twice, none left out."""

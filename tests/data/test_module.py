@@ -248,14 +248,14 @@ def test_a_mapped_array_is_pickled_as_its_place_in_the_file(part: Any, tmp_path:
     np.save(tmp_path / "images.npy", pixels)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")[part]
     pickled = pickle.dumps(ArrayImages(mapped))
-    # What has gaps in the file, and what lies in memory, goes along as it is.
+    # Arrays with gaps in the file and arrays in memory are pickled with their pixels.
     assert (len(pickled) < 1000) == mapped.flags.c_contiguous
     for again in (pickle.loads(pickled), pickle.loads(pickle.dumps(ArrayImages(pixels[part])))):
         assert np.array_equal(again.batch(np.arange(len(mapped))), pixels[part])
 
 
 class Mapped(ImageDataModule):
-    """200 images of 64×64 that lie in a file, the first of which is left out."""
+    """200 images of 64×64 in a file, the first of which is left out."""
 
     def __init__(self, path: Path, **options: Any) -> None:
         super().__init__(**options)

@@ -14,7 +14,7 @@ Fingerprint = Callable[[nn.Module], dict[str, Any]]
 
 
 class InplaceNet(nn.Module):
-    """Like VGG, in-place ReLUs behind convolutions, with BatchNorm and Dropout, which eval mode is for."""
+    """Like VGG, in-place ReLUs after convolutions, with BatchNorm and Dropout, which eval mode is for."""
 
     def __init__(self, in_channels: int = 3, num_classes: int = 5) -> None:
         super().__init__()

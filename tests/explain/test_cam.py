@@ -60,7 +60,7 @@ def test_gradcam_equals_the_package_on_resnet18(resnet: nn.Module, layer: str) -
         assert torch.equal(result.predicted, copy.deepcopy(resnet).eval()(images).argmax(1))
 
 
-# features.0 and .7 are overwritten by the in-place ReLU behind them.
+# features.0 and .7 are overwritten by the in-place ReLU after them.
 @pytest.mark.parametrize("layer", [f"features.{number}" for number in range(9)])
 def test_gradcam_equals_the_package_with_inplace_relus(inplace_net: Any, images: Tensor, layer: str) -> None:
     result = cam(inplace_net, images, target=2, layer=layer)

@@ -97,7 +97,7 @@ def test_there_and_back_by_pillow() -> None:
 @pytest.mark.parametrize("resize_mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("size", [(301, 403), (403, 301), (97, 640), (224, 224), (61, 60)])
 def test_a_spot_comes_back_from_the_resize_itself(resize_mode: ResizeMode, size: tuple[int, int]) -> None:
-    """What `Resize` makes of a bright spot, taken as the map, lies on the spot again."""
+    """A bright spot resized by `Resize` and used as the map is mapped back onto the spot."""
     height, width = size
     resize = Resize((75, 91), resize_mode)
     photo = np.zeros((height, width, 1), dtype=np.uint8)

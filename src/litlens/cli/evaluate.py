@@ -207,7 +207,7 @@ def _keep_splits(data: ImageDataModule, assignment: SplitAssignment, *, split: s
 
 def _described(seen: dict[str, int], number: int) -> str:
     if not seen:
-        return "unknown: no splits.csv of the run tells"
+        return "unknown: the run has no splits.csv"
     trained_on, validated_on = seen.values()
     text = f"{trained_on:,} of {number:,} images were trained on, {validated_on:,} were in validation"
     return text + (": the accuracy is too high for new images" if trained_on + validated_on else "")

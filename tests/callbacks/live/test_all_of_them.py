@@ -142,15 +142,15 @@ def test_every_tag_is_in_the_event_file(tmp_path: Path) -> None:
 def test_hyperparameters_are_shown_with_the_final_metrics(tmp_path: Path) -> None:
     run(tmp_path, [HyperParameters(), Provenance(CONFIG)])
     metadata = events(tmp_path).summary_metadata
-    told = {
+    logged = {
         tag: HParamsPluginData.FromString(metadata[tag].plugin_data.content)
         for tag in metadata
         if tag.startswith("_hparams_")
     }
-    start = told["_hparams_/session_start_info"].session_start_info.hparams
+    start = logged["_hparams_/session_start_info"].session_start_info.hparams
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.items()}
     assert values == {"seed_everything": 42, "model": "X", "model.optimizer": "Adam", "trainer.max_epochs": 2}
-    experiment = told["_hparams_/experiment"].experiment
+    experiment = logged["_hparams_/experiment"].experiment
     assert {info.name.tag for info in experiment.metric_infos} == {
         f"{kind}/{split}" for kind in ("loss", "accuracy", "f1") for split in ("val", "test")
     }

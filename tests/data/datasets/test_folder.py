@@ -67,7 +67,7 @@ def test_only_names_are_read_on_construction(tmp_path: Path) -> None:
 
 def test_hidden_files_are_skipped_and_deep_ones_found(tmp_path: Path) -> None:
     folder = fill(tmp_path / "pets", {"a": 20, "b/deep/deeper": 20})
-    # What Windows and macOS write beside images, and into archives.
+    # What Windows and macOS write next to images, and into archives.
     for name in ("a/.DS_Store", "a/Thumbs.db", "b/deep/desktop.ini", "a/._000.png", "a/__MACOSX/b.png", "__MACOSX/x"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
