@@ -23,7 +23,7 @@ def user_path(path: str | Path | int) -> Path:
 
 
 def is_system_file(name: str) -> bool:
-    """Whether an operating system writes files or folders of this name beside images: Windows or macOS."""
+    """Whether an operating system writes files or folders of this name next to images: Windows or macOS."""
     return name.lower() in ("thumbs.db", "desktop.ini", ".ds_store", "__macosx") or name.startswith("._")
 
 

@@ -90,7 +90,7 @@ def test_resuming_keeps_the_splits(run: Path, case: str, capsys: pytest.CaptureF
     train(["--resume", str(run), "--trainer.max_epochs=2", *seed])
     said = capsys.readouterr().out
     new = {"another seed": 0, "more files": 300, "more files and a damaged one": 309}[case]
-    assert (f"{new} images are left out, which the run did not have: even/0600.png, " in said) == (new > 0)
+    assert (f"{new} images that the run did not have are left out: even/0600.png, " in said) == (new > 0)
     assert names_tested(run) == before["test"]
     assert (run / "splits.csv").read_bytes() == table
     results = json.loads((run / "results.json").read_text())

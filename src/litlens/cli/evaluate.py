@@ -192,7 +192,7 @@ def evaluate(
 
 def _assignment(path: Path) -> SplitAssignment | None:
     """The splits of the run, where the checkpoint is in a run folder."""
-    return SplitAssignment.read(path, otherwise="remove it to count nothing") if path.is_file() else None
+    return SplitAssignment.read(path, otherwise="remove it, and nothing is counted") if path.is_file() else None
 
 
 def _keep_splits(data: ImageDataModule, assignment: SplitAssignment, *, split: str | None) -> bool:

@@ -252,7 +252,7 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     if parts.newest is not None and parts.newest.note:
         console.print(parts.newest.note)
     if left_out := data.not_in_run:
-        console.print(f"{len(left_out):,} images are left out, which the run did not have: {listed(left_out)}")
+        console.print(f"{len(left_out):,} images that the run did not have are left out: {listed(left_out)}")
     if parts.newest is not None and parts.newest.devices != trainer.world_size:
         console.print(
             f"trained on {parts.newest.devices} device(s) until step {parts.newest.step}, now on {trainer.world_size}: "

@@ -1,4 +1,4 @@
-"""W&B's graph of a network, which comes from hooks; TensorBoard's is tested in test_all_of_them.py."""
+"""W&B's graph of a network, which comes from hooks; TensorBoard's is tested in test_live_callbacks.py."""
 
 import json
 import logging
