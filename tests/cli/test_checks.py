@@ -1,4 +1,4 @@
-"""bf16 where the processor has it, float32 where it would be emulated."""
+"""bf16 where the processor has it, float32 where it would be emulated; no SyncBatchNorm on several CPU processes."""
 
 import platform
 from pathlib import Path
@@ -76,3 +76,14 @@ def test_the_command_reports_and_records_the_precision(
     assert "precision 32-true" in said
     (config,) = tmp_path.glob("runs/digits_cnn/*/config.yaml")
     assert yaml.safe_load(config.read_text())["trainer"]["precision"] == "32-true"
+
+
+def test_synchronized_batch_norm_on_the_cpu_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    configs = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("digits_cnn", "with/ddp")]
+    with pytest.raises(SystemExit):
+        train([*configs, "--devices=2", "--trainer.accelerator=cpu"])
+    assert capsys.readouterr().err.startswith("error: trainer.sync_batchnorm: torch's SyncBatchNorm needs GPUs")
+    assert list(tmp_path.glob("runs/*/*")) == []

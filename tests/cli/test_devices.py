@@ -32,8 +32,13 @@ def test_two_processes_keep_one_run_and_count_each_sample_once(tmp_path: Path) -
     (run,) = (tmp_path / "runs" / "digits_cnn").iterdir()
     results = json.loads((run / "results.json").read_text())
     assert results["n_test"] == 359
+    together = (run / "predictions-test.csv").read_text().splitlines()
     alone = evaluated(run)
     assert alone["accuracy_test"] == results["accuracy_test"]
     assert alone["loss_test"] == pytest.approx(results["loss_test"], abs=1e-6)
-    names = [line.split(",")[0] for line in (run / "predictions-test.csv").read_text().splitlines()[1:]]
-    assert len(set(names)) == 359
+    named = [
+        [line.split(",")[:3] for line in lines]
+        for lines in (together, (run / "predictions-test.csv").read_text().splitlines())
+    ]
+    assert named[0] == named[1]  # name, label and predicted class of every sample, in the order of the split
+    assert len({name for name, *_ in named[0][1:]}) == 359

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +15,14 @@ from litlens.callbacks.live.drawing import names_of_classes, warn_once
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 
+T = TypeVar("T")
+
 
 class PassPredictions(Callback, ABC):
     """Collects the `logits` and `labels` that every step of a pass returns, and hands them on at its end.
 
     Of W devices, device r has samples r, r + W, r + 2W, ... of the split, without padding, so one may have one sample
-    fewer than another. Each needs at least one: a device without any skips the hooks of the pass, and the others would
-    wait for it. A module whose steps do not return logits and labels is reported in one line, once.
+    fewer than another, or none. A module whose steps do not return logits and labels is reported in one line, once.
     """
 
     def __init__(self) -> None:
@@ -83,7 +84,8 @@ class PassPredictions(Callback, ABC):
         warn_once(self, f"nothing to show: {self._missing}")
 
     def _end(self, split: str, trainer: Trainer, module: LightningModule) -> None:
-        if self._collecting and not self._missing:
+        # A device without samples has missed nothing; it has to know that the others have.
+        if self._collecting and not any(gathered(self._missing)):
             shard = None
             if self._batches:
                 logits, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*self._batches, strict=True))
@@ -138,6 +140,15 @@ def outputs_of_step(outputs: object) -> tuple[Tensor, Tensor] | None:
     return logits.detach().float(), labels.detach()
 
 
+def gathered(value: T) -> list[T]:
+    """The values of all devices. A collective operation: every device must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 Shard = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
@@ -148,10 +159,7 @@ def gather_in_order(shard: Shard | None) -> tuple[NDArray[np.float32], NDArray[n
     None if this device has no sample. A collective operation: every device must call it. Raises ValueError if
     no device has any.
     """
-    shards: list[Shard | None] = [shard]
-    if dist.is_available() and dist.is_initialized():
-        shards = [None] * dist.get_world_size()
-        dist.all_gather_object(shards, shard)
+    shards = gathered(shard)
     filled = [(rank, *shard) for rank, shard in enumerate(shards) if shard is not None]
     if not filled:
         raise ValueError("the split had no samples")

@@ -83,6 +83,13 @@ def check_model(classifier: ImageClassifier, data: ImageDataModule) -> None:
         raise UserError(f"data.batch_size: 1: batch norm ({flat}) needs at least two images: give 2 or more")
 
 
+def check_sync_batchnorm(trainer: Trainer, classifier: ImageClassifier, *, asked: bool) -> None:
+    """Raise UserError where batch norm cannot be over the images of all devices, as `sync_batchnorm` asks."""
+    norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in classifier.network.modules())
+    if asked and norms and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise UserError("trainer.sync_batchnorm: torch's SyncBatchNorm needs GPUs: set it to false on the CPU")
+
+
 def available_precision(asked: str | int | None, *, accelerator: str) -> str | int | None:
     """The precision asked for, or "32-true" for bf16 autocast on a processor without bf16, where torch emulates it.
 

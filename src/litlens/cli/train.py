@@ -24,7 +24,14 @@ from litlens.checkpoints.last import HoldSignals, LastCheckpoint, Newest, newest
 from litlens.checkpoints.provenance import versions
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
-from litlens.cli.checks import available_precision, check_batches, check_checkpointing, check_model, check_monitors
+from litlens.cli.checks import (
+    available_precision,
+    check_batches,
+    check_checkpointing,
+    check_model,
+    check_monitors,
+    check_sync_batchnorm,
+)
 from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_memory
 from litlens.cli.parser import TrainingCommand
@@ -230,6 +237,7 @@ def check(command: TrainingCommand, parts: Run) -> None:
     check_monitors(trainer, {"early_stopping": parts.early_stopping, "model_checkpoint": parts.checkpoint})
     if parts.newest is not None:
         check_resumption(trainer, parts.newest.step)
+    check_sync_batchnorm(trainer, classifier, asked=bool(command.config.trainer.sync_batchnorm))
     if trainer.local_rank == 0:
         data.prepare_data()
         data.setup("fit")

@@ -257,10 +257,27 @@ class TrainingLoader(_Loader):
 
 
 class EvaluationLoader(_Loader):
-    """Each sample of a split once, in its own order, distributed over the ranks."""
+    """Each sample of a split once, in its own order, distributed over the ranks.
+
+    Args:
+        dataset: The split.
+        allow_empty: Whether a rank may be left without samples, where there are fewer than ranks.
+        **options: As for every loader.
+    """
+
+    def __init__(self, dataset: BatchDataset, *, allow_empty: bool = False, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self._allow_empty = allow_empty
 
     def __len__(self) -> int:
-        return -(-len(self._indices) // self.batch_size)
+        """Batches of the first rank, which has the most; the others may have one less.
+
+        Lightning calls no hook of a pass on a rank whose loader has no length, not even with its option
+        `allow_zero_length_dataloader_with_multiple_devices` (`EvaluationLoop.skip`), while the others wait for it.
+        """
+        if not (self._allow_empty or len(self._indices)):
+            return 0
+        return -(-len(self.dataset) // (self.batch_size * self._world_size))
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.trainer.current_epoch if self.trainer is not None and is_running(self.trainer) else 0

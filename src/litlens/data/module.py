@@ -196,13 +196,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split, each sample once, in its own order."""
-        dataset = self._or_features("val", self._dataset("val"))
-        return EvaluationLoader(dataset, **self._loader_options(dataset))
+        return self._evaluation_loader(self._or_features("val", self._dataset("val")))
 
     def test_dataloader(self) -> EvaluationLoader:
         """The test split, each sample once, in its own order."""
-        dataset = self._dataset("test")
-        return EvaluationLoader(dataset, **self._loader_options(dataset))
+        return self._evaluation_loader(self._dataset("test"))
 
     def predict_dataloader(self) -> EvaluationLoader:
         """The test split for `trainer.predict`, with labels; `predict_step` takes only the images."""
@@ -257,6 +255,10 @@ class ImageDataModule(LightningDataModule, ABC):
             return images
         memory = self._feature_memory * 2**30
         return FeatureDataset(images, self._frozen_at, views=self._views, memory=memory, name=split)
+
+    def _evaluation_loader(self, dataset: BatchDataset) -> EvaluationLoader:
+        allow_empty = self.allow_zero_length_dataloader_with_multiple_devices
+        return EvaluationLoader(dataset, allow_empty=allow_empty, **self._loader_options(dataset))
 
     def _loader_options(self, dataset: BatchDataset) -> dict[str, Any]:
         trainer = self.trainer

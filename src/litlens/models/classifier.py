@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
@@ -178,8 +179,8 @@ class ImageClassifier(KeepsArguments, LightningModule):
     def on_train_epoch_end(self) -> None:
         if self._epoch.seen == 0:
             return
-        sums: Any = self.all_gather(torch.tensor(list(self._epoch.to_dict().values()), device=self.device))
-        loss, weight, correct, seen = sums.reshape(-1, 4).sum(dim=0)  # of all ranks
+        sums: Any = torch.tensor(list(self._epoch.to_dict().values()), device=self.device)
+        loss, weight, correct, seen = self.trainer.strategy.reduce(sums, reduce_op="sum")  # of all ranks
         self._log_epoch("loss/train", loss / weight)
         self._log_epoch("accuracy/train", correct / seen, prog_bar=True)
 
@@ -197,8 +198,14 @@ class ImageClassifier(KeepsArguments, LightningModule):
         """Compute the logits, float32 (B, K), of a batch of images with or without labels."""
         return self._logits_in_float32(batch if isinstance(batch, Tensor) else batch[0])
 
+    def setup(self, stage: str) -> None:
+        """Let a data module know that a device may be left without images of a small split."""
+        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+            data.allow_zero_length_dataloader_with_multiple_devices = True
+
     def on_validation_epoch_start(self) -> None:
         self._val.reset()
+        self._share_running_statistics()
 
     def on_test_epoch_start(self) -> None:
         self._test.reset()
@@ -208,6 +215,16 @@ class ImageClassifier(KeepsArguments, LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_pass("test", self._test)
+
+    def _share_running_statistics(self) -> None:
+        # DDP gives every device those of the first, in its first forward pass of the validation. A device without
+        # images has none, and the others would wait for it (https://github.com/pytorch/pytorch/issues/20611).
+        wrapped = self.trainer.strategy.model
+        if not isinstance(wrapped, DistributedDataParallel):
+            return
+        if wrapped.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+            wrapped._sync_buffers()  # type: ignore[no-untyped-call]
+            wrapped.require_forward_param_sync = False  # as after that forward pass
 
     def _evaluate(self, batch: Any, metrics: PassMetrics) -> dict[str, Tensor]:
         images, labels = batch

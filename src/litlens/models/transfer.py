@@ -113,6 +113,7 @@ class TransferClassifier(ImageClassifier):
 
     def setup(self, stage: str) -> None:
         """Refuse data that are not normalized for the weights, and hand the frozen layers to the data module."""
+        super().setup(stage)
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         normalize = getattr(getattr(datamodule, "preprocessing", None), "normalize", None)
         if stage == "fit" and hasattr(normalize, "mean") and hasattr(normalize, "std"):
