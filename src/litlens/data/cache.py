@@ -1,37 +1,61 @@
 """Arrays that are kept between runs: npy files in one folder, mapped into memory and never pickled."""
 
-import contextlib
 import hashlib
 import json
+import logging
+import math
 import os
+import re
+import shutil
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from litlens import files
+from litlens.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, which removes no file that is in use
+    fcntl = None  # type: ignore[assignment]
 
 Mapped: TypeAlias = np.memmap[Any, Any]
 _SECONDS_A_DAY = 86_400
+# What is kept, by name. The folder may be a user's own: nothing else in it is ever removed.
+_OURS = re.compile(r"[a-z]+(-[a-z]+)?-[0-9a-f]{32}(\.[0-9a-f]{32})?\.npy|features-[0-9a-f]{32}")
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder of caches: `LITLENS_CACHE`, or `litlens` in the user's cache folder. It may not exist yet."""
-    if chosen := os.environ.get("LITLENS_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "litlens"
+    """The folder that caches are written to; it may not exist yet.
+
+    `LITLENS_CACHE`, or `litlens` in the user's cache folder. Where that cannot be written, a folder in the system's
+    temporary one, which is said once.
+    """
+    return _writable(_chosen_folder())
+
+
+def cache_folders() -> list[Path]:
+    """The folders that caches are read from: the chosen one, even if it cannot be written, and `cache_folder`."""
+    return list(dict.fromkeys([_chosen_folder(), cache_folder()]))
+
+
+def clear_cache() -> int:
+    """Remove all caches that no process uses. The next run makes them again.
+
+    Returns the number of bytes that became free.
+    """
+    return sum(remove(path) for folder in cache_folders() for _, _, path in _kept(folder))
 
 
 def digest(values: Any) -> str:
@@ -60,12 +84,14 @@ def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | No
     Raises:
         UserError: The cache folder cannot be written, or its disk is full. No partial file is left.
     """
-    if (found := mapped_array(_path(key, owner))) is not None:
-        return found
-    array = build()
-    return filled_array(
-        key, lambda table, _: np.copyto(table, array), shape=array.shape, dtype=array.dtype, owner=owner
-    )
+
+    def write(path: Path) -> Mapped:
+        array = build()
+        return _written(
+            path, lambda table, _: np.copyto(table, array), shape=array.shape, dtype=array.dtype, owner=owner
+        )
+
+    return _once(key, owner, write)
 
 
 def filled_array(
@@ -81,41 +107,77 @@ def filled_array(
     `fill` is called with an array of zeros on the disk, and with the owner's array of the same dtype and another key,
     an empty one if there is none.
     """
-    path = _path(key, owner)
-    if (found := mapped_array(path)) is not None:
-        return found
-    # Each process writes its own file and renames it: two at once do the work twice, and both get a complete file.
-    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    with disk_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with disk_errors():
-            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.dtype(dtype), shape=shape)
-            _reserve(unfinished)
-        fill(array, _earlier(path.parent, owner=owner, dtype=array.dtype))
-        array.flush()
-        del array
-        with disk_errors(), unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # otherwise a power cut may leave a file of zeros
-        with disk_errors():
-            unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    _clear(path.parent, owner=owner, keep=path)
-    if (found := mapped_array(path)) is None:
-        raise RuntimeError(f"the cache {path} cannot be read though it was just written")
-    return found
+    return _once(key, owner, lambda path: _written(path, fill, shape=shape, dtype=np.dtype(dtype), owner=owner))
 
 
 def mapped_array(path: Path) -> Mapped | None:
-    """The array in a complete file, or None if the file is missing or damaged."""
+    """The array in a complete file, or None if the file is missing or damaged.
+
+    As long as the array or a view of it exists, the file is locked against removal.
+    """
+    with ExitStack() as lock:
+        try:
+            file = lock.enter_context(path.open("rb"))
+            if not _locks(file, alone=False):
+                return None  # it is being removed
+            array: Mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            state = path.stat()
+            complete = isinstance(array, np.memmap) and state.st_size == array.offset + array.nbytes
+            if not (complete and os.path.samestat(state, os.fstat(file.fileno()))):
+                return None
+        # NumPy reports a damaged header by ValueError, SyntaxError, errors of tokenize and others, by version.
+        except Exception:
+            return None
+        with suppress(OSError):
+            os.utime(path)  # the time of its last use
+        if fcntl is not None:
+            weakref.finalize(array, lock.pop_all().close)
+        return array
+
+
+@contextmanager
+def one_process(lock: Path) -> Iterator[None]:
+    """Let one process of a machine compute; the others wait at `lock` and then find everything there."""
+    file = _waited_for(lock)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        complete = isinstance(array, np.memmap) and path.stat().st_size == array.offset + array.nbytes
-    # NumPy reports a damaged header by ValueError, SyntaxError, errors of tokenize and others, by version.
-    except Exception:
-        return None
-    return array if complete else None
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            lock.unlink()
+        file.close()  # which gives the lock back
+
+
+def limit_size() -> None:
+    """Remove what was not used for longest until all caches fit into `LITLENS_CACHE_GB`, if that is set."""
+    folder, limit = cache_folder(), _limit()
+    for path in folder.glob(".*.tmp"):
+        # No process writes for a day: an older temporary file is from a killed one.
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _SECONDS_A_DAY:
+                path.unlink()
+    if limit < math.inf:
+        kept = sorted(_kept(folder))
+        total = sum(size for _, size, _ in kept)
+        for _, _, path in kept:
+            if total <= limit:
+                break
+            total -= remove(path)
+
+
+def remove(path: Path) -> int:
+    """Remove a file or folder of the cache unless a process uses it; returns the number of bytes."""
+    size = 0
+    try:
+        with ExitStack() as locks:
+            for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+                size += part.stat().st_size
+                # A network share locks alone only what is open for writing.
+                if fcntl is not None and not _locks(locks.enter_context(part.open("rb+")), alone=True):
+                    return 0
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError:  # removed by another process, another user's, or in use on Windows
+        return 0
+    return size
 
 
 def disk_errors() -> AbstractContextManager[None]:
@@ -123,25 +185,161 @@ def disk_errors() -> AbstractContextManager[None]:
     return files.disk_errors(f"the cache in {cache_folder()}", elsewhere="set LITLENS_CACHE to another folder")
 
 
-def _path(key: str, owner: str | None) -> Path:
-    return cache_folder() / f"{key if owner is None else f'{owner}.{key}'}.npy"
+def _chosen_folder() -> Path:
+    if chosen := os.environ.get("LITLENS_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "litlens"
 
 
-def _earlier(folder: Path, *, owner: str | None, dtype: np.dtype[Any]) -> NDArray[Any]:
-    for path in folder.glob(f"{owner}.*.npy") if owner else ():
+@lru_cache
+def _writable(folder: Path) -> Path:
+    """The folder, or one in the temporary folder where it cannot be written."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
+    try:
+        with tempfile.TemporaryFile(dir=existing):  # permissions do not tell: think of root, and of network shares
+            return folder
+    except OSError as error:
+        if files.is_disk_full(error):
+            return folder  # reported when it is written to
+        reason = error.strerror
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    elsewhere = Path(tempfile.gettempdir()) / f"litlens{user}"
+    with files.disk_errors(elsewhere, elsewhere="set LITLENS_CACHE to a folder that can be written"):
+        elsewhere.mkdir(mode=0o700, exist_ok=True)
+        if user and elsewhere.lstat().st_uid != os.getuid():  # somebody else's: never read
+            elsewhere = Path(tempfile.mkdtemp(prefix="litlens-"))
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _log.warning(
+            f"the cache folder {folder} cannot be written ({reason}): {elsewhere} is used; set LITLENS_CACHE to choose "
+            "another"
+        )
+    return elsewhere
+
+
+def _limit() -> float:
+    """The bytes that all caches may have."""
+    given = os.environ.get("LITLENS_CACHE_GB", "inf")
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise UserError(f"LITLENS_CACHE_GB: '{given}' is not a number of gigabytes: give one, such as 20")
+    return limit * 1e9
+
+
+def _kept(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """Time of last use, bytes and path of every cache in a folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _OURS.fullmatch(path.name):
+            with suppress(OSError):  # removed by another process
+                parts = path.iterdir() if path.is_dir() else [path]
+                size = sum(part.stat().st_size for part in parts)
+                yield path.stat().st_mtime, size, path
+
+
+def _once(key: str, owner: str | None, write: Callable[[Path], Mapped]) -> Mapped:
+    """The array that is kept, or that `write` puts at a path; then make room."""
+    name = f"{key if owner is None else f'{owner}.{key}'}.npy"
+    for folder in cache_folders():
+        if (found := mapped_array(folder / name)) is not None:
+            return found
+    _limit()  # so that a mistake in it is reported before the work
+    path = cache_folder() / name
+    with one_process(path.with_name(f".{path.stem}.lock")):
+        if (found := mapped_array(path)) is None:
+            found = write(path)
+    for other in path.parent.glob(f"{owner}.*.npy") if owner else ():
+        if other != path:
+            remove(other)
+    limit_size()
+    return found
+
+
+def _written(
+    path: Path,
+    fill: Callable[[NDArray[Any], NDArray[Any]], None],
+    *,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    owner: str | None,
+) -> Mapped:
+    """Fill a file of its own and rename it, so that it appears complete or not at all."""
+    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
+    try:
+        with disk_errors():
+            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+            _reserve(unfinished)
+        fill(array, _earlier(owner=owner, dtype=array.dtype))
+        array.flush()
+        del array
+        with disk_errors(), unfinished.open("rb+") as file:
+            os.fsync(file.fileno())  # otherwise a power cut may leave a file of zeros
+        with disk_errors(), ExitStack() as lock:
+            if fcntl is not None:  # so that no other process removes it before it is mapped
+                _locks(lock.enter_context(unfinished.open("rb")), alone=False)
+            unfinished.replace(path)
+            found = mapped_array(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if found is None:
+        raise RuntimeError(f"the cache {path} cannot be read though it was just written")
+    return found
+
+
+def _earlier(*, owner: str | None, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The owner's array of this type that was used last; an empty one where there is none."""
+    paths = [path for folder in cache_folders() for path in folder.glob(f"{owner}.*.npy")] if owner else []
+    for path in sorted(paths, key=_last_use, reverse=True):
         if (found := mapped_array(path)) is not None and found.dtype == dtype:
             return found
     return np.empty(0, dtype)
 
 
-def _clear(folder: Path, *, owner: str | None, keep: Path) -> None:
-    stale = [path for path in folder.glob(f"{owner}.*.npy") if path != keep] if owner else []
-    for path in [*stale, *folder.glob(".*.tmp")]:
-        # A file may be in use on Windows, or another user's.
-        with contextlib.suppress(OSError):
-            # No process writes for a day: an older temporary file is from a killed one.
-            if path.suffix == ".npy" or time.time() - path.stat().st_mtime > _SECONDS_A_DAY:
-                path.unlink()
+def _last_use(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _locks(file: IO[bytes], *, alone: bool) -> bool:
+    """Lock an open file without waiting, for this process alone or with others; False where another one has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: what was used within a day may be in use
+        return not alone or time.time() - os.fstat(file.fileno()).st_mtime > _SECONDS_A_DAY
+    return True
+
+
+def _waited_for(lock: Path) -> IO[bytes]:
+    """The lock's open file, locked for this process alone."""
+    while True:
+        with disk_errors():
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = lock.open("ab")
+            except FileNotFoundError:  # the folder was removed again
+                continue
+        if fcntl is None:
+            return file
+        if not _locks(file, alone=True):
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()  # of the process before, which has removed it
 
 
 def _reserve(path: Path) -> None:

@@ -7,11 +7,10 @@ finds whatever has the same pixels.
 import hashlib
 import io
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from litlens.data import sampling
-from litlens.data.cache import cache_folder, digest, disk_errors, mapped_array
+from litlens.data.cache import (
+    cache_folder,
+    cache_folders,
+    digest,
+    disk_errors,
+    limit_size,
+    mapped_array,
+    one_process,
+    remove,
+)
 from litlens.data.loader import BatchDataset, Request, SplitDataset
 from litlens.data.progress import progress
 from litlens.files import write_atomically
@@ -93,7 +101,8 @@ class FeatureDataset(BatchDataset):
         normalize = self.preprocessing.normalize
         folder = cache_folder() / f"features-{digest([_VERSION, frozen.key(), normalize.mean, normalize.std])}"
         names: list[bytes] = []
-        with _one_process(folder):
+        with one_process(folder / "lock"):
+            _remove_unused(folder)
             store = _Store(folder)
             for start in progress(range(0, len(self), _BATCH), description=f"Features of {self._name}"):
                 pixels = self.images.pixels(np.arange(start, min(start + _BATCH, len(self))), epoch=epoch)
@@ -103,6 +112,7 @@ class FeatureDataset(BatchDataset):
                     store.add([digests[place] for place in missing], frozen(normalize(pixels[missing])).numpy())
                 names += digests
             store.save()
+        limit_size()
         places = [store.places[name] for name in names]
         if places[0][0][0].nbytes * len(places) <= self._memory:
             features = np.stack([table[row] for table, row in places])
@@ -117,8 +127,9 @@ class _Store:
         self.places: dict[bytes, tuple[NDArray[np.float32], int]] = {}  # table and row of what is on the disk
         self._folder = folder
         self._unsaved: dict[bytes, NDArray[np.float32]] = {}
-        for path in sorted(folder.glob("*.npy")):
-            self._open(path)
+        for place in cache_folders():
+            for path in sorted((place / folder.name).glob("*.npy")):
+                self._open(path)
 
     def __contains__(self, name: bytes) -> bool:
         return name in self.places or name in self._unsaved
@@ -151,21 +162,11 @@ class _Store:
             self.places.update({name.tobytes(): (table["features"], row) for row, name in enumerate(table["pixels"])})
 
 
-@contextmanager
-def _one_process(folder: Path) -> Iterator[None]:
-    """Let one process of a machine compute; the others wait and then find everything there."""
-    with disk_errors():
-        folder.mkdir(parents=True, exist_ok=True)
+def _remove_unused(folder: Path) -> None:
+    """Note that a folder of features is used now, and remove others that were not for long."""
+    with suppress(OSError):
         os.utime(folder)
     for other in folder.parent.glob("features-*"):
         with suppress(OSError):
             if time.time() - other.stat().st_mtime > _SECONDS_UNUSED:
-                shutil.rmtree(other, ignore_errors=True)
-    with disk_errors():
-        lock = (folder / "lock").open("ab")
-    with lock:
-        with suppress(ImportError, OSError):  # Windows, or a file system without locks: all compute the same
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield  # closing the file gives the lock back
+                remove(other)
