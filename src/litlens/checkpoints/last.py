@@ -24,7 +24,7 @@ class Newest:
 
     path: Path
     step: int
-    devices: int
+    devices: int | None = None  # recorded by the command alone
     note: str = ""
 
 
@@ -47,9 +47,9 @@ def newest_checkpoint(run: Path) -> Newest:
     return Newest(previous, step, devices, f"{damage}; resuming from {previous.name}, step {step}")
 
 
-def _step_and_devices(path: Path) -> tuple[int, int]:
+def _step_and_devices(path: Path) -> tuple[int, int | None]:
     checkpoint = read_checkpoint(path)
-    return checkpoint["global_step"], checkpoint["litlens"]["computed_on"]["devices"]
+    return checkpoint["global_step"], checkpoint["litlens"].get("computed_on", {}).get("devices")
 
 
 class HoldSignals(Callback):

@@ -261,7 +261,7 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         console.print(parts.newest.note)
     if left_out := data.not_in_run:
         console.print(f"{len(left_out):,} images that the run did not have are left out: {listed(left_out)}")
-    if parts.newest is not None and parts.newest.devices != trainer.world_size:
+    if parts.newest is not None and parts.newest.devices not in (None, trainer.world_size):
         console.print(
             f"trained on {parts.newest.devices} device(s) until step {parts.newest.step}, now on {trainer.world_size}: "
             "the last bits will differ from those of an uninterrupted run"
