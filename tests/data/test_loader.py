@@ -150,6 +150,19 @@ def test_another_number_of_devices_goes_on_within_an_epoch_where_a_step_has_as_m
     assert [sorted(first + second) for first, second in zip(*ranks, strict=True)] == [sorted(b) for b in whole[2:]]
 
 
+@pytest.mark.parametrize(
+    ("size", "rank", "allow_empty", "length"), [(5, 0, False, 2), (5, 1, False, 2), (1, 1, True, 1), (1, 1, False, 0)]
+)
+def test_each_rank_has_the_length_of_the_first_unless_it_is_empty(
+    size: int, rank: int, allow_empty: bool, length: int
+) -> None:
+    """Lightning refuses a loader of length 0: a module has to allow it."""
+    trainer: Any = SimpleNamespace(world_size=2, global_rank=rank, state=SimpleNamespace(status=None))
+    loader = EvaluationLoader(make_dataset(size=size), batch_size=2, trainer=trainer, allow_empty=allow_empty)
+    assert len(loader) == length
+    assert sum(len(batch[1]) for batch in loader) == len(range(rank, size, 2))
+
+
 def test_two_iterations_at_once_do_not_mix() -> None:
     loader = TrainingLoader(make_dataset(), batch_size=4)
     first, second = labels(loader), labels(loader)
