@@ -109,7 +109,6 @@ def run_parser() -> LightningArgumentParser:
     parser.add_argument("--config", action="config")
     parser.add_argument("--accelerator", type=str, default="auto")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--num_nodes", type=int, default=1)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     return parser
 
@@ -225,7 +224,6 @@ def _parsed(
     parser = run_parser()
     line = read_command_line(["--config", config_text({"data": stored}), *args])
     options = parse(parser, line)
-    follow_launcher(options, line.find("devices"))
     _set_from_checkpoint(options.data, metadata, same_class=options.data.class_path == name)
     now = yaml.safe_load(parser.dump(options, skip_unset=False))["data"]["init_args"]
     changed = [
@@ -234,7 +232,10 @@ def _parsed(
         if key not in _PLACES and value != stored["init_args"].get(key, value)
     ]
     with mistakes_of_values():
-        return options, parser.instantiate(options).data, changed
+        data = parser.instantiate(options).data
+    options.num_nodes = 1
+    follow_launcher(options, line.find("devices"))
+    return options, data, changed
 
 
 def _set_from_checkpoint(data: Any, metadata: dict[str, Any], *, same_class: bool) -> None:
