@@ -1,5 +1,6 @@
 """What resuming needs besides Lightning: moved folders, early stopping, ReduceLROnPlateau, max_steps."""
 
+import json
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +14,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from small_classifier import Data, small, trainer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from litlens.checkpoints.last import LastCheckpoint
+from litlens.checkpoints.last import LastCheckpoint, Newest
 from litlens.checkpoints.reading import previous_checkpoint, read_checkpoint
 from litlens.cli.main import evaluate, train
-from litlens.cli.resume import Resumption
+from litlens.cli.resume import Resumption, check_resumption
 from litlens.cli.run_folder import BEST, LAST
+from litlens.errors import UserError
 from litlens.models.classifier import CHECKPOINT_FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,12 +47,14 @@ def test_a_run_that_was_moved_keeps_its_best(tmp_path: Path) -> None:
     torch.save({"litlens": {"format": CHECKPOINT_FORMAT}, "state_dict": {}}, new / "best.ckpt")
     before.best_model_score, before.best_model_path, before.kth_best_model_path = torch.tensor(0.9), best, best
     before.best_k_models, before.last_model_path = {best: torch.tensor(0.9)}, ""
+    before.current_score = torch.tensor(0.7)
     after = ModelCheckpoint(new, monitor="accuracy/val", mode="max", filename="best")
-    checkpoint: dict[str, Any] = {"callbacks": {before.state_key: before.state_dict()}}
+    checkpoint: dict[str, Any] = {"callbacks": {before.state_key: before.state_dict()}, "litlens": {"metrics": {}}}
 
     Resumption({}, folder=new).on_load_checkpoint(SimpleNamespace(checkpoint_callbacks=[after]), None, checkpoint)  # type: ignore[arg-type]
     after.load_state_dict(checkpoint["callbacks"][after.state_key])
     assert after.best_model_score == torch.tensor(0.9)
+    assert after.current_score == torch.tensor(0.7)
     assert after.best_model_path == after.kth_best_model_path == str(new / "best.ckpt")
     assert after.best_k_models == {str(new / "best.ckpt"): torch.tensor(0.9)}
     assert after.last_model_path == ""
@@ -89,15 +93,64 @@ def test_a_run_that_stopped_in_its_first_epoch_stays_stopped(tmp_path: Path, mon
     assert steps(run) == 33
 
 
-def test_more_epochs_on_resume_are_kept_in_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_epochs_on_resume_are_kept_in_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     train([*CONFIG, *QUIET, "--trainer.max_epochs=1", "--model.lr_scheduler=null"])
     run = only_run(tmp_path)
+    seconds = json.loads((run / "results.json").read_text())["seconds"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        train(["--resume", str(run), *QUIET, "--trainer.max_epochs=2", "--model.optimizer.lr=0.1"])
+    assert capsys.readouterr().err == (
+        "error: model.optimizer.lr: 0.1 instead of 0.003: a resumed run keeps its optimizer and schedule: remove it, "
+        "or start a new run from the weights by --model.init_from RUN_DIR\n"
+    )
     train(["--resume", str(run), *QUIET, "--trainer.max_epochs=2"])
     assert steps(run) == 66
+    assert json.loads((run / "results.json").read_text())["seconds"] > seconds
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
     train(["--resume", str(run), *QUIET])
     assert steps(run) == 66
+
+
+@pytest.mark.parametrize(
+    ("limits", "options", "line"),
+    [
+        ({"max_epochs": 4}, {}, "trainer.max_epochs: 4: the run has begun 5 already: give 5 or more"),
+        ({"max_steps": 60}, {}, "trainer.max_steps: 60: the run has begun 70 already: give 70 or more"),
+        ({}, {"optimizer": {"class_path": "torch.optim.Adam"}}, "model.optimizer: Adam instead of SGD: a resumed run"),
+        ({}, {"lr_scales": {"head": 3.0}}, "model.lr_scales.head: 3.0 instead of None: a resumed run"),
+        ({"max_epochs": 5}, {}, ""),
+        ({"max_epochs": -1, "max_steps": 70}, {}, ""),
+        ({}, {"label_smoothing": 0.1}, ""),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_resumed_is_one_line(limits: dict[str, int], options: dict[str, Any], line: str) -> None:
+    """Of a run that was killed in its fifth epoch, after 70 steps."""
+    before = {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {}}, "lr_scales": None}
+    configs = [{"model": {"init_args": init_args}} for init_args in (before, {**before, **options})]
+    newest = Newest(Path("last.ckpt"), step=70, epochs=5, devices=1, config=configs[0], logged={})
+    limited: Any = SimpleNamespace(**{"max_epochs": 12, "max_steps": -1, **limits})
+    if not line:
+        check_resumption(limited, newest, configs[1])
+        return
+    with pytest.raises(UserError, match=f"^{line}"):
+        check_resumption(limited, newest, configs[1])
+
+
+def test_metrics_of_a_checkpoint_are_those_of_the_resumed_run(tmp_path: Path) -> None:
+    """Lightning starts without; what is stored until the next validation would lack them."""
+    trainer: Any = SimpleNamespace(
+        checkpoint_callbacks=[], callback_metrics={}, is_global_zero=False, early_stopping_callbacks=[]
+    )
+    resumption = Resumption({}, folder=tmp_path)
+    resumption.on_load_checkpoint(trainer, None, {"callbacks": {}, "litlens": {"metrics": {"loss/val": 0.1}}})  # type: ignore[arg-type]
+    assert trainer.callback_metrics == {}
+    resumption.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert {name: float(value) for name, value in trainer.callback_metrics.items()} == {"loss/val": 0.1}
 
 
 def test_reduce_lr_on_plateau_counts_the_last_epoch_before_the_interruption(tmp_path: Path) -> None:

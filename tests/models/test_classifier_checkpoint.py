@@ -1,6 +1,7 @@
 """The content of the classifier's checkpoint, rebuilding and resuming from it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,9 +57,22 @@ def test_the_sums_of_an_unfinished_epoch_are_continued_after_a_resume(data: Data
 
     run = trainer(callbacks=[Saves()], limit_val_batches=0)
     run.fit(small(), data)
-    sums = torch.load(tmp_path / "mid.ckpt", weights_only=True)["litlens"]["epoch_so_far"]
-    assert sums["seen"] == 16
-    fresh = small()
-    fresh.on_load_checkpoint({"litlens": {"epoch_so_far": sums}})
-    assert fresh._epoch.seen == 16
-    assert fresh._epoch.loss == pytest.approx(sums["loss"])
+    (sums,) = torch.load(tmp_path / "mid.ckpt", weights_only=True)["litlens"]["epoch_sums"]
+    assert sums[3] == 16
+    assert resumed_sums([sums], rank=0, devices=1) == sums
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_the_sums_of_two_devices_are_counted_once_on_any_number_of_devices(devices: int) -> None:
+    sums = [[1.0, 10.0, 5.0, 20.0], [2.0, 30.0, 7.0, 21.0]]
+    resumed = [resumed_sums(sums, rank=rank, devices=devices) for rank in range(devices)]
+    assert [sum(column) for column in zip(*resumed, strict=True)] == [3.0, 40.0, 12.0, 41.0]
+    assert devices != 2 or resumed == sums
+
+
+def resumed_sums(sums: list[list[float]], *, rank: int, devices: int) -> list[float]:
+    fresh, of_the_device = small(), SimpleNamespace(global_rank=rank, world_size=devices)
+    fresh.on_load_checkpoint({"litlens": {"epoch_sums": sums}})
+    fresh.trainer = of_the_device  # type: ignore[assignment]
+    fresh.on_train_start()
+    return list(fresh._epoch.to_dict().values())

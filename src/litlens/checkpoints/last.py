@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
+from litlens.checkpoints.logs import written_logs
 from litlens.checkpoints.reading import LAST, previous_checkpoint, read_checkpoint
 from litlens.errors import UserError
 from litlens.signals import signals
@@ -20,11 +21,24 @@ _SECONDS_BETWEEN_AGREEMENTS = 5.0
 
 @dataclass(frozen=True)
 class Newest:
-    """The newest readable checkpoint of a run, its step, and where it is not `last.ckpt`, a line that says why."""
+    """The newest readable checkpoint of a run, and where it is not `last.ckpt`, a line that says why.
+
+    Args:
+        path: The file.
+        step: The number of steps done.
+        epochs: The number of epochs begun.
+        devices: The number of devices.
+        config: The run's configuration with every value resolved.
+        logged: What had been logged by then, as from `written_logs`.
+        note: The line.
+    """
 
     path: Path
     step: int
-    devices: int | None = None  # recorded by the command alone
+    epochs: int
+    devices: int | None  # recorded by the command alone, and so is the configuration
+    config: dict[str, Any]
+    logged: dict[str, int]
     note: str = ""
 
 
@@ -35,21 +49,31 @@ def newest_checkpoint(run: Path) -> Newest:
     """
     last, previous = run / LAST, previous_checkpoint(run / LAST)
     try:
-        return Newest(last, *_step_and_devices(last))
+        return _read(last)
     except UserError as error:
         damage = str(error)
     if not previous.is_file():
         raise UserError(f"{damage}; there is nothing to resume: start a new run, or give another folder")
     try:
-        step, devices = _step_and_devices(previous)
+        newest = _read(previous)
     except UserError as error:
         raise UserError(f"{damage}, and {error}; there is nothing to resume: start a new run") from error
-    return Newest(previous, step, devices, f"{damage}; resuming from {previous.name}, step {step}")
+    return replace(newest, note=f"{damage}; resuming from {previous.name}, step {newest.step}")
 
 
-def _step_and_devices(path: Path) -> tuple[int, int | None]:
+def _read(path: Path) -> Newest:
     checkpoint = read_checkpoint(path)
-    return checkpoint["global_step"], checkpoint["litlens"].get("computed_on", {}).get("devices")
+    state, metadata = checkpoint["callbacks"].get(LastCheckpoint.__qualname__, {}), checkpoint["litlens"]
+    if "logged" not in state:
+        raise UserError(f"{path} does not say what had been logged: resume it with the version that wrote it")
+    return Newest(
+        path,
+        step=checkpoint["global_step"],
+        epochs=checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"],
+        devices=metadata.get("computed_on", {}).get("devices"),
+        config=metadata.get("config") or {},
+        logged=state["logged"],
+    )
 
 
 class HoldSignals(Callback):
@@ -88,8 +112,9 @@ class LastCheckpoint(Checkpoint):
     checkpoint before the end of the epoch, and none at all if that takes too long.
 
     It also stores the metric of a ReduceLROnPlateau: Lightning steps that schedule after the checkpoints of the epoch's
-    end are written, and skips the step on resume, since it stores no metrics (`FitLoop.on_advance_end`). Nothing is
-    written on an exception: Ctrl-C may interrupt an optimizer's step.
+    end are written, and skips the step on resume, since it stores no metrics (`FitLoop.on_advance_end`). The metrics of
+    the step and of the epoch are logged after these hooks as well, and are stored, too. Nothing is written on an
+    exception: Ctrl-C may interrupt an optimizer's step.
 
     Args:
         folder: The run folder.
@@ -103,13 +128,32 @@ class LastCheckpoint(Checkpoint):
         # Of several processes: the time and step of their last agreement on whether to write, and the step of the next.
         self._asked_at, self._asked_step, self._next_step = 0.0, 0, 0
         self._pending: dict[int, float] = {}  # the metric of each such schedule, by its index among the trainer's
+        self._unlogged: dict[str, float] = {}  # what Lightning logs right after the checkpoint
+        self._logged: dict[str, int] = {}
+        self._started_at = self._seconds_before = 0.0  # of this process; of those before
 
-    def save(self, trainer: Trainer) -> None:
-        """Write the checkpoint. To be called in every process."""
+    @property
+    def seconds(self) -> float:
+        """The seconds of the fit so far; of a resumed run, the sum over its parts."""
+        return self._seconds_before + time.monotonic() - self._started_at
+
+    def save(self, trainer: Trainer, *, unlogged: dict[str, float] | None = None) -> None:
+        """Write the checkpoint. To be called in every process.
+
+        Args:
+            trainer: The trainer.
+            unlogged: The metrics of the last step or epoch that it logs next.
+        """
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             with signals.held():
+                self._unlogged, self._logged = unlogged or {}, written_logs(trainer)
                 trainer.save_checkpoint(self.path)
+                self._unlogged, self._logged = {}, {}
         self._saved_at = time.monotonic()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started_at = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the first checkpoint, or on resume, step the schedules."""
@@ -118,8 +162,13 @@ class LastCheckpoint(Checkpoint):
         for place, value in self._pending.items():
             pl_module.lr_scheduler_step(trainer.lr_scheduler_configs[place].scheduler, value)
         self._pending = {}
+        self._log_unlogged(trainer)
         if trainer.ckpt_path is None:
             self.save(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log what was unlogged where nothing is left to train, and no training started."""
+        self._log_unlogged(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -129,7 +178,7 @@ class LastCheckpoint(Checkpoint):
         validates = any(number % (trainer.val_check_batch or math.inf) == 0 for number in numbers)
         self._asked = signals.asked(trainer)
         if not (validates and trainer.enable_validation):
-            self._save_if_due(trainer)
+            self._save_if_due(trainer, of_a_step=True)
         if self._asked and (trainer.is_last_batch or (validates and trainer.enable_validation)):
             signals.finish_epoch()
 
@@ -146,24 +195,35 @@ class LastCheckpoint(Checkpoint):
             if config.reduce_on_plateau and config.interval == "epoch" and config.monitor in trainer.callback_metrics
             if (trainer.current_epoch + 1) % config.frequency == 0
         }
-        self.save(trainer)
+        self.save(trainer, unlogged=_unlogged_metrics(trainer, of_epoch=True))
         self._pending = {}
         if self._asked:
             signals.leave()
 
     def state_dict(self) -> dict[str, Any]:
-        """The metrics of schedules that have not been stepped yet."""
-        return {"pending": self._pending}
+        """What has not been done yet (steps of schedules, metrics to log), what has been logged, and the seconds."""
+        return {
+            "pending": self._pending,
+            "unlogged": self._unlogged,
+            "logged": self._logged,
+            "seconds": self.seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the metrics until training starts."""
-        self._pending = state_dict["pending"]
+        """Keep what has not been done until training starts."""
+        self._pending, self._unlogged = state_dict["pending"], state_dict["unlogged"]
+        self._seconds_before = state_dict["seconds"]
 
-    def _save_if_due(self, trainer: Trainer) -> None:
+    def _log_unlogged(self, trainer: Trainer) -> None:
+        unlogged, self._unlogged = self._unlogged, {}
+        for logger in trainer.loggers if unlogged else []:
+            logger.log_metrics(unlogged, step=trainer.global_step - 1)
+
+    def _save_if_due(self, trainer: Trainer, *, of_a_step: bool = False) -> None:
         # A checkpoint contains no accumulated gradients.
         accumulates = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
         if not trainer.is_last_batch and not accumulates and (self._asked or self._is_due(trainer)):
-            self.save(trainer)
+            self.save(trainer, unlogged=_unlogged_metrics(trainer) if of_a_step else None)
             if self._asked:
                 signals.leave()
 
@@ -180,3 +240,16 @@ class LastCheckpoint(Checkpoint):
         due, steps = trainer.strategy.broadcast((due, max(1, steps)))
         self._asked_at, self._asked_step, self._next_step = now, step, step + steps
         return due
+
+
+def _unlogged_metrics(trainer: Trainer, *, of_epoch: bool = False) -> dict[str, float]:
+    """What Lightning logs after it has called the hooks at the end of a batch or an epoch.
+
+    The connector is private, but no hook comes between `update_train_step_metrics` or `update_train_epoch_metrics` and
+    the next step (lightning/pytorch/loops/training_epoch_loop.py and fit_loop.py).
+    """
+    connector = trainer._logger_connector
+    if not (of_epoch or connector.should_update_logs):
+        return {}
+    metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return {**metrics, "epoch": trainer.current_epoch} if metrics else {}

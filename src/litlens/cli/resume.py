@@ -1,21 +1,21 @@
-"""Resuming an interrupted run: from its own config and its last checkpoint, in its folder, with its metrics."""
+"""Resuming an interrupted run: from its own config and its last checkpoint, in its folder."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
-from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
 
+from litlens.callbacks.run_metadata import flattened
+from litlens.checkpoints.last import Newest
 from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.run_folder import ASSIGNMENT, CONFIG, METRICS, write_config
+from litlens.cli.run_folder import ASSIGNMENT, CONFIG, write_config
 from litlens.data.assignment import SplitAssignment
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, listed
-from litlens.files import write_atomically
 
 
 def resumed_folder(name: str) -> Path:
@@ -35,14 +35,31 @@ def keep_splits(data: ImageDataModule, folder: Path, *, class_names: list[str] |
     data.keep_splits(SplitAssignment.read(folder / ASSIGNMENT, otherwise=otherwise))
 
 
-def check_resumption(trainer: Trainer, step: int) -> None:
-    """Raise UserError where a run that stopped after `step` cannot be resumed exactly with the trainer's settings."""
-    if step < trainer.max_steps:
+def check_resumption(trainer: Trainer, newest: Newest, config: dict[str, Any]) -> None:
+    """Raise UserError where a run cannot be resumed exactly with the trainer's settings and its new configuration."""
+    if newest.step < trainer.max_steps:
         # `FitLoop.restarting` mistakes such a run for one that stopped within its epoch, and ends the epoch twice.
         raise UserError(
             f"trainer.max_steps: {trainer.max_steps}: a run is resumed exactly by epochs only: "
             "add --trainer.max_steps=-1 --trainer.max_epochs=N"
         )
+    given, done = {"max_steps": trainer.max_steps, "max_epochs": trainer.max_epochs}, (newest.step, newest.epochs)
+    for (name, limit), begun in zip(given.items(), done, strict=True):
+        if limit is not None and -1 < limit < begun:
+            raise UserError(f"trainer.{name}: {limit}: the run has begun {begun} already: give {begun} or more")
+    before, now = (_restored(each["model"]["init_args"]) for each in (newest.config, config))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{key}: {now.get(key)} instead of {before.get(key)}: a resumed run keeps its optimizer and schedule: "
+                "remove it, or start a new run from the weights by --model.init_from RUN_DIR"
+            )
+
+
+def _restored(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a classifier whose effect is in the optimizer's state, and so in the checkpoint."""
+    names = ("optimizer", "lr_scheduler", "lr_scales", "lr_depth_decay")
+    return flattened({"model": {name: options[name] for name in names if name in options}})
 
 
 class Resumption(Callback):
@@ -55,6 +72,7 @@ class Resumption(Callback):
 
     def __init__(self, config: dict[str, Any], *, folder: Path) -> None:
         self.config, self.folder = config, folder
+        self._metrics: dict[str, Tensor] = {}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Correct the paths that the checkpoint callbacks stored, where the folder was moved or renamed.
@@ -62,7 +80,11 @@ class Resumption(Callback):
         With another folder they would forget the best score, and the next epoch would be the best
         (`ModelCheckpoint.load_state_dict`). It is, where the best checkpoint was removed. Raises UserError where that
         file is damaged: at the end of the run, there would be nothing to test.
+
+        Also keep the last values of all metrics, and of the one that is monitored, which Lightning does not restore.
         """
+        metrics = checkpoint["litlens"]["metrics"].items()
+        self._metrics = {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics}
         for callback in trainer.checkpoint_callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if state is None or not isinstance(callback, ModelCheckpoint):
@@ -86,12 +108,14 @@ class Resumption(Callback):
                     "kth_best_model_path": "",
                     "best_k_models": {},
                 }
+            callback.current_score = state["current_score"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write config.yaml, which nothing has refused, and stop again where early stopping had ended the run.
 
         Lightning restores its counters, but not its decision.
         """
+        self._restore_metrics(trainer)
         if trainer.is_global_zero:
             write_config(self.folder, self.config)
         # Not by `stopped_epoch`, which is 0 for a stop in epoch 0 and for none.
@@ -101,26 +125,15 @@ class Resumption(Callback):
         ):
             trainer.should_stop = True
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the metrics for what is logged at the end where nothing was left to train."""
+        self._restore_metrics(trainer)
+
+    def _restore_metrics(self, trainer: Trainer) -> None:
+        # Not earlier: Lightning drops them after the sanity check.
+        metrics, self._metrics = self._metrics, {}
+        trainer.callback_metrics.update(metrics)
+
 
 def _moved(path: str, callback: ModelCheckpoint) -> str:
     return str(Path(str(callback.dirpath)) / Path(path).name) if path else path
-
-
-def keep_metrics(trainer: Trainer, *, folder: Path, step: int) -> None:
-    """Restore metrics.csv as it was before `step`: the logger deletes the file when it opens the folder.
-
-    See `_check_log_dir_exists` in lightning/fabric/loggers/csv_logs.py.
-    """
-    path = folder / METRICS
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
-    if not (path.is_file() and loggers and trainer.is_global_zero):
-        return
-    kept = io.StringIO(newline="")
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file)
-        table = csv.DictWriter(kept, fieldnames=list(rows.fieldnames or []))
-        table.writeheader()
-        table.writerows(row for row in rows if int(row["step"]) < step)
-    for logger in loggers:
-        logger.experiment.metrics_keys = list(table.fieldnames)
-    write_atomically(path, kept.getvalue())

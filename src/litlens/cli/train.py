@@ -2,7 +2,6 @@
 
 import copy
 import sys
-import time
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from litlens.callbacks.run_metadata import Provenance
 from litlens.checkpoints import record
 from litlens.checkpoints.durable import write_durably
 from litlens.checkpoints.last import HoldSignals, LastCheckpoint, Newest, newest_checkpoint
+from litlens.checkpoints.logs import open_logs
 from litlens.checkpoints.provenance import versions
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
@@ -37,7 +37,7 @@ from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_mem
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.processes import follow_launcher, is_launched, meet
 from litlens.cli.results import print_results, seen_before, test, write_run_report
-from litlens.cli.resume import Resumption, check_resumption, keep_metrics
+from litlens.cli.resume import Resumption, check_resumption
 from litlens.cli.run_folder import (
     ASSIGNMENT,
     BEST,
@@ -66,6 +66,7 @@ class Run:
     config: dict[str, Any]
     collect: CollectPredictions
     checkpoint: ModelCheckpoint
+    last: LastCheckpoint
     early_stopping: EarlyStopping | None
     newest: Newest | None  # the checkpoint that a run resumes from
 
@@ -111,19 +112,19 @@ def build(command: TrainingCommand, folder: Path) -> Run:
     own = [*needed, built.model_checkpoint, last]
     if built.early_stopping is not None:
         own.append(built.early_stopping)
-    if command.resumed is not None:
-        own.append(Resumption(config, folder=folder))
     chosen = built.trainer.callbacks or []
     chosen = chosen if isinstance(chosen, list) else [chosen]
     chosen = [callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))]
-    settings = built.trainer.as_dict() | {"callbacks": [HoldSignals(), *chosen, *own]}
+    # Before the others, which log what it restores.
+    resumption = [Resumption(config, folder=folder)] if command.resumed is not None else []
+    settings = built.trainer.as_dict() | {"callbacks": [HoldSignals(), *resumption, *chosen, *own]}
     with mistakes_of_values():
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
     write_durably(trainer)
     signals.take_over(trainer)
     newest = newest_checkpoint(folder) if command.resumed is not None else None
-    parts = (built.model, data, config, collect, built.model_checkpoint, built.early_stopping, newest)
+    parts = (built.model, data, config, collect, built.model_checkpoint, last, built.early_stopping, newest)
     return Run(folder, trainer, *parts)
 
 
@@ -183,14 +184,13 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     for line in record.omitted_arguments(classifier.record):
         console.print(line)
     if parts.newest is not None:
-        keep_metrics(trainer, folder=folder, step=parts.newest.step)
+        open_logs(trainer, parts.newest.logged)
     elif trainer.is_global_zero and not trial:
         data.assignment().write(folder / ASSIGNMENT)
         write_config(folder, parts.config)
+        open_logs(trainer)
     announce(command, parts, console=console)
-    start = time.monotonic()
     fit(parts)
-    seconds = time.monotonic() - start
     if trial:
         trainer.test(classifier, datamodule=data, verbose=False)
         if trainer.is_global_zero:
@@ -215,7 +215,7 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         results = {
             "parameters": sum(parameter.numel() for parameter in classifier.network.parameters()),
             "epochs": trainer.current_epoch,
-            "seconds": round(seconds, 1),
+            "seconds": round(parts.last.seconds, 1),
             **metrics,
             **seen,
             "seed": metadata["seed"],
@@ -236,7 +236,7 @@ def check(command: TrainingCommand, parts: Run) -> None:
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     check_monitors(trainer, {"early_stopping": parts.early_stopping, "model_checkpoint": parts.checkpoint})
     if parts.newest is not None:
-        check_resumption(trainer, parts.newest.step)
+        check_resumption(trainer, parts.newest, parts.config)
     check_sync_batchnorm(trainer, classifier, asked=bool(command.config.trainer.sync_batchnorm))
     if trainer.local_rank == 0:
         data.prepare_data()

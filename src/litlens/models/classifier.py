@@ -99,6 +99,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         # weights would be added as one more later. The checkpoint has them in the record.
         self._class_weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
         self._epoch = EpochSums()
+        self._resumed_sums: list[list[float]] = []
         self._val, self._test = PassMetrics(self.num_classes), PassMetrics(self.num_classes)
 
     @property
@@ -173,6 +174,12 @@ class ImageClassifier(KeepsArguments, LightningModule):
         if self._class_weights is not None:
             self._class_weights = self._class_weights.to(self.device)
 
+    def on_train_start(self) -> None:
+        """Continue the sums of an unfinished epoch: each device its own, or of another number of devices, its share."""
+        own = self._resumed_sums[self.global_rank :: self.trainer.world_size]
+        self._epoch = EpochSums(*map(sum, zip(*own, strict=True)))
+        self._resumed_sums = []
+
     def on_train_epoch_start(self) -> None:
         self._epoch = EpochSums()  # not called when a run resumes within an epoch: the sums are continued
 
@@ -183,6 +190,11 @@ class ImageClassifier(KeepsArguments, LightningModule):
         loss, weight, correct, seen = self.trainer.strategy.reduce(sums, reduce_op="sum")  # of all ranks
         self._log_epoch("loss/train", loss / weight)
         self._log_epoch("accuracy/train", correct / seen, prog_bar=True)
+
+    def _all_sums(self) -> Tensor:
+        """The sums of the epoch so far on every device: float32 (W, 4)."""
+        sums: Any = self.all_gather(torch.tensor(list(self._epoch.to_dict().values()), device=self.device))
+        return torch.as_tensor(sums).reshape(-1, 4)
 
     # Evaluation
 
@@ -273,7 +285,8 @@ class ImageClassifier(KeepsArguments, LightningModule):
         plain = {name: value for name, value in record["init_args"].items() if value == self.arguments.get(name)}
         options = {**plain, "class_weights": self.class_weights}
         checkpoint["hyper_parameters"] = {**options, **checkpoint.get("hyper_parameters", {})}
-        metadata["epoch_so_far"] = self._epoch.to_dict()
+        # Of every device, since one writes the file for all.
+        metadata["epoch_sums"] = self._all_sums().tolist()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore balanced class weights, which only training computes, and the sums of an unfinished epoch."""
@@ -281,8 +294,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         weights = metadata.get("model", {}).get("init_args", {}).get("class_weights")
         if self.class_weights == "balanced" and isinstance(weights, list):
             self._class_weights = torch.tensor(weights)
-        if "epoch_so_far" in metadata:
-            self._epoch = EpochSums(**metadata["epoch_so_far"])
+        self._resumed_sums = metadata.get("epoch_sums", [])
 
 
 _DEFAULT_OPTIMIZER = inspect.signature(ImageClassifier).parameters["optimizer"].default

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from functools import partial
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -104,6 +105,12 @@ class ModelGraph(ShownSamples):
 
     def __init__(self) -> None:
         super().__init__(samples=1, every_n_epochs=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"finished": self._finished}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._finished = state_dict["finished"]
 
     def show(self, trainer: Trainer, pl_module: LightningModule, network: nn.Module, samples: Samples) -> None:
         self._finished = True

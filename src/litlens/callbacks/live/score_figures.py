@@ -58,7 +58,8 @@ class LearningCurves(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close_epoch(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last epoch. Not at the end of training: a run that is resumed after its last step has none."""
         self._close_epoch(trainer, last=True)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -68,13 +69,14 @@ class LearningCurves(Callback):
             checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": [dict(row) for row in self.history]}
+        return {"history": [dict(row) for row in self.history], "finished": self._finished}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Continue a checkpoint's history; testing the best one drops nothing that came after it."""
         state = checkpoint["callbacks"].get(self.state_key)
         if state is not None and (trainer.state.fn == "fit" or not self.history):
             self.history = [dict(row) for row in state["history"]]
+            self._finished = state["finished"] if trainer.state.fn == "fit" else None
 
     def _close_epoch(self, trainer: Trainer, *, last: bool = False) -> None:
         if self._finished is None:
