@@ -12,7 +12,7 @@ from small_classifier import trainer
 
 from litlens.callbacks.random_state import RandomState
 from litlens.checkpoints.durable import write_durably
-from litlens.checkpoints.last import LastCheckpoint, newest_checkpoint
+from litlens.checkpoints.last import LastCheckpoint
 from litlens.checkpoints.reading import LAST, read_checkpoint
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
@@ -49,7 +49,7 @@ def fit(folder: Path, *, at: int | None = None, seconds: float = 0, resume: bool
     options |= {"callbacks": [RandomState(), stop, last], "enable_checkpointing": True, **settings}
     run = trainer(default_root_dir=folder, **options)
     write_durably(run)
-    ckpt = {"ckpt_path": newest_checkpoint(folder).path, "weights_only": True} if resume else {}
+    ckpt = {"ckpt_path": folder / LAST, "weights_only": True} if resume else {}
     try:
         run.fit(classifier, DigitsDataModule(), **ckpt)
     except InterruptedError:
