@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from litlens.callbacks.collect_predictions import gathered
 from litlens.callbacks.learning_rate import learning_rates
 from litlens.errors import UserError, listed
 
@@ -29,12 +29,11 @@ class NotFiniteError(UserError):
     Args:
         message: what, where, and what to do.
         step: the optimizer step, counted from 0 over the run; None in validation.
-        on_all_devices: whether every device raises it, with the same message.
     """
 
-    def __init__(self, message: str, step: int | None = None, *, on_all_devices: bool = False) -> None:
+    def __init__(self, message: str, step: int | None = None) -> None:
         super().__init__(message)
-        self.step, self.on_all_devices = step, on_all_devices
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -175,10 +174,9 @@ class FiniteLoss(Callback):
             if self._statistics is not None and self._statistics[0]:
                 torch._foreach_copy_(*self._statistics)
         line = f"{what} in epoch {step.epoch}, step {step.step} ({rates}), {samples}; {after}. {remedy}"
-        everywhere = not math.isfinite(norm)
-        if everywhere:
+        if not math.isfinite(norm):  # on every device, then
             line = _first_of_all_devices(line if bad is not None else None) or _first_of_all_devices(line) or line
-        error = NotFiniteError(line, step.step, on_all_devices=everywhere)
+        error = NotFiniteError(line, step.step)
         self._late = error if late else None
         raise error
 
@@ -199,7 +197,6 @@ class FiniteLoss(Callback):
                 f"weights became NaN or infinite by step {step}, in epoch {trainer.current_epoch}: "
                 f"{listed(names or state, most=3)}; no checkpoint holds them. {_REMEDY}",
                 step,
-                on_all_devices=True,
             )
 
     # Validation
@@ -239,7 +236,7 @@ class FiniteLoss(Callback):
                 "or check these samples"
             )
         if trainer.state.fn == TrainerFn.FITTING and (line := _first_of_all_devices(line)) is not None:
-            raise NotFiniteError(line, on_all_devices=True)
+            raise NotFiniteError(line)
         self._unchecked = not validated
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -272,11 +269,7 @@ def _total_norm(tensors: Iterable[Tensor]) -> Tensor:
 
 def _first_of_all_devices(line: str | None) -> str | None:
     """The line of the first device that has one. A collective: every device has to call it."""
-    lines = [line]
-    if dist.is_available() and dist.is_initialized():
-        lines = [None] * dist.get_world_size()
-        dist.all_gather_object(lines, line)
-    return next((found for found in lines if found is not None), None)
+    return next((found for found in gathered(line) if found is not None), None)
 
 
 def _finite_rows(batch: Any) -> Tensor | None:
