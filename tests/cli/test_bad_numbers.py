@@ -9,6 +9,7 @@ import torch
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import evaluate, train
 from litlens.cli.parser import TrainingCommand
+from litlens.cli.replay import replay
 from litlens.models.classifier import ImageClassifier
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "digits_cnn.yaml")
@@ -73,6 +74,8 @@ def test_in_the_last_step_of_the_first_epoch(
     line = stopped(capsys)
     assert line.startswith(f"error: the training loss became nan in epoch 0, step {STEPS - 1} (lr/")
     assert f", batch {STEPS - 1} (digits/" in line
+    assert line.endswith(f"; litlens.replay('{run_folder()}', {STEPS - 1}) returns the step's images")
+    assert replay(run_folder(), STEPS - 1).names[0] in line
     assert good_steps() == {"last.ckpt": 0}
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from litlens.callbacks.collect_predictions import CollectPredictions
-from litlens.callbacks.finite_loss import FiniteLoss
+from litlens.callbacks.finite_loss import FiniteLoss, NotFiniteError
 from litlens.callbacks.random_state import RandomState
 from litlens.callbacks.run_metadata import Provenance
 from litlens.checkpoints import record
@@ -176,6 +176,7 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
     check(command, parts)
     meet(trainer)
     folder = trainer.strategy.broadcast(folder)
+    parts = replace(parts, folder=folder)
     signals.last = folder / LAST
     start_from(command, classifier, console=console)
     classifier.record = record.check(classifier)
@@ -279,13 +280,19 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
 def fit(parts: Run) -> None:
     """Train, from the last checkpoint where a run is resumed."""
     ckpt_path = parts.newest.path if parts.newest is not None else None
-    with missing_metrics(parts.trainer), out_of_memory(parts.trainer, parts.data):
-        parts.trainer.fit(
-            parts.classifier,
-            datamodule=parts.data,
-            ckpt_path=ckpt_path,
-            weights_only=True if ckpt_path else None,
-        )
+    try:
+        with missing_metrics(parts.trainer), out_of_memory(parts.trainer, parts.data):
+            parts.trainer.fit(
+                parts.classifier,
+                datamodule=parts.data,
+                ckpt_path=ckpt_path,
+                weights_only=True if ckpt_path else None,
+            )
+    except NotFiniteError as error:
+        if error.step is None:
+            raise
+        seen = f"litlens.replay({str(parts.folder)!r}, {error.step}) returns the step's images"
+        raise NotFiniteError(f"{error}; {seen}", error.step) from error
 
 
 def _finish(loggers: list[Logger]) -> None:
