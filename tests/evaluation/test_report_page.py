@@ -182,6 +182,6 @@ def test_the_templates_are_installed_with_the_package() -> None:
     setup = ConfigParser()
     setup.read(root / "setup.cfg")
     package = root / "src" / "litlens" / "evaluation"
-    (pattern,) = setup["options.package_data"]["litlens.evaluation"].split()
+    patterns = setup["options.package_data"]["litlens.evaluation"].replace(",", " ").split()
     others = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert set(package.glob(pattern)) == others
+    assert {path for pattern in patterns for path in package.glob(pattern)} == others

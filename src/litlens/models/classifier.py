@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -193,8 +194,12 @@ class ImageClassifier(KeepsArguments, LightningModule):
 
     def _all_sums(self) -> Tensor:
         """The sums of the epoch so far on every device: float32 (W, 4)."""
-        sums: Any = self.all_gather(torch.tensor(list(self._epoch.to_dict().values()), device=self.device))
-        return torch.as_tensor(sums).reshape(-1, 4)
+        own = torch.tensor(list(self._epoch.to_dict().values()), device=self.device)
+        if not (dist.is_available() and dist.is_initialized()):
+            return own[None]
+        sums = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(sums, own)
+        return torch.stack(sums)
 
     # Evaluation
 

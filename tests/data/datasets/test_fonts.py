@@ -139,7 +139,7 @@ def test_without_archive_and_network_one_line_says_what_to_do(tmp_path: Path, mo
     with pytest.raises(UserError, match=r"EnglishFnt\.tgz is not in .*chars74k and could not be downloaded") as caught:
         FontsDataModule(tmp_path).load()
     assert "\n" not in str(caught.value)
-    assert "by hand" in str(caught.value)
+    assert "copy it there" in str(caught.value)
 
 
 def _without_class(members: Archive) -> None:
