@@ -1,8 +1,11 @@
 """The phrases that error messages share."""
 
+import json.decoder
+from pathlib import Path
+
 import pytest
 
-from litlens.errors import listed, nearest
+from litlens.errors import UserError, import_extra, listed, nearest
 
 
 @pytest.mark.parametrize(
@@ -25,3 +28,16 @@ def test_nearest_offers_several() -> None:
 def test_listed() -> None:
     assert listed(["a", "b"]) == "a, b"
     assert listed(range(8), most=3) == "0, 1, 2 and 5 more"
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:
+    assert import_extra("json.decoder", extra="x", needed_by="this") is json.decoder
+    with pytest.raises(UserError, match=r'^backbone: timm/x needs nowhere: pip install "litlens\[timm\]"$'):
+        import_extra("nowhere.inside", extra="timm", needed_by="backbone: timm/x")
+
+
+def test_a_package_that_an_extra_lacks_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_installed.py").write_text("import nowhere")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        import_extra("half_installed", extra="x", needed_by="this")

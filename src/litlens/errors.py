@@ -1,7 +1,9 @@
-"""The one exception for a user's mistake, and the two phrases that its messages share."""
+"""The one exception for a user's mistake, and the three phrases that its messages share."""
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 
 class UserError(Exception):
@@ -32,3 +34,13 @@ def listed(items: Iterable[object], most: int = 5) -> str:
     words = [str(item) for item in items]
     more = f" and {len(words) - most:,} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def import_extra(module: str, *, extra: str, needed_by: str) -> Any:
+    """Import a module of a package that litlens does not require; where it is missing, the error says how to get it."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:  # a package that the installed one needs
+            raise
+        raise UserError(f'{needed_by} needs {error.name}: pip install "litlens[{extra}]"') from error
