@@ -43,7 +43,7 @@ class _Signals:
         self._reset()
 
     def _reset(self) -> None:
-        self.last: Path | None = None  # the last checkpoint of a run, once there is one
+        self.run: Path | None = None  # the folder that --resume takes
         self.before_exit: Callable[[], None] = lambda: None  # called where the process is ended by force
         self.received = 0  # the number of the signal
         self._received_at = 0.0
@@ -266,9 +266,9 @@ class _Signals:
         """What is printed at the end: how to go on."""
         self._said = True
         name = signal.Signals(self.received).name
-        if self.last is None or not self.last.is_file():
+        if self.run is None or not any(self.run.rglob("last.ckpt")):
             return f"stopped by {name}"
-        return f"stopped by {name}; resume with: python train.py --resume {self.last.parents[1]}"
+        return f"stopped by {name}; resume with: python train.py --resume {self.run}"
 
 
 signals = _Signals()

@@ -106,14 +106,17 @@ class TrainingCommand:
         of_a_run = first.name == CONFIG and (first.parent / BEST).parent.is_dir()  # in runs/NAME/VERSION
         return first.parents[1].name if of_a_run else first.stem
 
-    def build_data(self) -> ImageDataModule:
-        """Seed every random generator and build the data module, which keeps the splits of a resumed run."""
+    def build_data(self, *, splits_of: Path | None = None) -> ImageDataModule:
+        """Seed every random generator and build the data module, which keeps the splits of the run in a folder.
+
+        By default that is the resumed run's.
+        """
         seed_everything(self.config.seed_everything, workers=True)
         only_data = Namespace({key: self.config[key] for key in ("seed_everything", "data")})  # type: ignore[no-untyped-call]
         with mistakes_of_values():
             data: ImageDataModule = self.parser.instantiate(only_data).data
-        if self.resumed is not None:
-            keep_splits(data, self.resumed, class_names=self.line.last("model.class_names"))
+        if (folder := splits_of or self.resumed) is not None:
+            keep_splits(data, folder, class_names=self.line.last("model.class_names"))
         return data
 
     def build(self, config: Namespace, data: ImageDataModule) -> Any:

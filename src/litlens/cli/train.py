@@ -2,6 +2,8 @@
 
 import copy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 
 from litlens.callbacks.collect_predictions import CollectPredictions
@@ -41,7 +43,7 @@ from litlens.cli.resume import Resumption, check_resumption
 from litlens.cli.run_folder import (
     ASSIGNMENT,
     BEST,
-    LAST,
+    RESULTS,
     new_run_folder,
     removed_if_refused,
     write_config,
@@ -84,21 +86,39 @@ def run(args: list[str], *, console: Console) -> None:
     if command.config.trainer.precision != asked:
         console.print(f"trainer.precision: {asked} is emulated here, many times slower: training in float32")
     check_checkpointing(command.config)
-    parts: Run | None = None
+    with run_folder(command) as (folder, runs):
+        runs.append(build(command, folder, resume=command.resumed is not None))
+        with finished_loggers(runs[-1]):
+            test_run(fit_run(command, runs[-1], console=console), console=console)
+
+
+@contextmanager
+def run_folder(command: TrainingCommand) -> Iterator[tuple[Path, list[Run]]]:
+    """The folder that a command writes into, and a list for the run that it builds and trains there.
+
+    A new folder is removed where an error comes before the first step of that run. Of several runs, in folders inside,
+    the list holds the one in training; the folder stays where one has been finished (`results.json`).
+    """
+    runs: list[Run] = []
+
+    def kept() -> bool:
+        return bool(command.resumed or any(run.trainer.global_step for run in runs) or any(folder.glob("*/" + RESULTS)))
+
     signals.hold()  # until what removes the folder knows of it
     folder = command.resumed or new_run_folder(command.run_name)
-    with removed_if_refused(folder, kept=lambda: bool(command.resumed or (parts and parts.trainer.global_step))):
+    with removed_if_refused(folder, kept=kept):
         signals.release()
-        parts = build(command, folder)
-        try:
-            train(command, parts, console=console)
-        finally:
-            _finish(parts.trainer.loggers)
+        signals.run = folder
+        yield folder, runs
 
 
-def build(command: TrainingCommand, folder: Path) -> Run:
-    """Build data module, classifier and trainer, with the callbacks that correctness needs."""
-    data = command.build_data()
+def build(command: TrainingCommand, folder: Path, *, resume: bool = False) -> Run:
+    """Build data module, classifier and trainer, with the callbacks that correctness needs.
+
+    `resume` is whether the run in `folder` has been trained before: it keeps its splits, and goes on from its newest
+    checkpoint.
+    """
+    data = command.build_data(splits_of=folder if resume else None)
     config_of_run = in_run_folder(command.config, folder)
     follow_launcher(config_of_run.trainer, command.line.find("trainer.devices"))
     built = command.build(config_of_run, data)
@@ -116,14 +136,14 @@ def build(command: TrainingCommand, folder: Path) -> Run:
     chosen = chosen if isinstance(chosen, list) else [chosen]
     chosen = [callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))]
     # Before the others, which log what it restores.
-    resumption = [Resumption(config, folder=folder)] if command.resumed is not None else []
+    resumption = [Resumption(config, folder=folder)] if resume else []
     settings = built.trainer.as_dict() | {"callbacks": [HoldSignals(), *resumption, *chosen, *own]}
     with mistakes_of_values():
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
     write_durably(trainer)
     signals.take_over(trainer)
-    newest = newest_checkpoint(folder) if command.resumed is not None else None
+    newest = newest_checkpoint(folder) if resume else None
     parts = (built.model, data, config, collect, built.model_checkpoint, last, built.early_stopping, newest)
     return Run(folder, trainer, *parts)
 
@@ -167,18 +187,19 @@ def use_constants_of_weights(config: Namespace, data: ImageDataModule) -> None:
         data.normalize = config.data.init_args.normalize = channels_of(found, data.in_channels)
 
 
-def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
-    """Fit, test the best checkpoint once, and write the results into the run folder."""
-    trainer, classifier, data, folder = parts.trainer, parts.classifier, parts.data, parts.folder
-    trial = bool(command.config.trainer.fast_dev_run)
+def fit_run(command: TrainingCommand, parts: Run, *, console: Console) -> Run:
+    """Check a run, write its config and splits into its folder, and fit it.
+
+    Returns the run with the folder of the first process.
+    """
+    trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     if is_launched(trainer):
         meet(trainer)
     check(command, parts)
     meet(trainer)
-    folder = trainer.strategy.broadcast(folder)
+    folder = trainer.strategy.broadcast(parts.folder)
     parts = replace(parts, folder=folder)
-    signals.last = folder / LAST
-    start_from(command, classifier, console=console)
+    start_from(parts, console=console)
     classifier.record = record.check(classifier)
     for reason in classifier.record.get("undescribed", {}).values():
         console.print(f"{reason}; load its checkpoint by load_classifier(path, network=…)")
@@ -186,30 +207,31 @@ def train(command: TrainingCommand, parts: Run, *, console: Console) -> None:
         console.print(line)
     if parts.newest is not None:
         open_logs(trainer, parts.newest.logged)
-    elif trainer.is_global_zero and not trial:
+    elif trainer.is_global_zero and not is_dry(trainer):
         data.assignment().write(folder / ASSIGNMENT)
         write_config(folder, parts.config)
         open_logs(trainer)
     announce(command, parts, console=console)
     fit(parts)
-    if trial:
+    if not (is_dry(trainer) or parts.checkpoint.best_model_path):
+        raise UserError(
+            f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated, so there is no "
+            f"checkpoint to test: give more; validation runs every {trainer.check_val_every_n_epoch} epoch(s)"
+        )
+    return parts
+
+
+def test_run(parts: Run, *, console: Console) -> None:
+    """Test the best checkpoint of a run once, and write the results and the page into its folder."""
+    trainer, classifier, data, folder = parts.trainer, parts.classifier, parts.data, parts.folder
+    if is_dry(trainer):
         trainer.test(classifier, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             folder.rmdir()
         console.print("fast_dev_run: training, validation and test work; nothing was written")
         return
-    if not parts.checkpoint.best_model_path:
-        raise UserError(
-            f"trainer.max_epochs: {trainer.max_epochs}: no epoch was trained and validated, so there is no "
-            f"checkpoint to test: give more; validation runs every {trainer.check_val_every_n_epoch} epoch(s)"
-        )
-
     best = Path(parts.checkpoint.best_model_path)
-    # Loaded here, as evaluation does it: from a checkpoint of Lightning's weight averaging, `trainer.test` would take
-    # the weights in training, which were not validated.
-    checkpoint = read_checkpoint(best)
-    metadata = checkpoint["litlens"]
-    classifier.load_state_dict(checkpoint["state_dict"])
+    metadata = load_weights(classifier, best)
     predictions, metrics = test(trainer, classifier, data, parts.collect, metadata=metadata)
     if trainer.is_global_zero:
         seen = seen_before(data.assignment(), data, len(predictions))
@@ -247,9 +269,27 @@ def check(command: TrainingCommand, parts: Run) -> None:
         check_normalization(classifier.network, data.preprocessing.normalize)
 
 
-def start_from(command: TrainingCommand, classifier: ImageClassifier, *, console: Console) -> None:
+def load_weights(classifier: ImageClassifier, path: Path) -> dict[str, Any]:
+    """Load a checkpoint's weights, as evaluation does it, and return what it says of itself (`litlens`).
+
+    From a checkpoint of Lightning's weight averaging, `trainer.test` would take the weights in training, which were not
+    validated.
+    """
+    checkpoint = read_checkpoint(path)
+    classifier.load_state_dict(checkpoint["state_dict"])
+    metadata: dict[str, Any] = checkpoint["litlens"]
+    return metadata
+
+
+def is_dry(trainer: Trainer) -> bool:
+    """Whether the trainer tries one batch of everything and writes nothing."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector
+
+
+def start_from(parts: Run, *, console: Console) -> None:
     """Load the weights that `init_from` names; a resumed run has its own."""
-    if classifier.init_from is not None and command.resumed is None:
+    classifier = parts.classifier
+    if classifier.init_from is not None and parts.newest is None:
         source = checkpoint_path(Path(classifier.init_from))
         fresh = initialize_from(classifier.network, classifier.class_names, source)
         console.print(f"initialized from {source}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
@@ -295,9 +335,13 @@ def fit(parts: Run) -> None:
         raise NotFiniteError(f"{error}; {seen}", error.step) from error
 
 
-def _finish(loggers: list[Logger]) -> None:
-    """Finish the run of W&B, which keeps one per process: the next run in this process would be written into it."""
-    if any(isinstance(logger, WandbLogger) for logger in loggers):
-        import wandb
+@contextmanager
+def finished_loggers(parts: Run) -> Iterator[None]:
+    """Finish the run of W&B at the end of the block: it keeps one per process, and would go on with the next run."""
+    try:
+        yield
+    finally:
+        if any(isinstance(logger, WandbLogger) for logger in parts.trainer.loggers):
+            import wandb
 
-        wandb.finish()
+            wandb.finish()
