@@ -130,7 +130,8 @@ def _original_sizes(data: ImageDataModule) -> NDArray[np.int64]:
     splits = [data.samples(split) for split in SPLITS]
     sizes = [split.images.sizes(split.rows) for split in splits if isinstance(split.images, FileImages)]
     joined = np.concatenate([np.empty((0, 2), np.int64), *sizes])
-    return joined[np.lexsort((joined[:, 0], joined.prod(axis=1)))]
+    in_order: NDArray[np.int64] = joined[np.lexsort((joined[:, 0], joined.prod(axis=1)))]
+    return in_order
 
 
 def _framed(pixels: Pixels) -> Pixels:

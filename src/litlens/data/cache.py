@@ -274,7 +274,8 @@ def _written(
     unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
     try:
         with disk_errors():
-            array = np.lib.format.open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape)
+            create: Any = np.lib.format.open_memmap  # has no types in numpy 2.2
+            array: np.memmap[Any, Any] = create(unfinished, mode="w+", dtype=dtype, shape=shape)
             _reserve(unfinished)
         fill(array, _earlier(owner=owner, dtype=array.dtype))
         array.flush()

@@ -56,7 +56,7 @@ def confusion_matrix_figure(
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, ticks=np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])
     bar.set_label("fraction of the label's images")
-    bar.outline.set_visible(False)
+    bar.ax.spines["outline"].set_visible(False)
     return figure
 
 
@@ -94,7 +94,7 @@ def reliability_figure(table: Reliability, *, error: float) -> Figure:
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     upper.set_title(f"Expected calibration error: {percent(error)}", pad=10)
     upper.legend(loc="upper left", frameon=False, handlelength=1.6)
-    lower.bar(left, count / max(count.sum(), 1), width, align="edge", color=GRAY, edgecolor="white")
+    lower.bar(left, count / max(int(count.sum()), 1), width, align="edge", color=GRAY, edgecolor="white")
     lower.set(xlabel="confidence", ylabel="fraction of\nimages", ylim=(0, None))
     return figure
 
@@ -131,7 +131,7 @@ def per_class_figure(table: Sequence[ClassMetrics], *, title: str = "Classes", m
     for place, row in zip(places, rows, strict=True):
         axes.annotate(
             f"{row.labelled:,}",
-            (1.0, place),
+            (1.0, float(place)),
             (6, 0),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",

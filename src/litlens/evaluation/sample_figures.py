@@ -105,11 +105,10 @@ def cam_figure(
     for number, (tile, heat, label, guess) in enumerate(zip(tiles, maps, labels, predicted, strict=True)):
         x, y = sheet.corner(number)
         # Enlarged smoothly, as the map itself has been, so that its low resolution shows.
-        fine = np.asarray(
-            Image.fromarray(np.nan_to_num(np.float32(heat))).resize((width, height), Image.Resampling.BILINEAR)
-        )
+        fine = Image.fromarray(np.nan_to_num(np.asarray(heat, dtype=np.float32)))
+        enlarged = np.asarray(fine.resize((width, height), Image.Resampling.BILINEAR))
         sheet.paste(x, y, tile)
-        sheet.paste(x + width + 3, y, overlay(tile, fine))
+        sheet.paste(x + width + 3, y, overlay(tile, enlarged))
         color, words = GREEN, f"{shortened(class_names[guess], 24)}"
         if guess != label:
             color, words = ORANGE, f"{shortened(class_names[guess], 11)}, label {shortened(class_names[label], 11)}"

@@ -1,6 +1,7 @@
 """MixUp and CutMix of a batch as in torchvision.transforms.v2, with the rng of the caller."""
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -21,7 +22,7 @@ def mix_up(images: Tensor, targets: Tensor, *, share: float) -> tuple[Tensor, Te
     return images.roll(1, 0).lerp(images, share), targets.roll(1, 0).lerp(targets, share)
 
 
-def cut_mix(images: Tensor, targets: Tensor, *, share: float, center: np.ndarray) -> tuple[Tensor, Tensor]:
+def cut_mix(images: Tensor, targets: Tensor, *, share: float, center: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
     """Replace a box of 1 - `share` of the area, clipped at the border, by that of the one before (Yun et al. 2019).
 
     `center` is in [0, 1)². The target's share is that of the pixels.
