@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 # Made once, and again when a requirement changes.
 READY := $(VENV)/ready
 
-.PHONY: help quickstart test test-slow lint unit clean
+.PHONY: help quickstart test test-slow format lint unit docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -20,6 +20,10 @@ test-slow: $(READY) ## run the slow tests, which `make test` leaves out
 # Check for 3.10, the oldest Python; not with 3.12 and later, whose numpy has types that 3.10 cannot read.
 OLDEST = $$($(BIN)/python -c 'import sys; print("--python-version=3.10" * (sys.version_info < (3, 12)))')
 
+format: $(READY) ## format the code and fix what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,8 +33,11 @@ lint: $(READY)
 unit: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+docs: $(READY) ## build the docs site into site/
+	$(BIN)/mkdocs build --strict
+
 clean: ## remove the environment and the caches of the tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build site src/*.egg-info
 
 $(READY): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
