@@ -75,6 +75,9 @@ class Run:
 
 def run(args: list[str], *, console: Console) -> None:
     """Parse and build, then train, or with `--inspect` show the data."""
+    # They use this module.
+    from litlens.cli.finders import set_found_values
+
     command = TrainingCommand(args)
     if command.config.inspect:
         data = command.build_data()
@@ -87,6 +90,7 @@ def run(args: list[str], *, console: Console) -> None:
         console.print(f"trainer.precision: {asked} is emulated here, many times slower: training in float32")
     check_checkpointing(command.config)
     with run_folder(command) as (folder, runs):
+        set_found_values(command, folder, console=console)
         runs.append(build(command, folder, resume=command.resumed is not None))
         with finished_loggers(runs[-1]):
             test_run(fit_run(command, runs[-1], console=console), console=console)
