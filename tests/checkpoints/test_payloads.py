@@ -20,7 +20,7 @@ from litlens.cli.main import train
 from litlens.data.cache import mapped_array
 from litlens.errors import UserError
 from litlens.models.networks.mlp import MLP
-from litlens.models.pretrained import load_weights, torchvision_network
+from litlens.models.pretrained import load_weights, timm_base, torchvision_network
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +90,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "trainer": lambda path: DurableCheckpointIO().load_checkpoint(path, weights_only=False),
     "weights": lambda path: load_weights(torchvision_network("squeezenet1_1"), "squeezenet1_1", str(path)),
     "downloaded weights": as_hub_file,
+    "weights for timm": lambda path: timm_base("timm/test_vit", weights=str(path)),
 }
 
 

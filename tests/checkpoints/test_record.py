@@ -131,6 +131,9 @@ def recorded(class_path: str, **arguments: Any) -> dict[str, Any]:
         ("torchvision.datasets.utils.download_url", {"url": "http://x", "root": "."}),
         ("torchvision.models.get_model", {"name": "resnet18"}),
         ("torch.nn.Sequential.forward", {}),
+        ("timm.create_model", {"model_name": "hf-hub:somebody/net"}),
+        ("timm.create_model", {"model_name": "local-dir:/tmp"}),
+        ("timm.models.load_checkpoint", {"model": "x", "checkpoint_path": "y"}),
         ("litlens.models.constructor_arguments.describe", {}),
     ],
 )
@@ -156,6 +159,12 @@ def test_only_networks_and_their_builders_are_called(
         ("torchvision.models.resnet18", {"pretrained": True}),
         ("torchvision.models.resnet.resnet18", {"weights": "IMAGENET1K_V1"}),
         ("litlens.models.backbones.TransferNetwork", {"weights": "DEFAULT", "image_size": [32, 32]}),
+        ("litlens.models.backbones.TransferNetwork", {"weights": "DEFAULT", "backbone": "timm/test_resnet"}),
+        ("timm.create_model", {"model_name": "test_resnet", "pretrained": True}),
+        (
+            "timm.create_model",
+            {"model_name": "test_resnet", "pretrained": 1, "pretrained_cfg_overlay": {"url": "http://x/y.npz"}},
+        ),
     ],
 )
 def test_nothing_is_downloaded(class_path: str, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +174,9 @@ def test_nothing_is_downloaded(class_path: str, arguments: dict[str, Any], monke
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", fetched, raising=False)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetched)
     monkeypatch.setattr("urllib.request.urlopen", fetched)
+    if "timm" in f"{class_path}{arguments}":
+        pytest.importorskip("timm")
+        monkeypatch.setattr("timm.models._builder.load_pretrained", fetched)
     rebuild(recorded(class_path, **arguments, num_classes=3))
 
 

@@ -65,6 +65,24 @@ def test_auto_takes_the_constants_of_the_weights(options: list[str], mean: list[
     assert loaded.preprocessing.normalize.mean == pytest.approx(mean)
 
 
+@pytest.mark.parametrize("way", ["backbone", "network"])
+def test_auto_takes_the_constants_of_timms_weights(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("test_vit").state_dict(), "timm.pth")
+    if way == "backbone":
+        options = [*OPTIONS[:-1], "--model.network.backbone=timm/test_vit", "--model.network.weights=timm.pth"]
+    else:
+        monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_args, **_options: None)  # a download
+        options = [*OPTIONS[:3], "--model=ImageClassifier", "--model.network=timm.create_model"]
+        options += ["--model.network.model_name=test_vit", "--model.network.pretrained=true"]
+    train([*options, "--trainer.max_epochs=1", "--trainer.callbacks=[]"])
+    (run,) = (tmp_path / "runs").glob("*/*")
+    loaded = load_classifier(run)
+    assert loaded.preprocessing is not None
+    assert loaded.preprocessing.normalize.mean == loaded.preprocessing.normalize.std == (0.5, 0.5, 0.5)
+    assert loaded.predict(tmp_path / "photos" / "cat" / "0.png").keys() == {"cat", "dog"}
+
+
 def test_the_recipe_of_ones_own_images_and_the_frozen_recipe_go_together(tmp_path: Path) -> None:
     """The README's data block, and the model of a shipped config, on a small network: at the first try."""
     frozen = yaml.safe_load((CONFIGS / "catdog_vgg16_frozen.yaml").read_text())

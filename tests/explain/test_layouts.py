@@ -26,6 +26,15 @@ def tiny_vit() -> nn.Module:
     return network
 
 
+def timm_vit() -> nn.Module:
+    return pytest.importorskip("timm").create_model("test_vit", img_size=32)
+
+
+def timm_swin() -> nn.Module:
+    kind = pytest.importorskip("timm").models.SwinTransformer
+    return kind(img_size=64, embed_dim=16, depths=(2, 2), num_heads=(2, 2), window_size=4)
+
+
 def gradcam_by_hand(network: nn.Module, images: Tensor, layer: str, to_map: Callable[[Tensor], Tensor]) -> Tensor:
     """Weights are the means of the gradients over the places, the sum over channels is cut at zero."""
     outputs: list[Tensor] = []
@@ -64,6 +73,9 @@ def tokens(output: Tensor) -> Tensor:
         (vit_b_32, (224, 224), "encoder.layers.encoder_layer_10", tokens),
         (tiny_vit, (32, 32), "encoder.layers.encoder_layer_1.ln_1", tokens),
         (convnext_tiny, (64, 64), "features.7.2", lambda output: output),  # its norms inside are channels last
+        (timm_vit, (32, 32), "blocks.5.norm1", tokens),
+        (timm_swin, (64, 64), "norm", last),
+        (timm_swin, (64, 64), "layers.1.blocks.0", last),
     ],
 )
 def test_gradcam_equals_the_one_by_hand(

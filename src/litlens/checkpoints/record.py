@@ -119,7 +119,10 @@ def _value(value: Any, *, trust: Sequence[str]) -> Any:
 def _construct(what: Any, arguments: Mapping[str, Any], *, trust: Sequence[str]) -> nn.Module:
     built = _arguments(arguments, trust=trust)
     if not isinstance(what, type):  # torchvision warns of `pretrained` even where it is None
-        built = {name: value for name, value in built.items() if not _is_place(name, arguments[name])}
+        built = {name: value for name, value in built.items() if _PLACES.isdisjoint(name.split("_"))}
+        name = str(built.get("model_name"))
+        if what.__name__ == "create_model" and not sys.modules["timm"].is_model(name):  # hf-hub:… would be fetched
+            raise UserError(f"the checkpoint names {name} as a network of timm, which has none of that name")
     network = what(**built)
     if not isinstance(network, nn.Module):
         raise UserError(f"the checkpoint names {what}, which does not return a network")

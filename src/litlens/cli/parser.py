@@ -26,15 +26,18 @@ from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 from litlens.models.constructor_arguments import keep_arguments
+from litlens.models.pretrained import timm_network_has_size
 
 _NETWORK = "model.init_args.network.init_args"
+_KEYWORDS = "model.init_args.network.dict_kwargs"  # what a function takes as **kwargs
 _CLASS_NAMES = "model.init_args.class_names"
-# Options of a network that are set from the data, each with the attribute of the data module; in_chans is timm's.
+# Options of a network that are set from the data, each with the attribute of the data module; two are timm's.
 _LINKED = {
     "num_classes": "num_classes",
     "in_channels": "in_channels",
     "in_chans": "in_channels",
     "image_size": "image_size",
+    "img_size": "image_size",
 }
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
 _MODEL_CHECKPOINT = {
@@ -133,7 +136,11 @@ class TrainingCommand:
                 raise UserError(
                     f"{self.line.where(key)}{key}: set by the data module ({value}): remove {name}: {given}"
                 )
-            config[target] = value
+            parent, _, name = target.rpartition(".")
+            if parent == _KEYWORDS:
+                config.model.init_args.network.dict_kwargs = {**(config.get(parent) or {}), name: value}
+            else:
+                config[target] = value
         config.data = data
         builder = _ModelBuilder()
         try:
@@ -145,7 +152,8 @@ class TrainingCommand:
             raise
         if not isinstance(self.network, type):  # jsonargparse calls no instantiator for a function
             made = config.model.init_args.network
-            keep_arguments(built.model.network, made.init_args.as_dict(), builder=made.class_path)
+            arguments = {**made.init_args.as_dict(), **made.get("dict_kwargs", {})}
+            keep_arguments(built.model.network, arguments, builder=made.class_path)
         return built
 
     def resolved_config(self, data: ImageDataModule) -> dict[str, Any]:
@@ -182,21 +190,22 @@ class TrainingCommand:
         # A linked option is not required; its value is set in `build`.
         parser.link_arguments("data.class_names", _CLASS_NAMES, apply_on="instantiate")
         if isinstance(self.network, type):  # jsonargparse cannot link to the parameters of a function
-            for name in _taken(self.network):
+            for name in _taken(self.network, self.line):
                 parser.link_arguments(f"data.{_LINKED[name]}", f"{_NETWORK}.{name}", apply_on="instantiate")
         return parser
 
     def _linked(self, data: ImageDataModule) -> dict[str, Any]:
         """The keys of the linked options with their values from the data, as plain ones."""
         values: dict[str, Any] = {_CLASS_NAMES: list(data.class_names)}
-        for name, kind in _taken(self.network).items():
+        named = parameters(self.network) if self.network is not None else {}
+        for name, kind in _taken(self.network, self.line).items():
             value = getattr(data, _LINKED[name])
             value = list(value) if isinstance(value, tuple) else value
-            if name == "image_size" and _is_one_side(kind):
+            if _LINKED[name] == "image_size" and _is_one_side(kind):
                 if value[0] != value[1]:
                     raise UserError(f"data.image_size: {value}: the network takes square images only")
                 value = value[0]
-            values[f"{_NETWORK}.{name}"] = value
+            values[f"{_NETWORK if name in named else _KEYWORDS}.{name}"] = value
         return values
 
 
@@ -233,12 +242,14 @@ def _network(line: CommandLine) -> Callable[..., Any] | None:
     return imported(path, key="model.network", line=line) if "." in path else None
 
 
-def _taken(network: Callable[..., Any] | None) -> dict[str, Any]:
+def _taken(network: Callable[..., Any] | None, line: CommandLine) -> dict[str, Any]:
     """The options in `_LINKED` that a network has, with their types."""
     options = parameters(network) if network is not None else {}
     if getattr(network, "__module__", "").startswith("timm."):
         # timm.create_model passes them on to a network that its first argument names.
         options |= {"num_classes": int, "in_chans": int}
+        if timm_network_has_size(str(line.last("model.network.model_name"))):
+            options["img_size"] = tuple[int, int]
     return {name: options[name] for name in _LINKED if name in options}
 
 

@@ -53,7 +53,7 @@ from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, listed
 from litlens.models.classifier import ImageClassifier
-from litlens.models.pretrained import channels_of, check_normalization, weights_normalization
+from litlens.models.pretrained import TIMM, channels_of, check_normalization, weights_normalization
 from litlens.signals import signals
 
 
@@ -181,13 +181,17 @@ def in_run_folder(config: Namespace, folder: Path) -> Namespace:
 def use_constants_of_weights(config: Namespace, data: ImageDataModule) -> None:
     """Replace `data.normalize: auto` by the constants of pretrained weights, in the data module and its configuration.
 
-    They follow from the options of a TransferNetwork, so that `--inspect` need not build it.
+    They follow from the options of a TransferNetwork or of timm.create_model, so that `--inspect` need not build it.
     """
     network = config.model.init_args.network
-    if data.normalize != "auto" or not network.class_path.endswith(".TransferNetwork"):
+    options, found = network.init_args, None
+    if data.normalize != "auto":
         return
-    options = network.init_args
-    if found := weights_normalization(options.backbone, options.weights, options.normalization):
+    if network.class_path.endswith(".TransferNetwork"):
+        found = weights_normalization(options.backbone, options.weights, options.normalization)
+    elif network.class_path == "timm.create_model" and options.pretrained:
+        found = weights_normalization(TIMM + options.model_name, "DEFAULT")
+    if found:
         data.normalize = config.data.init_args.normalize = channels_of(found, data.in_channels)
 
 

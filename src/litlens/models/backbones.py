@@ -1,4 +1,4 @@
-"""A torchvision network with a new head, whose layers below any index can be frozen and computed separately."""
+"""A torchvision or timm network with a new head, whose layers below any index can be frozen and computed separately."""
 
 import hashlib
 import json
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from litlens.errors import UserError, nearest
 from litlens.models.networks.building_blocks import Network
 from litlens.models.optimization import is_within
-from litlens.models.pretrained import Constants, load_weights, torchvision_network, weights_normalization
+from litlens.models.pretrained import (
+    TIMM,
+    Constants,
+    load_weights,
+    timm_base,
+    torchvision_network,
+    weights_normalization,
+)
 
 # Networks that run their children one after the other and pool at the end: they can be split between any two layers.
 # Others (DenseNet, GoogLeNet, Inception, ViT, MaxViT) do more in their forward: they can only be split at the head.
@@ -42,11 +49,11 @@ class Features:
 
 
 class TransferNetwork(Network):
-    """A base from torchvision and a new head: images (B, C, H, W) in, logits (B, num_classes) out.
+    """A base from torchvision or timm and a new head: images (B, C, H, W) in, logits (B, num_classes) out.
 
     The base's children keep torchvision's names (`layer4`, `features`); `head` replaces the last one, the classifier.
-    Networks that do more than run their children one after the other (DenseNet, GoogLeNet, vision transformers) are
-    under `base`, whose output is the input of their classifier.
+    Networks that do more than run their children one after the other (DenseNet, GoogLeNet, vision transformers), and
+    all of timm's, are under `base`, whose output is the input of their classifier.
 
     `layer_names` are the layers in the order of the forward pass; a layer's index is its position in that list.
 
@@ -54,13 +61,14 @@ class TransferNetwork(Network):
         num_classes: The number of logits.
         in_channels: 1 or 3; gray images are repeated in three channels.
         image_size: Height and width.
-        backbone: A classification network of torchvision: `resnet18`, `vgg16`, `mobilenet_v2`, …
+        backbone: A classification network of torchvision (`resnet18`, `vgg16`, `mobilenet_v2`, …) or of timm
+            (`timm/convnext_tiny`, or `timm/NAME.TAG` for other weights than its default ones).
         weights: `DEFAULT`, another of torchvision's names (`IMAGENET1K_V1`), a state-dict file, or null for random.
         head: Widths of hidden layers with ReLU; none for one linear layer.
         dropout: The rate before every linear layer of the head.
-        pool: `avg` averages the last feature map, `none` flattens it.
+        pool: `avg` averages the last feature map, `none` flattens it; what is under `base` pools by itself.
         normalization: Mean and std that the weights were trained with, as in `data.normalize`; `auto` for those of
-            torchvision's weights (a file counts as the default weights); null accepts any data.
+            torchvision's or timm's weights (a file counts as the default weights); null accepts any data.
     """
 
     def __init__(
@@ -85,10 +93,14 @@ class TransferNetwork(Network):
         self.arguments.update(weights=None, head=list(head))
         self.weights_normalization = weights_normalization(backbone, weights, normalization)
 
-        network = torchvision_network(backbone, image_size)
-        classifier = list(network._modules)[-1]
-        if weights is not None:
-            load_weights(network, backbone, weights, optional=classifier)
+        classifier = None
+        if backbone.startswith(TIMM):
+            network = timm_base(backbone, image_size, weights)
+        else:
+            network = torchvision_network(backbone, image_size)
+            classifier = list(network._modules)[-1]
+            if weights is not None:
+                load_weights(network, backbone, weights, optional=classifier)
         children = {name: module for name, module in network.named_children() if name != classifier}
         self.can_be_split = backbone.startswith(_SEQUENTIAL)
         if self.can_be_split:
@@ -96,7 +108,8 @@ class TransferNetwork(Network):
                 children.popitem()
             stages, prefix = children, ""
         else:
-            setattr(network, classifier, nn.Identity())
+            if classifier is not None:
+                setattr(network, classifier, nn.Identity())
             stages, prefix = {"base": network}, "base."
         for name, module in stages.items():
             self.add_module(name, module)
@@ -222,7 +235,8 @@ class FrozenLayers:
 
 def _layers(name: str, module: nn.Module) -> Iterator[str]:
     """The names of the layers inside sequences; blocks are not divided."""
-    if type(module).forward is nn.Sequential.forward and len(module._modules):
+    is_sequence = isinstance(module, nn.ModuleList) or type(module).forward is nn.Sequential.forward
+    if is_sequence and len(module._modules):
         for child, inner in module.named_children():
             yield from _layers(f"{name}.{child}", inner)
     else:

@@ -1,4 +1,4 @@
-"""torchvision's networks by name, and weights for them: from a file or a download, checked key by key."""
+"""Networks of torchvision and timm by name, and weights for them: from a file or a download, checked key by key."""
 
 import hashlib
 import math
@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from litlens.constants import NORMALIZATIONS, mean_and_std
-from litlens.errors import UserError, listed, nearest
+from litlens.errors import UserError, import_extra, listed, nearest
 from litlens.files import load_tensors
 
 Constants = dict[str, list[float]]  # mean and std
+TIMM = "timm/"  # begins the names of timm's networks
 
 _POSITIONS = "encoder.pos_embedding"
 # Classifiers besides the last one, of GoogLeNet and Inception, which torchvision's weights contain.
@@ -56,6 +58,82 @@ def torchvision_network(backbone: str, image_size: tuple[int, int] = (224, 224))
         options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
     network: nn.Module = torchvision.models.get_model(backbone, weights=None, **options)
     return network
+
+
+def timm_base(backbone: str, image_size: tuple[int, int] = (224, 224), weights: str | None = None) -> nn.Module:
+    """Build a network of timm (`timm/convnext_tiny`) without its classifier: images to pooled features (B, F).
+
+    `weights` is `DEFAULT`, timm's own download of the weights that the name stands for (`timm/NAME.TAG` chooses
+    others), or a state dict in a file; timm resizes position embeddings to the images.
+
+    Raises UserError for an unknown name, weights that cannot be downloaded, and a file like those of `load_weights`.
+    """
+    timm, name, known = _timm(backbone)
+    network: Any
+    options: dict[str, Any] = {"num_classes": 0}
+    if known.fixed_input_size:  # such a network, and no other, takes the size
+        options["img_size"] = image_size
+    if weights is None:
+        network = timm.create_model(name, **options)
+    elif weights == "DEFAULT":
+        try:
+            network = timm.create_model(name, pretrained=True, **options)
+        except (OSError, RuntimeError, ValueError) as error:  # huggingface_hub raises all of them
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"weights: DEFAULT of {backbone} cannot be loaded ({reason}); give a file") from error
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(
+                f"weights: there is no file {weights}; DEFAULT downloads those of {backbone}, and others have names of "
+                f"their own{nearest(name, _timm_names(timm, name))}"
+            )
+        state = _read_state(path, remedy=f"give a state dict of a {backbone}")
+        classifiers = [known.classifier] if isinstance(known.classifier, str) else known.classifier or []
+        state = {key: value for key, value in state.items() if key.rpartition(".")[0] not in classifiers}
+        # Where a classifier is named, timm drops it and ignores every other missing key, too.
+        overlay = {"state_dict": state, "classifier": None}
+        try:
+            if not state:
+                raise KeyError("it has no weights below the classifier")  # timm would download them
+            network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"weights: {weights} does not fit {backbone}: {reason[:300]}") from error
+        del network.pretrained_cfg["state_dict"]  # a copy of the weights
+    base: nn.Module = network
+    return base
+
+
+def timm_network_has_size(name: str) -> bool:
+    """Whether a network of timm is built for images of one size, which its option `img_size` sets."""
+    return bool(getattr(_timm_configuration(name), "fixed_input_size", False))
+
+
+def _timm(backbone: str) -> tuple[Any, str, Any]:
+    """The package, the name of a network in it, and what it says of the network's weights."""
+    timm = import_extra("timm", extra="timm", needed_by=f"backbone: {backbone}")
+    name = backbone.removeprefix(TIMM)
+    known = _timm_configuration(name)
+    if known is None:
+        raise UserError(f"backbone: timm has no network '{name}'{nearest(name, _timm_names(timm, name), most=3)}")
+    return timm, name, known
+
+
+def _timm_configuration(name: str) -> Any:
+    """What timm says of a network's weights; None for names that it does not list, which it may fetch (`hf-hub:…`)."""
+    import timm
+
+    try:
+        return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # a tag that the network does not have
+        return None
+
+
+def _timm_names(timm: Any, name: str) -> list[str]:
+    """The names that somebody may have meant: with their tags if it is that of a network."""
+    names: list[str] = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True) or timm.list_models()
+    return names
 
 
 def _square_side(backbone: str, image_size: tuple[int, int], *, step: int) -> int:
@@ -106,20 +184,31 @@ def weights_normalization(
 ) -> Constants | None:
     """Mean and std of pixels in [0, 1] that the weights were trained with; None without weights.
 
-    `auto` means those of torchvision's weights, a file counting as the network's default ones, and null none.
+    `auto` means those of torchvision's or timm's weights, a file counting as the network's default ones, and null none.
     """
     # jsonargparse 4.53 turns a null that is two classes deep on the command line into the string "None".
-    known, wanted = _known_weights(backbone), None
+    wanted = None
     if normalization == "auto":
-        prepare: Any = known[weights if weights in known.__members__ else "DEFAULT"].transforms()
-        if hasattr(prepare, "mean") and hasattr(prepare, "std"):
-            wanted = {"mean": list(prepare.mean), "std": list(prepare.std)}
+        wanted = _own_constants(backbone, weights)
     elif normalization not in (None, "None"):
         mean, std = mean_and_std(normalization, key="network.normalization", others="auto, null, ")
         if not {len(mean), len(std)} <= {1, 3}:
             raise UserError("network.normalization: mean and std need 1 or 3 values each")
         wanted = {"mean": list(mean), "std": list(std)}
     return wanted if weights not in (None, "None") else None
+
+
+def _own_constants(backbone: str, weights: str | None) -> Constants | None:
+    prepare: Any
+    if backbone.startswith(TIMM):
+        timm, _, known = _timm(backbone)
+        prepare = SimpleNamespace(**timm.data.resolve_data_config(pretrained_cfg=known.to_dict()))
+    else:
+        known = _known_weights(backbone)
+        prepare = known[weights if weights in known.__members__ else "DEFAULT"].transforms()
+    if not (hasattr(prepare, "mean") and hasattr(prepare, "std")):
+        return None
+    return {"mean": list(prepare.mean), "std": list(prepare.std)}
 
 
 def channels_of(constants: Constants, channels: int) -> Constants:
@@ -184,18 +273,31 @@ def _read(backbone: str, weights: str) -> dict[str, Tensor]:
     # Some of torchvision's files are older than torch's archives and have no CRCs, but a hash in their names.
     if path.name in urls and not zipfile.is_zipfile(path) and not _sha256(path).startswith(_hash_prefix(path)):
         raise UserError(f"weights: {path} is damaged: its SHA-256 is not the one in its name; {remedy}")
+    return _read_state(path, remedy=remedy)
+
+
+def _read_state(path: Path, *, remedy: str) -> dict[str, Tensor]:
     try:
-        found = load_tensors(path, kind="weights file")
+        found = (_load_safetensors if path.suffix == ".safetensors" else load_tensors)(path, kind="weights file")
     except UserError as error:
         raise UserError(f"weights: {error}; {remedy}") from error
     if not isinstance(found, dict):
-        raise UserError(f"weights: {weights} holds a {type(found).__name__} and not a state dict")
+        raise UserError(f"weights: {path} holds a {type(found).__name__} and not a state dict")
     for key, value in found.items():
         if not isinstance(key, str):
-            raise UserError(f"weights: {weights} has the key {key!r}, which is no layer's name; give a state dict")
+            raise UserError(f"weights: {path} has the key {key!r}, which is no layer's name; give a state dict")
         if not isinstance(value, Tensor):
-            raise UserError(f"weights: {key} in {weights} is a {type(value).__name__} and not a tensor")
+            raise UserError(f"weights: {key} in {path} is a {type(value).__name__} and not a tensor")
     return found
+
+
+def _load_safetensors(path: Path, *, kind: str) -> Any:
+    """Load what timm's weights are saved as: by design, it holds tensors and nothing else."""
+    load_file = import_extra("safetensors.torch", extra="timm", needed_by=str(path)).load_file
+    try:
+        return load_file(path)
+    except import_extra("safetensors", extra="timm", needed_by=str(path)).SafetensorError as error:
+        raise UserError(f"{path} is damaged or not a {kind}: {error}") from error
 
 
 def _download(url: str, path: Path, *, what: str) -> None:

@@ -128,7 +128,9 @@ _INITIALIZATIONS: dict[Initialization, Callable[[Tensor, float], object]] = {
 
 def _flat_size_on_meta(layers: nn.Module, in_channels: int, height: int, width: int) -> int:
     """The same from shapes alone, without data or arithmetic; 0 where the layers fail."""
-    weights = {name: torch.empty_like(value, device="meta") for name, value in layers.state_dict().items()}
+    # Not the state dict, which lacks buffers that are not persistent.
+    tensors = [*layers.named_parameters(), *layers.named_buffers()]
+    weights = {name: torch.empty_like(value, device="meta") for name, value in tensors}
     # Two images, as BN in training mode refuses a single value per channel.
     images = torch.empty(2, in_channels, height, width, device="meta")
     try:
