@@ -1,5 +1,6 @@
 """Jobs of one or more processes, forked from the test's: importing Lightning again would take most of the time."""
 
+import errno
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litlens.cli.main import train
 from litlens.errors import UserError
@@ -43,12 +44,25 @@ class Slow(Callback):
                 time.sleep(0.05)
 
 
-class Refused(Callback):
-    """Raises a user's mistake in one process, while the other waits for it."""
+class Fails(Callback):
+    """Fails in one process, in the first step or from the fourth on, while the other waits for it."""
 
-    def on_train_batch_start(self, trainer: Trainer, *args: object) -> None:
-        if trainer.global_rank == 1:
+    def __init__(self, rank: int = 0, what: str = "") -> None:
+        self.rank, self.what = rank, what
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        if trainer.global_rank != self.rank:
+            return
+        if self.what == "image":
             raise UserError("an image cannot be read")
+        if self.what == "disk" and trainer.global_step == 3:
+            os.fsync = self._full
+        if self.what == "loss" and trainer.global_step == 3:  # whose gradients are finite
+            step = pl_module.training_step
+            pl_module.training_step = lambda *args: step(*args) + float("nan")  # type: ignore[method-assign]
+
+    def _full(self, file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def slow(hook: str, *, step: int = 0, seconds: float = 30) -> list[str]:

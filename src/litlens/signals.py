@@ -23,7 +23,6 @@ from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 6.0  # seconds in which a process that ends cleans up
-_VALIDATION = 3.0  # seconds that a validation may take before the checkpoint of its epoch
 _PAUSE = 0.2  # seconds between two looks at the store
 _REPEATED = 2.0  # seconds in which the same signal comes twice: from the terminal and from torchrun, say
 # In the store:
@@ -48,7 +47,6 @@ class _Signals:
         self.received = 0  # the number of the signal
         self._received_at = 0.0
         self._held = self._leaving = self._said = False
-        self._held_until = float("inf")
         self._first, self._parent = True, 0
         self._launcher: Any = None
         self._store: Any = None
@@ -103,8 +101,6 @@ class _Signals:
 
     def release(self) -> None:
         """End the command at once where a signal comes, or has come unasked for."""
-        if self._held_until < float("inf"):
-            return
         self._held = False
         if self.received and not self._leaving:
             self.leave()
@@ -126,10 +122,6 @@ class _Signals:
             number = torch.tensor(self.received, device=trainer.strategy.root_device)
             self.received = int(trainer.strategy.reduce(number, reduce_op="max"))
         return self.received != 0
-
-    def finish_epoch(self) -> None:
-        """Hold the signal until the checkpoint at the end of the epoch, for a validation of some seconds."""
-        self._held_until = min(self._held_until, time.monotonic() + _VALIDATION)
 
     def take_over(self, trainer: Any) -> None:
         """Keep a trainer from handling SIGTERM.
@@ -218,10 +210,7 @@ class _Signals:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(self._parent, self.received)
             now = time.monotonic()
-            if self.received and self._held and now > self._held_until:
-                self._held, self._held_until = False, float("inf")
-                os.kill(os.getpid(), self.received)
-            elif self.received and not self._held:
+            if self.received and not self._held:
                 ends = min(ends, now + _PATIENCE)
             elif self._store is not None and not (self._other_failed or self._leaving) and not self._listen():
                 self._other_failed, ends = True, now + _PATIENCE
@@ -265,10 +254,13 @@ class _Signals:
     def line(self) -> str:
         """What is printed at the end: how to go on."""
         self._said = True
-        name = signal.Signals(self.received).name
+        return f"stopped by {signal.Signals(self.received).name}{self.remedy()}"
+
+    def remedy(self) -> str:
+        """The end of a line: the command that goes on, once there is a checkpoint."""
         if self.run is None or not any(self.run.rglob("last.ckpt")):
-            return f"stopped by {name}"
-        return f"stopped by {name}; resume with: python train.py --resume {self.run}"
+            return ""
+        return f"; resume with: python train.py --resume {self.run}"
 
 
 signals = _Signals()

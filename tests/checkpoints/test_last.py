@@ -22,13 +22,18 @@ BATCHES, EPOCHS = 7, 2
 
 
 class Stop(Callback):
-    """Ends a run before step `at`, and keeps the loss of every validation by its step."""
+    """Ends a run before step `at` or in a validation after it, and keeps the loss of every validation by its step."""
 
-    def __init__(self, at: int | None = None) -> None:
-        self.at, self.validated = at, {}
+    def __init__(self, at: int | None = None, *, in_validation: bool = False) -> None:
+        self.at, self.in_validation, self.validated = at, in_validation, {}
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        if trainer.fit_loop.total_batch_idx == self.at:
+        if trainer.fit_loop.total_batch_idx == self.at and not self.in_validation:
+            raise InterruptedError
+
+    def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
+        torch.rand(1)  # as a stranger's validation may
+        if trainer.global_step == self.at and self.in_validation and not trainer.sanity_checking:
             raise InterruptedError
 
     def on_validation_end(self, trainer: Any, *_: Any) -> None:
@@ -36,10 +41,10 @@ class Stop(Callback):
             self.validated[trainer.global_step] = float(trainer.callback_metrics["loss/val"])
 
 
-def fit(folder: Path, *, at: int | None = None, seconds: float = 0, resume: bool = False, **settings: Any) -> Any:
+def fit(folder: Path, *, seconds: float = 0, resume: bool = False, stop: Stop | None = None, **settings: Any) -> Any:
     """The weights, the optimizer's state and the schedule's at the end, and the losses of validation so far."""
     seed_everything(1)
-    stop, last = Stop(at), LastCheckpoint(folder, every=timedelta(seconds=seconds))
+    stop, last = stop or Stop(), LastCheckpoint(folder, every=timedelta(seconds=seconds))
     classifier = ImageClassifier(
         MLP(num_classes=10, in_channels=1, image_size=(8, 8), widths=[16], dropout=0.5),
         [str(digit) for digit in range(10)],
@@ -75,9 +80,29 @@ def test_a_run_resumed_from_any_checkpoint_is_the_same_to_the_bit(settings: Any,
     uninterrupted = fit(tmp_path / "uninterrupted", **settings)
     for at in (0, 1, 3, 4, BATCHES, BATCHES + 4):
         folder = tmp_path / str(at)
-        validated = fit(folder, at=at, **settings)
+        validated = fit(folder, stop=Stop(at), **settings)
         batches = read_checkpoint(folder / LAST)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"]
         if at < BATCHES:
             assert batches == written[at]
+        *states, later = fit(folder, resume=True, **settings)
+        torch.testing.assert_close((*states, {**validated, **later}), uninterrupted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [({}, [BATCHES, 2 * BATCHES]), ({"val_check_interval": 3}, [3, 6]), ({"accumulate_grad_batches": 2}, [4, 8])],
+    ids=str,
+)
+def test_a_run_that_ended_in_a_validation_validates_first_when_it_is_resumed(
+    settings: Any, steps: list[int], tmp_path: Path
+) -> None:
+    """The checkpoint of the step before is enough: nothing is trained again."""
+    uninterrupted = fit(tmp_path / "uninterrupted", **settings)
+    for step in steps:
+        folder = tmp_path / str(step)
+        validated = fit(folder, stop=Stop(step, in_validation=True), **settings)
+        checkpoint = read_checkpoint(folder / LAST)
+        assert checkpoint["global_step"] == step
+        assert step not in validated
         *states, later = fit(folder, resume=True, **settings)
         torch.testing.assert_close((*states, {**validated, **later}), uninterrupted, rtol=0, atol=0)

@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: at every stage of a run, alone and in jobs of several processes."""
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ import pytest
 from jobs import DIGITS, Job, free_port, slow, slurm, torchrun
 
 from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.run_folder import LAST
+from litlens.cli.run_folder import BEST, LAST
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no processes are forked there")
 
@@ -21,19 +22,25 @@ def step(run: Path) -> int:
 
 
 def test_a_signal_in_training_ends_it_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
-    job = Job(tmp_path)
-    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    """In a new run, in one that was resumed within an epoch, and in the last batch of an epoch, before it validates."""
+    job, resumed = Job(tmp_path), list[str]()
+    for number, status, at in ((signal.SIGTERM, 143, 5), (signal.SIGINT, 130, 8), (signal.SIGTERM, 143, 32)):
         job.clear()
-        before = job.runs
-        job.start([*DIGITS, "--trainer.max_epochs=1", *slow("on_train_batch_start", step=5, seconds=0.5)])
+        args = [*resumed, "--trainer.callbacks=[]"] if resumed else [*DIGITS, "--trainer.max_epochs=1"]
+        job.start([*args, *slow("on_train_batch_start", step=at, seconds=0.5)])
         job.wait_for("on_train_batch_start-0")
         job.signal(number, 0)
         assert job.statuses() == [status]
-        (run,) = set(job.runs) - set(before)
-        assert step(run) == 6
+        (run,) = job.runs
+        resumed = ["--resume", str(run.relative_to(tmp_path))]
+        assert step(run) == at + 1
         name = signal.Signals(number).name
-        relative = run.relative_to(tmp_path)
-        assert job.text("errors") == f"stopped by {name}; resume with: python train.py --resume {relative}\n"
+        assert job.text("errors") == f"stopped by {name}; resume with: python train.py {' '.join(resumed)}\n"
+    assert not (run / BEST).exists()  # which a validation writes
+    (tmp_path / "go").touch()
+    job.start(resumed)
+    assert job.statuses() == [0], job.text("errors")
+    assert step(run) == 33
 
 
 def wait_in_page(*args: object, **options: object) -> Path:
@@ -109,10 +116,24 @@ def test_a_job_of_two_processes_has_one_folder_and_one_voice(tmp_path: Path, lau
     option = "there is no option --trainer.max_epoch; did you mean 'trainer.max_epochs'?"
     assert job.text("errors") == f"error: command line: {option}\n"
     assert not job.runs
-    start([*DIGITS, "--trainer.callbacks+=jobs.Refused"])
-    assert job.statuses() == [1, 1]
-    assert job.text("errors") == "error: an image cannot be read\n"
-    assert not job.runs
+    failures = {
+        "image": (1, "an image cannot be read"),
+        "loss": (1, "the training loss became nan in epoch 0, step 3 "),
+        "disk": (0, "last.ckpt cannot be written (No space left on device): make room"),
+    }
+    for what, (rank, said) in failures.items():
+        fails = ["--trainer.callbacks+=jobs.Fails", f"--trainer.callbacks.what={what}"]
+        start([*DIGITS, "--checkpoint_minutes=0", *fails, f"--trainer.callbacks.rank={rank}"])
+        assert job.statuses() == [1, 1]
+        (line,) = job.text("errors").splitlines()
+        assert line.startswith("error: ")
+        assert said in line
+        if what == "image":  # in the first step
+            assert not job.runs
+        else:
+            (run,) = job.runs
+            assert step(run) == 3
+            shutil.rmtree(run)
     two_epochs = ["--trainer.max_epochs=2", "--model.lr_scheduler=null"]
     start([*DIGITS, *two_epochs, *slow("on_train_batch_start", step=3, seconds=0.2)])
     job.wait_for("on_train_batch_start-0", "on_train_batch_start-1")

@@ -30,6 +30,14 @@ class RandomState(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the states back, once."""
+        self._restore()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the states back where a resumed run validates first."""
+        if not trainer.sanity_checking:
+            self._restore()
+
+    def _restore(self) -> None:
         if self._to_restore is None:
             return
         torch.set_rng_state(self._to_restore["cpu"].cpu())

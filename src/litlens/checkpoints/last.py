@@ -7,8 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.trainer.states import TrainerFn
 
 from litlens.checkpoints.logs import written_logs
@@ -30,6 +31,7 @@ class Newest:
         devices: The number of devices.
         config: The run's configuration with every value resolved.
         logged: What had been logged by then, as from `written_logs`.
+        splits: The checksum of splits.csv.
         note: The line.
     """
 
@@ -39,6 +41,7 @@ class Newest:
     devices: int | None  # recorded by the command alone, and so is the configuration
     config: dict[str, Any]
     logged: dict[str, int]
+    splits: str | None = None
     note: str = ""
 
 
@@ -73,43 +76,15 @@ def _read(path: Path) -> Newest:
         devices=metadata.get("computed_on", {}).get("devices"),
         config=metadata.get("config") or {},
         logged=state["logged"],
+        splits=metadata.get("splits"),
     )
-
-
-class HoldSignals(Callback):
-    """Lets SIGINT and SIGTERM wait in training: `LastCheckpoint` then ends it after the step, with a checkpoint.
-
-    Elsewhere they end the run at once: in validation and while images are drawn, the last checkpoint remains. It has to
-    be the first callback, so that it comes before what draws.
-    """
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let a signal wait."""
-        signals.hold()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End at once after a signal."""
-        signals.release()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let a signal wait again."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            signals.hold()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End at once after a signal."""
-        signals.release()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End at once after a signal."""
-        signals.release()
 
 
 class LastCheckpoint(Checkpoint):
     """Writes a run's newest state before the first step, every few minutes, at the end of every epoch and of the run.
 
-    A run that SIGINT or SIGTERM ends is ended here, after the step. Where a validation comes next, there is no
-    checkpoint before the end of the epoch, and none at all if that takes too long.
+    In training, SIGINT and SIGTERM wait, and the run is ended here, after the step, with a checkpoint. In validation
+    and while images are drawn they end it at once, and the last checkpoint remains.
 
     It also stores the metric of a ReduceLROnPlateau: Lightning steps that schedule after the checkpoints of the epoch's
     end are written, and skips the step on resume, since it stores no metrics (`FitLoop.on_advance_end`). The metrics of
@@ -125,6 +100,7 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every = folder / LAST, every
         self._saved_at = 0.0
         self._asked = False  # by a signal, to end the run
+        self._validates = False  # whether a validation follows the checkpoint
         # Of several processes: the time and step of their last agreement on whether to write, and the step of the next.
         self._asked_at, self._asked_step, self._next_step = 0.0, 0, 0
         self._pending: dict[int, float] = {}  # the metric of each such schedule, by its index among the trainer's
@@ -156,15 +132,24 @@ class LastCheckpoint(Checkpoint):
         self._started_at = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the first checkpoint, or on resume, step the schedules."""
+        """Write the first checkpoint, or on resume, do what follows the last one. Let signals wait."""
         self._saved_at = self._asked_at = time.monotonic()
         self._asked_step, self._next_step = trainer.global_step, trainer.global_step + 1
         for place, value in self._pending.items():
             pl_module.lr_scheduler_step(trainer.lr_scheduler_configs[place].scheduler, value)
         self._pending = {}
         self._log_unlogged(trainer)
+        if self._validates:
+            # Lightning would go on with the next batch. It resumes a validation in which it had saved on an exception.
+            trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+            self._validates = False
         if trainer.ckpt_path is None:
             self.save(trainer)
+        signals.hold()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let signals wait."""
+        signals.hold()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what was unlogged where nothing is left to train, and no training started."""
@@ -173,18 +158,30 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint if one is due, unless a validation follows, which a resumed run would skip."""
+        """Write a checkpoint if one is due, unless a validation or the end of the epoch follows."""
         numbers = batch_idx + 1, trainer.fit_loop.total_batch_idx + 1
         validates = any(number % (trainer.val_check_batch or math.inf) == 0 for number in numbers)
         self._asked = signals.asked(trainer)
-        if not (validates and trainer.enable_validation):
+        if trainer.is_last_batch:
+            self._release()
+        elif not (validates and trainer.enable_validation):
             self._save_if_due(trainer, of_a_step=True)
-        if self._asked and (trainer.is_last_batch or (validates and trainer.enable_validation)):
-            signals.finish_epoch()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a checkpoint if one is due: a run resumed from it validates first."""
+        if not _validates_in_training(trainer):
+            return
+        self._asked = signals.asked(trainer)
+        if trainer.global_step != trainer.max_steps:  # with its last step, a resumed run ends without a validation
+            self._validates = True
+            self._save_if_due(trainer)
+            self._validates = False
+        self._release()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a checkpoint if one is due, after a validation within an epoch."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if _validates_in_training(trainer) and not trainer.is_last_batch:
+            signals.hold()
             self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -199,11 +196,13 @@ class LastCheckpoint(Checkpoint):
         self._pending = {}
         if self._asked:
             signals.leave()
+        signals.release()
 
     def state_dict(self) -> dict[str, Any]:
-        """What has not been done yet (steps of schedules, metrics to log), what has been logged, and the seconds."""
+        """What has not been done yet (steps of schedules, a validation, metrics to log), what has, and the seconds."""
         return {
             "pending": self._pending,
+            "validates": self._validates,
             "unlogged": self._unlogged,
             "logged": self._logged,
             "seconds": self.seconds,
@@ -212,17 +211,22 @@ class LastCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep what has not been done until training starts."""
         self._pending, self._unlogged = state_dict["pending"], state_dict["unlogged"]
-        self._seconds_before = state_dict["seconds"]
+        self._validates, self._seconds_before = state_dict.get("validates", False), state_dict["seconds"]
 
     def _log_unlogged(self, trainer: Trainer) -> None:
         unlogged, self._unlogged = self._unlogged, {}
         for logger in trainer.loggers if unlogged else []:
             logger.log_metrics(unlogged, step=trainer.global_step - 1)
 
+    def _release(self) -> None:
+        """Let a signal end the run at once from now on, unless the next checkpoint does."""
+        if not self._asked:
+            signals.release()
+
     def _save_if_due(self, trainer: Trainer, *, of_a_step: bool = False) -> None:
-        # A checkpoint contains no accumulated gradients.
-        accumulates = (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        if not trainer.is_last_batch and not accumulates and (self._asked or self._is_due(trainer)):
+        # A checkpoint contains no accumulated gradients. Lightning steps in the last batch, whatever their number.
+        steps = trainer.is_last_batch or (trainer.fit_loop.batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if steps and (self._asked or self._is_due(trainer)):
             self.save(trainer, unlogged=_unlogged_metrics(trainer) if of_a_step else None)
             if self._asked:
                 signals.leave()
@@ -240,6 +244,10 @@ class LastCheckpoint(Checkpoint):
         due, steps = trainer.strategy.broadcast((due, max(1, steps)))
         self._asked_at, self._asked_step, self._next_step = now, step, step + steps
         return due
+
+
+def _validates_in_training(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def _unlogged_metrics(trainer: Trainer, *, of_epoch: bool = False) -> dict[str, float]:
