@@ -1,11 +1,14 @@
 """A run that meets bad numbers or too little memory ends with status 1, one line, and its last good checkpoint."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from litlens.checkpoints.logs import written_logs
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import evaluate, train
 from litlens.cli.parser import TrainingCommand
@@ -116,6 +119,23 @@ def test_validation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     name = data.samples("val").names[32 + 4]
     assert f"validation loss or logits became NaN or infinite in epoch 1, batch 1, in {name}. Lower" in line
     assert good_steps() == {"last.ckpt": STEPS, "best.ckpt": STEPS, "last-previous.ckpt": 0}
+
+
+def test_a_disk_that_is_full_when_logs_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the end of the second epoch; that of a checkpoint is in tests/checkpoints/test_durable.py."""
+
+    def written(trainer: Any) -> dict[str, int]:
+        if trainer.global_step == 2 * STEPS:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written_logs(trainer)
+
+    monkeypatch.setattr("litlens.checkpoints.last.written_logs", written)
+    line = stopped(capsys)
+    remedy = f"make room; resume with: python train.py --resume {run_folder()}"
+    assert line == f"error: no space is left on the disk: {remedy}"
+    assert good_steps()["last.ckpt"] == STEPS
 
 
 def test_out_of_memory_on_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Two processes: one run folder, every sample counted once, and the metrics of one process."""
 
+import csv
 import json
 import os
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from litlens.cli.replay import replay
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +27,7 @@ def test_two_processes_keep_one_run_and_count_each_sample_once(tmp_path: Path) -
     command = [
         *(sys.executable, str(ROOT / "train.py"), "--config", str(ROOT / "configs" / "digits_cnn.yaml")),
         *("--devices", "2", "--trainer.accelerator=cpu", "--trainer.max_epochs=2"),
-        *("--trainer.enable_progress_bar=false", "--data.batch_size=16"),
+        *("--trainer.enable_progress_bar=false", "--data.batch_size=16", "--trainer.log_every_n_steps=1"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LITLENS_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment)
@@ -32,6 +35,10 @@ def test_two_processes_keep_one_run_and_count_each_sample_once(tmp_path: Path) -
     (run,) = (tmp_path / "runs" / "digits_cnn").iterdir()
     results = json.loads((run / "results.json").read_text())
     assert results["n_test"] == 359
+    # The first step after the first epoch's checkpoint, on the first device, dropout included.
+    with (run / "metrics.csv").open(newline="") as file:
+        logged = {row["step"]: row["loss/train_step"] for row in csv.DictReader(file) if row["loss/train_step"]}
+    assert replay(run, 33).loss == float(logged["33"])
     together = (run / "predictions-test.csv").read_text().splitlines()
     alone = evaluated(run)
     assert alone["accuracy_test"] == results["accuracy_test"]

@@ -191,7 +191,7 @@ def test_other_classes_and_an_empty_folder_are_one_line(run: Path, capsys: pytes
         ("name,label,split,content_hash\na,b,train,c\na,b,val,c\n", "is damaged (line 3)"),
         ("name,label,split,content_hash\na,b,train,\"c\n", "is damaged (line 2)"),
         (f"name,label,split,content_hash\n{'a' * 200_000},b,train,c\n", "is damaged (line 2)"),
-        ("name,label,split,content_hash\n../../etc/passwd,b,train,c\n", "../../etc/passwd (missing)"),
+        ("name,label,split,content_hash\n../../etc/passwd,b,train,c\n", "wrong checksum"),
     ],
 )  # fmt: skip
 def test_a_damaged_table_is_one_line(
@@ -205,6 +205,27 @@ def test_a_damaged_table_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert f"start a new run from its weights: --config {run}/config.yaml --model.init_from {run}" in line
+
+
+@pytest.mark.parametrize(
+    "change", [("train", "val"), (",val,", ",test,"), ("even/0000.png", "even/0600.png"), None], ids=str
+)
+def test_a_table_that_was_edited_is_one_line(
+    run: Path, change: tuple[str, str] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another split of one image, another image, and the last line gone: each would be a table of its own."""
+    noise(Path("noise"), range(600, 601))
+    table = (run / "splits.csv").read_text()
+    shorter = table[: table.rstrip().rindex("\n") + 1]
+    (run / "splits.csv").write_text(table.replace(*change, 1) if change else shorter)
+    for command, remedy in (
+        (lambda: train(["--resume", str(run)]), "start a new run from its weights: "),
+        (lambda: evaluate(["--ckpt_path", str(run), "--accelerator=cpu"]), "remove it, and nothing is counted"),
+    ):
+        with pytest.raises(SystemExit):
+            command()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{run}/splits.csv is not as the run wrote it (wrong checksum): restore it, or {remedy}" in line
 
 
 def test_evaluation_counts_by_content_in_any_folder(

@@ -46,6 +46,8 @@ class Provenance(Callback):
             self._known["preprocessing"] = data.preprocessing.to_dict()
         if hasattr(data, "fingerprint"):
             self._known["data"] = data.fingerprint()
+        if hasattr(data, "assignment"):
+            self._known["splits"] = data.assignment().checksum
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the metadata, with the validation metrics of this checkpoint."""

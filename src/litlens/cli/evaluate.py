@@ -132,7 +132,7 @@ def evaluate(
         raise UserError(f"{path} has the classes {known}; the data have {here}")
     data.prepare_data()
     data.setup("test")
-    assignment = _assignment(run_home(path) / ASSIGNMENT)
+    assignment = _assignment(run_home(path) / ASSIGNMENT, checksum=metadata.get("splits"))
     kept = assignment is not None and not changed and _keep_splits(data, assignment, split=split)
     now, then = data.fingerprint(), metadata["data"]
     own = kept or now["stat"] == then["stat"] or now["content"] == then["content"]
@@ -189,9 +189,13 @@ def evaluate(
     return Scored(run_title(path), loaded.classifier.network, data, predictions)
 
 
-def _assignment(path: Path) -> SplitAssignment | None:
+def _assignment(path: Path, *, checksum: str | None) -> SplitAssignment | None:
     """The splits of the run, where the checkpoint is in a run folder."""
-    return SplitAssignment.read(path, otherwise="remove it, and nothing is counted") if path.is_file() else None
+    if not path.is_file():
+        return None
+    assignment = SplitAssignment.read(path, otherwise="remove it, and nothing is counted")
+    assignment.check(checksum, path)
+    return assignment
 
 
 def _keep_splits(data: ImageDataModule, assignment: SplitAssignment, *, split: str | None) -> bool:

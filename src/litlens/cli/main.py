@@ -145,7 +145,7 @@ def _end(error: BaseException, *, first: bool, verbose: bool, ends_process: bool
         raise error
     mistake: object = mistake_behind(error)
     if is_disk_full(error):
-        mistake = "no space is left on the disk: make room, then resume with: python train.py --resume RUN_DIR"
+        mistake = f"no space is left on the disk: make room{signals.remedy()}"
     speaks = signals.is_first_failure()
     signals.end_launched()
     if verbose or (speaks and mistake is None):

@@ -32,8 +32,8 @@ class Replay:
         names: The images' names, as in splits.csv.
         epoch: The epoch of the step, from 0.
         batches: The step's batches of that epoch, from 0; one, unless gradients are accumulated.
-        loss: The loss of the first of them, where the run was trained on one device and its `last.ckpt` or
-            `last-previous.ckpt` is of this step; else None.
+        loss: The loss of the first of them on the first device, where the run's `last.ckpt` or `last-previous.ckpt` is
+            of this step; else None, and where batch norm was synchronized.
     """
 
     images: Tensor
@@ -58,17 +58,20 @@ def replay(run: str | Path, step: int) -> Replay:
     checkpoints = [path for path in (Path(run) / LAST, previous_checkpoint(Path(run) / LAST)) if path.is_file()]
     saved = {path: read_checkpoint(path) for path in checkpoints}
     devices = max((each["litlens"].get("computed_on", {}).get("devices", 1) for each in saved.values()), default=1)
-    epoch, batches, requests = _batches(command.config.trainer, data, step=step, devices=devices)
+    options: Any = command.config.trainer
+    epoch, batches, requests = _batches(options, data, step=step, devices=devices)
     dataset, names = data.train_dataloader().dataset, data.samples("train").names
     fetched = [dataset.fetch((epoch, indices)) for indices in requests]
     path = next((path for path, each in saved.items() if each["global_step"] == step), None)
+    if devices > 1 and options.sync_batchnorm:
+        path = None
     return Replay(
         data.preprocessing.normalize(torch.cat([images for images, _ in fetched])),
         torch.cat([labels for _, labels in fetched]),
         [names[index] for indices in requests for index in indices],
         epoch,
         batches,
-        _loss(command, data, path, epoch=epoch) if path is not None and devices == 1 else None,
+        _loss(command, data, path, epoch=epoch, devices=devices) if path is not None else None,
     )
 
 
@@ -103,15 +106,20 @@ class _Computed(Exception):  # noqa: N818  (not an error)
         self.loss = loss
 
 
-def _loss(command: TrainingCommand, data: ImageDataModule, checkpoint: Path, *, epoch: int) -> float:
-    """The loss of the step after a checkpoint, by Lightning's own resumption: precision, dropout and MixUp alike."""
+def _loss(command: TrainingCommand, data: ImageDataModule, checkpoint: Path, *, epoch: int, devices: int) -> float:
+    """The loss of the step after a checkpoint, by Lightning's own resumption: precision, dropout and MixUp alike.
+
+    On one device, whose batches are those of all devices together; every W-th image is the first one's.
+    """
     options: Any = command.config.trainer
     precision: Any = available_precision(options.precision, accelerator=options.accelerator)
     classifier = command.build(command.config.clone(), data).model
-    plain = classifier.training_step
+    plain, size = classifier.training_step, len(data.samples("train"))
+    data.batch_size = devices * sampling.training_shape(size=size, batch_size=data.batch_size, world_size=devices)[1]
 
     def training_step(batch: Any, batch_idx: int) -> None:
-        raise _Computed(plain(batch, batch_idx))
+        images, labels = batch
+        raise _Computed(plain((images[::devices], labels[::devices]), batch_idx))
 
     classifier.training_step = training_step
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():

@@ -28,11 +28,25 @@ def resumed_folder(name: str) -> Path:
 
 def keep_splits(data: ImageDataModule, folder: Path, *, class_names: list[str] | None) -> None:
     """Let the data keep the splits of the run in `folder`. Raises UserError where they have other classes by now."""
-    otherwise = f"start a new run from its weights: --config {folder / CONFIG} --model.init_from {folder}"
     if class_names not in (None, data.class_names):
         before, now = listed(class_names or []), listed(data.class_names)
-        raise UserError(f"data: the run has the classes {before}, the data have {now}: restore them, or {otherwise}")
-    data.keep_splits(SplitAssignment.read(folder / ASSIGNMENT, otherwise=otherwise))
+        raise UserError(
+            f"data: the run has the classes {before}, the data have {now}: restore them, or {_otherwise(folder)}"
+        )
+    data.keep_splits(_splits(folder))
+
+
+def check_splits(newest: Newest, folder: Path) -> None:
+    """Raise UserError where splits.csv is not the table that the run was trained with."""
+    _splits(folder).check(newest.splits, folder / ASSIGNMENT)
+
+
+def _splits(folder: Path) -> SplitAssignment:
+    return SplitAssignment.read(folder / ASSIGNMENT, otherwise=_otherwise(folder))
+
+
+def _otherwise(folder: Path) -> str:
+    return f"start a new run from its weights: --config {folder / CONFIG} --model.init_from {folder}"
 
 
 def check_resumption(trainer: Trainer, newest: Newest, config: dict[str, Any]) -> None:

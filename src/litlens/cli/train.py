@@ -21,7 +21,7 @@ from litlens.callbacks.random_state import RandomState
 from litlens.callbacks.run_metadata import Provenance
 from litlens.checkpoints import record
 from litlens.checkpoints.durable import write_durably
-from litlens.checkpoints.last import HoldSignals, LastCheckpoint, Newest, newest_checkpoint
+from litlens.checkpoints.last import LastCheckpoint, Newest, newest_checkpoint
 from litlens.checkpoints.logs import open_logs
 from litlens.checkpoints.provenance import versions
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
@@ -39,7 +39,7 @@ from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_mem
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.processes import follow_launcher, is_launched, meet
 from litlens.cli.results import print_results, seen_before, test, write_run_report
-from litlens.cli.resume import Resumption, check_resumption
+from litlens.cli.resume import Resumption, check_resumption, check_splits
 from litlens.cli.run_folder import (
     ASSIGNMENT,
     BEST,
@@ -53,7 +53,7 @@ from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, listed
 from litlens.models.classifier import ImageClassifier
-from litlens.models.pretrained import TIMM, channels_of, check_normalization, weights_normalization
+from litlens.models.pretrained import TIMM, channels_of, weights_normalization
 from litlens.signals import signals
 
 
@@ -141,7 +141,7 @@ def build(command: TrainingCommand, folder: Path, *, resume: bool = False) -> Ru
     chosen = [callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))]
     # Before the others, which log what it restores.
     resumption = [Resumption(config, folder=folder)] if resume else []
-    settings = built.trainer.as_dict() | {"callbacks": [HoldSignals(), *resumption, *chosen, *own]}
+    settings = built.trainer.as_dict() | {"callbacks": [*resumption, *chosen, *own]}
     with mistakes_of_values():
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
@@ -268,13 +268,13 @@ def check(command: TrainingCommand, parts: Run) -> None:
     check_monitors(trainer, {"early_stopping": parts.early_stopping, "model_checkpoint": parts.checkpoint})
     if parts.newest is not None:
         check_resumption(trainer, parts.newest, parts.config)
+        check_splits(parts.newest, parts.folder)
     check_sync_batchnorm(trainer, classifier, asked=bool(command.config.trainer.sync_batchnorm))
     if trainer.local_rank == 0:
         data.prepare_data()
         data.setup("fit")
         check_batches(trainer, data)
         check_model(classifier, data)
-        check_normalization(classifier.network, data.preprocessing.normalize)
 
 
 def load_weights(classifier: ImageClassifier, path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from litlens.data.cache import digest
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError, listed
 from litlens.files import write_atomically
@@ -54,6 +55,11 @@ class SplitAssignment:
         ]
         return cls(samples)
 
+    @property
+    def checksum(self) -> str:
+        """A digest of all samples, in their order."""
+        return digest(self.samples)
+
     @classmethod
     def read(cls, path: Path, *, otherwise: str) -> "SplitAssignment":
         """Read what `write` wrote. Raises UserError, in one line, where the file is missing or is something else."""
@@ -75,6 +81,11 @@ class SplitAssignment:
         if damaged or not samples:
             raise UserError(f"{path} is damaged (line {rows.line_num}): restore it, or {otherwise}")
         return cls(list(samples.values()), otherwise)
+
+    def check(self, checksum: str | None, path: Path) -> None:
+        """Raise UserError where this is not the table that the run wrote; older checkpoints do not say (None)."""
+        if checksum not in (None, self.checksum):
+            raise UserError(f"{path} is not as the run wrote it (wrong checksum): restore it, or {self.otherwise}")
 
     def write(self, path: Path) -> None:
         """Write a CSV of name, label, split and content hash, in one step."""

@@ -20,6 +20,7 @@ from litlens.models.losses import Loss, balanced_weights, check_options, loss_an
 from litlens.models.metrics import EpochSums, PassMetrics
 from litlens.models.mixing import mix_batch
 from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, check_lr_scales, kernels
+from litlens.models.pretrained import check_normalization
 from litlens.models.schedules import schedule
 
 CHECKPOINT_FORMAT = 2
@@ -216,9 +217,13 @@ class ImageClassifier(KeepsArguments, LightningModule):
         return self._logits_in_float32(batch if isinstance(batch, Tensor) else batch[0])
 
     def setup(self, stage: str) -> None:
-        """Let a data module know that a device may be left without images of a small split."""
-        if (data := getattr(self.trainer, "datamodule", None)) is not None:
+        """Refuse data that are not normalized for the weights; allow a device without images of a small split."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
             data.allow_zero_length_dataloader_with_multiple_devices = True
+        normalize = getattr(getattr(data, "preprocessing", None), "normalize", None)
+        if stage == "fit" and hasattr(normalize, "mean") and hasattr(normalize, "std"):
+            check_normalization(self.network, normalize)
 
     def on_validation_epoch_start(self) -> None:
         self._val.reset()

@@ -9,7 +9,6 @@ from litlens.errors import UserError
 from litlens.models.backbones import FrozenLayers, TransferNetwork
 from litlens.models.classifier import ImageClassifier
 from litlens.models.optimization import innermost
-from litlens.models.pretrained import check_normalization
 
 Strategy = Literal["scratch", "frozen", "partial", "finetune"]
 
@@ -112,12 +111,9 @@ class TransferClassifier(ImageClassifier):
         return FrozenLayers(self.network, layer) if self._caches_features and layer > 0 else None
 
     def setup(self, stage: str) -> None:
-        """Refuse data that are not normalized for the weights, and hand the frozen layers to the data module."""
+        """Hand the frozen layers to the data module."""
         super().setup(stage)
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        normalize = getattr(getattr(datamodule, "preprocessing", None), "normalize", None)
-        if stage == "fit" and hasattr(normalize, "mean") and hasattr(normalize, "std"):
-            check_normalization(self.network, normalize)
         # Lightning sets the data module up first, which ends the cache of an earlier fit.
         if stage == "fit" and self._caches_features and hasattr(datamodule, "cache_features"):
             datamodule.cache_features(self.frozen_layers, views=self.cached_augmentations, memory=self.feature_memory)
