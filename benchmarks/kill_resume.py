@@ -113,8 +113,10 @@ callbacks, metrics, progress), metrics.csv, what TensorBoard reads from the even
 results.json equal those of an untouched run to the last bit, but for times and paths.
 
 A checkpoint is written before the first step, at the end of each epoch, and within an epoch every ten minutes
-(`--checkpoint_minutes`). It records how far the logs had come. On resume, what was logged later is cut off and logged
-again, so no step is missing or there twice.
+(`--checkpoint_minutes`), also before a validation. It records how far the logs had come. On resume, what was logged
+later is cut off and logged again, so no step is missing or there twice. That holds for metrics.csv and TensorBoard. In
+W&B a resumed run is a new run of the same name, and the earlier one keeps what it had logged: W&B rewinds a run in a
+private preview alone, and never offline (https://docs.wandb.ai/models/runs/rewind).
 """
 
 

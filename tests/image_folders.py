@@ -32,3 +32,19 @@ def set_up(folder: Path, **options: Any) -> FolderDataModule:
 
 def counts(data: FolderDataModule) -> dict[str, list[int]]:
     return {split: np.bincount(data.samples(split).labels).tolist() for split in ("train", "val", "test")}
+
+
+def experiment(folder: str, *, epochs: int) -> str:
+    """A small experiment on a folder of classes, as a config."""
+    return f"""\
+data:
+  class_path: FolderDataModule
+  init_args: {{folder: {folder}, image_size: 8, channels: 1}}
+model:
+  class_path: ImageClassifier
+  init_args:
+    network: {{class_path: litlens.MLP}}
+    optimizer: {{class_path: Adam, init_args: {{lr: 0.01}}}}
+early_stopping: null
+trainer: {{max_epochs: {epochs}, accelerator: cpu, logger: false}}
+"""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from image_folders import experiment
 from PIL import Image
 from rich.console import Console
 from sklearn.datasets import load_digits
@@ -24,18 +25,6 @@ from litlens.evaluation.predictions import Predictions
 from litlens.models.networks.mlp import MLP
 
 CPU = "--accelerator=cpu"
-CONFIG = """\
-data:
-  class_path: FolderDataModule
-  init_args: {folder: set, image_size: 8, channels: 1}
-model:
-  class_path: ImageClassifier
-  init_args:
-    network: {class_path: litlens.MLP}
-    optimizer: {class_path: Adam, init_args: {lr: 0.01}}
-early_stopping: null
-trainer: {max_epochs: 2, accelerator: cpu, logger: false}
-"""
 DIGITS = load_digits()
 
 
@@ -236,7 +225,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         rows = csv.writer(file)
         rows.writerow(["file", "label", "split"])
         rows.writerows([path.relative_to(folder), path.parent.name, "test"] for path in (folder / "flat").glob("*/*"))
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(experiment("set", epochs=2))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("LITLENS_CACHE", str(folder / "cache"))

@@ -41,7 +41,7 @@ def test_data_that_the_weights_do_not_want_leave_no_run_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        train([*OPTIONS, "--model.network.weights=w.pth", "--data.normalize=half"])
+        train([*OPTIONS, "--model.network.weights=w.pth", "--data.normalize=half", "--trainer.max_epochs=1"])
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith("error: data.normalize: the weights were trained ")
     assert not list((tmp_path / "runs").rglob("*.yaml"))

@@ -196,19 +196,19 @@ def test_a_damaged_checkpoint_is_reported_and_never_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # A checkpoint after every step but the last of the epoch, the 33rd.
+    # A checkpoint after every step, after the 33rd before the validation, and one at the end of the epoch.
     train([*CONFIG, *QUIET, "--trainer.max_epochs=1", "--model.lr_scheduler=null", "--checkpoint_minutes=0"])
     run = only_run(tmp_path)
     trained = read_checkpoint(run / LAST)["state_dict"]
     flip_a_sign(run / LAST)
     flip_a_sign(run / BEST)
-    assert read_checkpoint(previous_checkpoint(run / LAST))["global_step"] == 32
+    assert read_checkpoint(previous_checkpoint(run / LAST))["global_step"] == 33
     (run / BEST).rename(tmp_path / "best.ckpt")
     capsys.readouterr()
     train(["--resume", str(run), *QUIET])
     (note,) = [line for line in capsys.readouterr().out.splitlines() if "is damaged: " in line]
     assert note.startswith(f"{run / LAST} is damaged: ")
-    assert note.endswith("; resuming from last-previous.ckpt, step 32")
+    assert note.endswith("; resuming from last-previous.ckpt, step 33")
     torch.testing.assert_close(read_checkpoint(run / LAST)["state_dict"], trained, rtol=0, atol=0)
 
     (tmp_path / "best.ckpt").replace(run / BEST)

@@ -9,23 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_folders import experiment
 from PIL import Image
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import evaluate, train
-
-CONFIG = """\
-data:
-  class_path: FolderDataModule
-  init_args: {folder: noise, image_size: 8, channels: 1}
-model:
-  class_path: ImageClassifier
-  init_args:
-    network: {class_path: litlens.MLP}
-    optimizer: {class_path: Adam, init_args: {lr: 0.01}}
-early_stopping: null
-trainer: {max_epochs: 1, accelerator: cpu, logger: false}
-"""
 
 
 def noise(folder: Path, numbers: range) -> None:
@@ -42,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 600 images of noise, and a run of one epoch on them."""
     folder = tmp_path_factory.mktemp("noise")
     noise(folder / "noise", range(600))
-    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "config.yaml").write_text(experiment("noise", epochs=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("LITLENS_CACHE", str(folder / "cache"))

@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,14 @@ def test_a_batch_is_at_most_the_split_and_few_steps_are_reported_once(
     for _ in range(2):
         assert [len(labels) for _, labels in data.train_dataloader()] == sizes
     assert [record.getMessage() for record in caplog.records] == ([] if line is None else [line])
+
+
+def test_training_needs_an_image_for_each_device() -> None:
+    data = Gray([10, 30] * 6)
+    data.setup()
+    data.trainer = SimpleNamespace(world_size=13, accumulate_grad_batches=1)
+    with pytest.raises(UserError, match=r"^trainer\.devices: 13 for 12 training images: use at most 12$"):
+        data.train_dataloader()
 
 
 def test_steps_are_counted_with_accumulated_gradients(caplog: pytest.LogCaptureFixture) -> None:
