@@ -120,8 +120,8 @@ def test_a_batch_is_at_most_the_split_and_few_steps_are_reported_once(
 def test_training_needs_an_image_for_each_device() -> None:
     data = Gray([10, 30] * 6)
     data.setup()
-    data.trainer = SimpleNamespace(world_size=13, accumulate_grad_batches=1)
-    with pytest.raises(UserError, match=r"^trainer\.devices: 13 for 12 training images: use at most 12$"):
+    data.trainer = SimpleNamespace(world_size=7, accumulate_grad_batches=1)
+    with pytest.raises(UserError, match=r"^trainer\.devices: 7 for 6 training images: use at most 6$"):
         data.train_dataloader()
 
 
