@@ -100,7 +100,7 @@ class _Signals:
         self._held = self._active
 
     def release(self) -> None:
-        """End the command at once where a signal comes, or has come unasked for."""
+        """End the command at once where a signal comes from now on, or has come."""
         self._held = False
         if self.received and not self._leaving:
             self.leave()

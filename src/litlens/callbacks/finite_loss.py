@@ -175,7 +175,7 @@ class FiniteLoss(Callback):
                 torch._foreach_copy_(*self._statistics)
         line = f"{what} in epoch {step.epoch}, step {step.step} ({rates}), {samples}; {after}. {remedy}"
         if not math.isfinite(norm):  # on every device, then
-            line = _first_of_all_devices(line if bad is not None else None) or _first_of_all_devices(line) or line
+            _, line = min(gathered((bad is None, line)), key=lambda found: found[0])  # a bad loss says more
         error = NotFiniteError(line, step.step)
         self._late = error if late else None
         raise error
