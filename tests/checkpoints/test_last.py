@@ -96,7 +96,7 @@ def test_a_run_resumed_from_any_checkpoint_is_the_same_to_the_bit(settings: Any,
 def test_a_run_that_ended_in_a_validation_validates_first_when_it_is_resumed(
     settings: Any, steps: list[int], tmp_path: Path
 ) -> None:
-    """The checkpoint of the step before is enough: nothing is trained again."""
+    """Also where it ends there once more. The checkpoint of the step before is enough: nothing is trained again."""
     uninterrupted = fit(tmp_path / "uninterrupted", **settings)
     for step in steps:
         folder = tmp_path / str(step)
@@ -104,5 +104,7 @@ def test_a_run_that_ended_in_a_validation_validates_first_when_it_is_resumed(
         checkpoint = read_checkpoint(folder / LAST)
         assert checkpoint["global_step"] == step
         assert step not in validated
+        again = fit(folder, resume=True, stop=Stop(step, in_validation=True), **settings)
+        assert again == {}
         *states, later = fit(folder, resume=True, **settings)
         torch.testing.assert_close((*states, {**validated, **later}), uninterrupted, rtol=0, atol=0)

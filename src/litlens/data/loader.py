@@ -214,6 +214,8 @@ class TrainingLoader(_Loader):
 
     def state_dict(self) -> dict[str, Any]:
         """The current epoch, how many of its batches were yielded, and what its order follows from."""
+        if self._resume_at is not None:  # a resumed run that validates first
+            return self._resume_at
         return {"epoch": self._epoch, "batches": self._batches_done, "of": len(self), "order": self._order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
