@@ -43,6 +43,7 @@ Train, test and measure a classifier of images.
   --any.value VALUE       any value of it, such as --data.batch_size 128
   --devices N             how many GPUs (or processes) to train on
   --inspect               show counts, statistics and samples; train nothing
+  --folds K               cross-validate: K runs, and a test of the best one
   --resume RUN_DIR        resume an interrupted run
   --data.help NAME        the options of a data module, such as MNISTDataModule
   --model.help NAME       the options of a classifier, such as ImageClassifier

@@ -110,16 +110,13 @@ class TrainingCommand:
         return first.parents[1].name if of_a_run else first.stem
 
     def build_data(self, *, splits_of: Path | None = None) -> ImageDataModule:
-        """Seed every random generator and build the data module, which keeps the splits of the run in a folder.
-
-        By default that is the resumed run's.
-        """
+        """Seed every random generator and build the data module, which keeps the splits of a run's folder, if any."""
         seed_everything(self.config.seed_everything, workers=True)
         only_data = Namespace({key: self.config[key] for key in ("seed_everything", "data")})  # type: ignore[no-untyped-call]
         with mistakes_of_values():
             data: ImageDataModule = self.parser.instantiate(only_data).data
-        if (folder := splits_of or self.resumed) is not None:
-            keep_splits(data, folder, class_names=self.line.last("model.class_names"))
+        if splits_of is not None:
+            keep_splits(data, splits_of, class_names=self.line.last("model.class_names"))
         return data
 
     def build(self, config: Namespace, data: ImageDataModule) -> Any:
@@ -159,7 +156,7 @@ class TrainingCommand:
     def resolved_config(self, data: ImageDataModule) -> dict[str, Any]:
         """Every option of the experiment in plain values, linked ones included."""
         text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
-        of_the_call = ("config", "inspect", "resume")
+        of_the_call = ("config", "inspect", "resume", "folds")
         config = {key: value for key, value in yaml.safe_load(text).items() if key not in of_the_call}
         for target, value in self._linked(data).items():
             *parents, name = target.split(".")
@@ -180,6 +177,7 @@ class TrainingCommand:
         help_text = "Minutes between two checkpoints within an epoch."
         parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=help_text)
         parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to resume.")
+        parser.add_argument("--folds", type=int | None, default=None, help="Cross-validate in so many runs.")
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({"trainer.logger": _LOGGERS, "trainer.callbacks": CALLBACKS})
         parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)

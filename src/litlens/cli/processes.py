@@ -62,12 +62,16 @@ def follow_launcher(options: Any, given: Given | None) -> None:
 
 
 def meet(trainer: "Trainer") -> None:
-    """Start the other processes, unless a launcher has, and wait until all are there. The first call alone does it."""
+    """Start the other processes, unless they run already, and wait until all are there. The first call alone does it.
+
+    Of several trainers in one command, the later ones train in the processes of the first.
+    """
     from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
     launcher = trainer.strategy.launcher
     if trainer.world_size > 1 and isinstance(launcher, _SubprocessScriptLauncher):
-        signals.launches(launcher)
+        if not is_launched(trainer):
+            signals.launches(launcher)
         launcher.launch(trainer.strategy.setup_environment)
         signals.connect()
 

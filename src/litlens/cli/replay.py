@@ -51,7 +51,7 @@ def replay(run: str | Path, step: int) -> Replay:
     changed, or no such step can be.
     """
     command = TrainingCommand(["--resume", str(run)])
-    data = command.build_data()
+    data = command.build_data(splits_of=Path(run))
     use_constants_of_weights(command.config, data)
     data.prepare_data()
     data.setup("fit")

@@ -3,6 +3,7 @@
 Training and evaluation share this code: for the same checkpoint and data, their pages are equal.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -19,12 +20,12 @@ from torch import nn
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
 from litlens.cli.mistakes import out_of_memory
-from litlens.cli.run_folder import REPORT, read_history, run_home, run_title
+from litlens.cli.run_folder import OUT_OF_FOLD, REPORT, RESULTS, read_history, run_home, run_title
 from litlens.data.assignment import SplitAssignment
 from litlens.data.module import ImageDataModule
 from litlens.data.preprocessing import Pixels
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.report_page import RunFacts, render_report, write_page
+from litlens.evaluation.report_page import CrossValidation, RunFacts, render_report, write_page
 from litlens.evaluation.scores import accuracy, noise_difference
 from litlens.explain.cam import cam
 from litlens.explain.overlay import overlay
@@ -124,6 +125,7 @@ def write_run_report(
             trained_on=seen.get("n_trained_on"),
             validated_on=seen.get("n_validated_on"),
             history=read_history(run_home(checkpoint)),
+            cross_validation=_cross_validation(run_home(checkpoint), data),
             facts=_facts(loaded),
             config=yaml.safe_dump(without_private_paths(metadata["config"]), sort_keys=False, allow_unicode=True),
             environment=_environment(metadata),
@@ -132,6 +134,23 @@ def write_run_report(
         overlays=lambda indices: list(_overlays(loaded, [data.image("test", index) for index in indices])),
     )
     return write_page(folder / REPORT, page)
+
+
+def _cross_validation(folder: Path, data: ImageDataModule) -> CrossValidation | None:
+    """What the folder of a cross-validation says of it; the images of `data`, where they are the run's."""
+    if not (folder / OUT_OF_FOLD).is_file():
+        return None
+    found = json.loads((folder / RESULTS).read_text())["cross_validation"]
+    predictions = Predictions.load(folder / OUT_OF_FOLD)
+    place_of = {name: (split, k) for split in ("train", "val") for k, name in enumerate(data.samples(split).names)}
+    complete = all(name in place_of for name in predictions.names)
+    return CrossValidation(
+        folds=found["folds"],
+        means={name: found[name] for name in ("accuracy", "loss", "f1")},
+        best_fold=found["best_fold"],
+        predictions=predictions,
+        image=(lambda k: data.image(*place_of[predictions.names[k]])) if complete else None,
+    )
 
 
 def _overlays(loaded: LoadedClassifier, images: Sequence[Pixels]) -> Iterator[Pixels]:

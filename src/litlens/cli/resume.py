@@ -12,15 +12,18 @@ from torch import Tensor
 from litlens.callbacks.run_metadata import flattened
 from litlens.checkpoints.last import Newest
 from litlens.checkpoints.reading import read_checkpoint
-from litlens.cli.run_folder import ASSIGNMENT, CONFIG, write_config
+from litlens.cli.run_folder import ASSIGNMENT, CONFIG, parent_run, write_config
 from litlens.data.assignment import SplitAssignment
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, listed
 
 
 def resumed_folder(name: str) -> Path:
-    """The run folder that `--resume RUN_DIR` names. Raises UserError where it is not one."""
-    folder = Path(name)
+    """The run folder that `--resume RUN_DIR` names; of a fold, that of all folds.
+
+    Raises UserError where it is not one.
+    """
+    folder = parent_run(Path(name))
     if not (folder / CONFIG).is_file():
         raise UserError(f"--resume: there is no {folder / CONFIG}: give the folder of a run")
     return folder

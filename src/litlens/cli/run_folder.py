@@ -26,6 +26,7 @@ CONFIG = "config.yaml"
 ASSIGNMENT = "splits.csv"
 METRICS = "metrics.csv"  # written by Lightning's CSVLogger, which names it
 PREDICTIONS = "predictions-test.csv"
+OUT_OF_FOLD = "predictions-out-of-fold.csv"
 RESULTS = "results.json"
 REPORT = "report.html"
 
@@ -80,12 +81,23 @@ def run_home(checkpoint: Path) -> Path:
     return folder.parent if folder.name == BEST.parent.name else folder
 
 
+def parent_run(folder: Path) -> Path:
+    """The run that a folder in it, of a fold say, belongs to; other run folders are returned as they are."""
+    return folder.parent if (folder.parent / CONFIG).is_file() else folder
+
+
+def run_path(folder: Path) -> str:
+    """`NAME/VERSION` of a run folder, or `NAME/VERSION/fold-1`."""
+    inside = len(folder.parts) - len(parent_run(folder).parts)
+    return "/".join(folder.parts[-2 - inside :])
+
+
 def run_title(checkpoint: Path) -> str:
-    """`NAME/VERSION` of the run that a checkpoint belongs to, or the name of a file that is not in a run folder."""
+    """The `run_path` of the run that a checkpoint belongs to, or the name of a file that is not in a run folder."""
     home = run_home(checkpoint).resolve()
     if checkpoint.resolve().parent == home:
         return checkpoint.name
-    return "/".join(home.parts[-2:]) + ("" if checkpoint.name == BEST.name else f" ({checkpoint.stem})")
+    return run_path(home) + ("" if checkpoint.name == BEST.name else f" ({checkpoint.stem})")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
@@ -45,7 +45,9 @@ from litlens.cli.run_folder import (
     BEST,
     RESULTS,
     new_run_folder,
+    parent_run,
     removed_if_refused,
+    run_path,
     write_config,
     write_results,
 )
@@ -77,10 +79,11 @@ def run(args: list[str], *, console: Console) -> None:
     """Parse and build, then train, or with `--inspect` show the data."""
     # They use this module.
     from litlens.cli.finders import set_found_values
+    from litlens.cli.folds import cross_validate
 
     command = TrainingCommand(args)
     if command.config.inspect:
-        data = command.build_data()
+        data = command.build_data(splits_of=command.resumed)
         use_constants_of_weights(command.config, data)
         inspect(data, folder=Path("runs") / command.run_name, console=console)
         return
@@ -91,6 +94,9 @@ def run(args: list[str], *, console: Console) -> None:
     check_checkpointing(command.config)
     with run_folder(command) as (folder, runs):
         set_found_values(command, folder, console=console)
+        if command.config.folds is not None and not command.config.trainer.fast_dev_run:
+            cross_validate(command, folder, runs, console=console)
+            return
         runs.append(build(command, folder, resume=command.resumed is not None))
         with finished_loggers(runs[-1]):
             test_run(fit_run(command, runs[-1], console=console), console=console)
@@ -116,13 +122,13 @@ def run_folder(command: TrainingCommand) -> Iterator[tuple[Path, list[Run]]]:
         yield folder, runs
 
 
-def build(command: TrainingCommand, folder: Path, *, resume: bool = False) -> Run:
+def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | None = None, resume: bool = False) -> Run:
     """Build data module, classifier and trainer, with the callbacks that correctness needs.
 
-    `resume` is whether the run in `folder` has been trained before: it keeps its splits, and goes on from its newest
-    checkpoint.
+    `data` are from `command.build_data`, right before. `resume` is whether the run in `folder` has been trained before:
+    it keeps its splits, and goes on from its newest checkpoint.
     """
-    data = command.build_data(splits_of=folder if resume else None)
+    data = data or command.build_data(splits_of=folder if resume else None)
     config_of_run = in_run_folder(command.config, folder)
     follow_launcher(config_of_run.trainer, command.line.find("trainer.devices"))
     built = command.build(config_of_run, data)
@@ -167,7 +173,7 @@ def in_run_folder(config: Namespace, folder: Path) -> Namespace:
             # W&B creates a folder of its own inside, and shows the run under its name and time. The path is absolute
             # since its service stays in the folder that the process was in when its first run began.
             logger.init_args.save_dir = str(folder.resolve())
-            logger.init_args.name = logger.init_args.name or "/".join(folder.parts[-2:])
+            logger.init_args.name = logger.init_args.name or run_path(folder)
         elif "save_dir" in logger.init_args:
             places = {"save_dir": str(folder.parent), "name": folder.name, "version": ""}
             for key, value in places.items():
@@ -195,10 +201,11 @@ def use_constants_of_weights(config: Namespace, data: ImageDataModule) -> None:
         data.normalize = config.data.init_args.normalize = channels_of(found, data.in_channels)
 
 
-def fit_run(command: TrainingCommand, parts: Run, *, console: Console) -> Run:
+def fit_run(command: TrainingCommand, parts: Run, *, console: Console, brief: bool = False) -> Run:
     """Check a run, write its config and splits into its folder, and fit it.
 
-    Returns the run with the folder of the first process.
+    Returns the run with the folder of the first process. `brief` leaves out what an earlier run in the same command has
+    printed.
     """
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     if is_launched(trainer):
@@ -219,7 +226,7 @@ def fit_run(command: TrainingCommand, parts: Run, *, console: Console) -> Run:
         data.assignment().write(folder / ASSIGNMENT)
         write_config(folder, parts.config)
         open_logs(trainer)
-    announce(command, parts, console=console)
+    announce(command, parts, console=console, brief=brief)
     fit(parts)
     if not (is_dry(trainer) or parts.checkpoint.best_model_path):
         raise UserError(
@@ -229,8 +236,17 @@ def fit_run(command: TrainingCommand, parts: Run, *, console: Console) -> Run:
     return parts
 
 
-def test_run(parts: Run, *, console: Console) -> None:
-    """Test the best checkpoint of a run once, and write the results and the page into its folder."""
+def test_run(  # not one of pytest
+    parts: Run,
+    *,
+    console: Console,
+    best: Path | None = None,  # noqa: PT028
+    more: Mapping[str, Any] | None = None,  # noqa: PT028
+) -> None:
+    """Test the best checkpoint of a run once, and write the results and the page into its folder.
+
+    `best` is that checkpoint where the run was trained elsewhere; `more` are results besides those of this function.
+    """
     trainer, classifier, data, folder = parts.trainer, parts.classifier, parts.data, parts.folder
     if is_dry(trainer):
         trainer.test(classifier, datamodule=data, verbose=False)
@@ -238,7 +254,7 @@ def test_run(parts: Run, *, console: Console) -> None:
             folder.rmdir()
         console.print("fast_dev_run: training, validation and test work; nothing was written")
         return
-    best = Path(parts.checkpoint.best_model_path)
+    best = best or Path(parts.checkpoint.best_model_path)
     metadata = load_weights(classifier, best)
     predictions, metrics = test(trainer, classifier, data, parts.collect, metadata=metadata)
     if trainer.is_global_zero:
@@ -253,6 +269,7 @@ def test_run(parts: Run, *, console: Console) -> None:
             "versions": versions(),
             "hardware": metadata["computed_on"]["hardware"],
             "date": date.today().isoformat(),
+            **(more or {}),
         }
         write_results(folder, predictions, results)
         print_results(results, console=console, shared=len(shared_between_splits(data)))
@@ -303,9 +320,9 @@ def start_from(parts: Run, *, console: Console) -> None:
         console.print(f"initialized from {source}" + (f"; newly initialized: {', '.join(fresh)}" if fresh else ""))
 
 
-def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
+def announce(command: TrainingCommand, parts: Run, *, console: Console, brief: bool) -> None:
     """Print the layers, the batch size, the precision and the run folder."""
-    trainer, data, folder = parts.trainer, parts.data, parts.folder
+    trainer, data, folder = parts.trainer, parts.data, parent_run(parts.folder)
     if parts.newest is not None and parts.newest.note:
         console.print(parts.newest.note)
     if left_out := data.not_in_run:
@@ -315,6 +332,8 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console) -> None:
             f"trained on {parts.newest.devices} device(s) until step {parts.newest.step}, now on {trainer.world_size}: "
             "the last bits will differ from those of an uninterrupted run"
         )
+    if brief:
+        return
     if command.config.trainer.enable_model_summary is not False:
         console.print(layer_table(parts.classifier), soft_wrap=False)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
@@ -346,10 +365,11 @@ def fit(parts: Run) -> None:
 @contextmanager
 def finished_loggers(parts: Run) -> Iterator[None]:
     """Finish the run of W&B at the end of the block: it keeps one per process, and would go on with the next run."""
+    has_run = any(isinstance(logger, WandbLogger) for logger in parts.trainer.loggers)
     try:
         yield
     finally:
-        if any(isinstance(logger, WandbLogger) for logger in parts.trainer.loggers):
+        if has_run:
             import wandb
 
             wandb.finish()

@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.not_in_run: list[str] = []
         self._splits: dict[str, Split] = {}
         self._assignment: SplitAssignment | None = None
+        self._divide: Callable[[Mapping[str, Split], Sequence[str]], SplitAssignment] | None = None
         self._preprocessing: Preprocessing | None = None
         self._epochs = itertools.count()
         self._frozen_at: FrozenAt | None = None
@@ -175,6 +176,10 @@ class ImageDataModule(LightningDataModule, ABC):
         self._assignment = assignment
         if self._splits:
             self._splits = self._kept(self._splits, assignment)
+
+    def divide_by(self, function: Callable[[Mapping[str, Split], Sequence[str]], SplitAssignment]) -> None:
+        """Let a function of the loaded splits and the class names say which split each image is in; before `setup`."""
+        self._divide = function
 
     def image(self, split: str, index: int) -> Pixels:
         """One image as the network sees it, before normalization: uint8 (H, W, C)."""
@@ -304,6 +309,8 @@ class ImageDataModule(LightningDataModule, ABC):
             splits = self.load()
             if self._assignment is not None:
                 splits = self._kept(splits, self._assignment)
+            if self._divide is not None:
+                splits = self._divide(splits, self.class_names).applied(splits)
             resize, normalize = Resize(self.image_size, self.resize_mode), self._normalization(splits["train"])
             # Last, so that a setup that failed fails again.
             self._preprocessing, self._splits = Preprocessing(resize, normalize, self.value_range), splits

@@ -104,6 +104,14 @@ class Predictions:
         names = [name for name, keep in zip(self.names, self.finite, strict=True) if keep]
         return Predictions(self.logits[self.finite], self.labels[self.finite], names, self.class_names)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The samples of several predictions of the same classes, in the order of their names."""
+        logits, labels = np.concatenate([one.logits for one in parts]), np.concatenate([one.labels for one in parts])
+        names = [name for one in parts for name in one.names]
+        order = sorted(range(len(names)), key=lambda row: names[row])
+        return cls(logits[order], labels[order], [names[row] for row in order], parts[0].class_names)
+
     def save(self, path: str | Path) -> None:
         """Write a CSV that a spreadsheet opens: name, label, predicted, its probability, one logit per class.
 

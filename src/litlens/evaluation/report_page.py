@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from litlens.evaluation.calibration import calibration_error, reliability, temperature, with_temperature
@@ -29,6 +30,7 @@ from litlens.evaluation.scores import (
     accuracy,
     bootstrap_intervals,
     class_table,
+    label_errors,
     most_confused,
     noise_difference,
     precision_recall_curves,
@@ -43,6 +45,25 @@ _FEW = 6  # with fewer mistakes, the least confident correct images are added up
 _SAMPLES = 400  # shown small
 
 Overlays = Callable[[Sequence[int]], Sequence[NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What the page shows of a cross-validation.
+
+    Args:
+        folds: For each fold `accuracy_val`, `loss_val`, `f1_val`, `n_val` and `epochs`.
+        means: `mean` and `std` of `accuracy`, `loss` and `f1` over the folds.
+        best_fold: The number of the fold that is tested, from 1.
+        predictions: Of each image by the network that was not trained on it.
+        image: Their images uint8 (H, W, 1 or 3) by index; None where they are not at hand.
+    """
+
+    folds: Sequence[Mapping[str, float]]
+    means: Mapping[str, Mapping[str, float]]
+    best_fold: int
+    predictions: Predictions
+    image: ImageOf | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,7 @@ class RunFacts:
     environment: Mapping[str, str] = field(default_factory=dict)
     trained_on: int | None = None
     validated_on: int | None = None
+    cross_validation: CrossValidation | None = None
 
 
 def write_report(
@@ -116,6 +138,7 @@ def render_report(
         wrong=int((~predictions.correct).sum()),
         not_finite=len(predictions) - len(finite),
         noise=noise_difference(int(predictions.correct.sum()), len(predictions)),
+        cross_validation=_cross_validation(run.cross_validation) if run.cross_validation else None,
         curves=embedded_figure(learning_curves_figure(run.history)) if run.history else None,
         confusion=embedded_figure(confusion_matrix_figure(confusion, predictions.class_names, title="Test")),
         rows=[
@@ -137,6 +160,27 @@ def render_report(
             sample_card(predictions, k, image=embedded_image(image(k), side=96) if image else None)
             for k in shown_samples(predictions, limit=_SAMPLES)
         ],
+    )
+
+
+def _cross_validation(found: CrossValidation) -> str:
+    """The section of the page as markup."""
+    predictions, errors = found.predictions, label_errors(found.predictions)
+    cards = [
+        sample_card(predictions, k, image=embedded_image(found.image(k), side=160) if found.image else None)
+        for k in errors[:_MISTAKES].tolist()
+    ]
+    return Markup(
+        rendered(
+            "folds.html",
+            folds=found.folds,
+            means=found.means,
+            best_fold=found.best_fold,
+            predictions=predictions,
+            pooled=accuracy(predictions),
+            errors=cards,
+            number=len(errors),
+        )
     )
 
 

@@ -143,6 +143,26 @@ def worst_mistakes(predictions: Predictions) -> list[int]:
     return [int(index) for index in order[~predictions.correct[order]]]
 
 
+def label_errors(predictions: Predictions) -> NDArray[np.int64]:
+    """Indices of the samples whose label is probably wrong, the least probable label first: confident learning.
+
+    The threshold of a class is the mean probability that the samples labeled so have of it. A sample is confidently of
+    the most probable class whose threshold it reaches; its label is an error if that is another class and is predicted.
+    The predictions must come from networks that were not trained on the sample, as in a cross-validation. Samples with
+    NaN or infinite logits are left out.
+
+    C. Northcutt, L. Jiang and I. Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", 2021.
+    """
+    rows, labels = np.arange(len(predictions)), predictions.labels
+    own = predictions.probabilities[rows, labels]
+    members = [(labels == k) & predictions.finite for k in range(predictions.num_classes)]
+    thresholds = np.array([own[member].mean() if member.any() else np.inf for member in members])
+    confident = predictions.probabilities >= thresholds - 1e-6
+    guess = np.where(confident.sum(axis=1) > 1, predictions.predicted, confident.argmax(axis=1))
+    errors = rows[predictions.finite & confident.any(axis=1) & (guess != labels) & ~predictions.correct]
+    return np.asarray(errors[np.argsort(own[errors], kind="stable")], dtype=np.int64)
+
+
 def precision_recall_curves(predictions: Predictions) -> list[PrecisionRecall]:
     """The curve of every class, in the order of the class names; a class without a sample has none.
 
