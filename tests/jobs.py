@@ -30,14 +30,19 @@ DIGITS = [
 
 
 class Slow(Callback):
-    """Marks where a process is by a file, `HOOK-RANK`, and waits in that hook, unless there is a file `go`."""
+    """Marks where a process is by a file, `HOOK-RANK`, and waits in that hook, unless there is a file `go`.
 
-    def __init__(self, hook: str = "", step: int = 0, seconds: float = 30) -> None:
+    It waits in runs whose folder ends with `folder`.
+    """
+
+    def __init__(self, hook: str = "", step: int = 0, seconds: float = 30, folder: str = "") -> None:
+        self.folder = folder
         if hook:
             setattr(self, hook, lambda trainer, *args: self._wait(trainer, hook, step, seconds))
 
     def _wait(self, trainer: Trainer, hook: str, step: int, seconds: float) -> None:
-        if trainer.global_step >= step and not trainer.sanity_checking:
+        here = str(trainer.default_root_dir).endswith(self.folder)
+        if here and trainer.global_step >= step and not trainer.sanity_checking:
             Path(f"{hook}-{trainer.global_rank}").touch()
             end = time.monotonic() + seconds
             while time.monotonic() < end and not Path("go").exists():

@@ -20,7 +20,7 @@ def test_the_options_of_training() -> None:
     ours = {option for option in options - {"--print_shtab"} if not option.startswith("--trainer.")}
     assert ours == {
         *("-h", "--help", "-c", "--config", "--print_config"),
-        *("--seed_everything", "--inspect", "--checkpoint_minutes", "--resume"),
+        *("--seed_everything", "--inspect", "--checkpoint_minutes", "--folds", "--resume"),
         *("--data", "--data.help", "--model", "--model.help"),
         *("--early_stopping", "--early_stopping.help", "--model_checkpoint", "--model_checkpoint.help"),
         *("--trainer",),
@@ -41,7 +41,7 @@ def test_the_help_is_one_screen_and_names_the_options() -> None:
         lines = text.splitlines()
         assert len(lines) <= 24
         assert max(map(len, lines)) <= 80
-    assert set(re.findall(r"--\w+", _TRAIN_HELP)) >= {"--config", "--devices", "--inspect", "--resume"}
+    assert set(re.findall(r"--\w+", _TRAIN_HELP)) >= {"--config", "--devices", "--folds", "--inspect", "--resume"}
     assert {action.option_strings[0] for action in command_parser()._actions} <= set(
         re.findall(r"--\w+", _EVALUATE_HELP)
     )

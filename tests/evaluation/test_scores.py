@@ -42,6 +42,35 @@ def test_a_hand_count() -> None:
     assert scores.highest_losses(some).tolist() == [2, 3, 4, 0, 1, 5]
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of cleanlab's own imports
+def test_label_errors_are_those_of_cleanlab_in_its_order(made_up, classes: int) -> None:
+    """A tenth of the labels is shifted by one class; the classes differ in how confident their predictions are."""
+    filters = pytest.importorskip("cleanlab.filter")
+    some = made_up(1500, classes, strength=2.5)
+    shifted = np.arange(1500) % 10 == 0
+    labels = np.where(shifted, (some.labels + 1) % classes, some.labels)
+    logits = some.logits * np.linspace(0.3, 1.5, classes, dtype=np.float32)
+    noisy = Predictions(logits, labels, some.names, some.class_names)
+    expected = filters.find_label_issues(
+        labels,
+        noisy.probabilities,
+        filter_by="confident_learning",
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
+    )
+    found = scores.label_errors(noisy)
+    assert len(found) > 50
+    assert found.tolist() == expected.tolist()
+    assert shifted[found].mean() > 0.5
+
+
+def test_label_errors_need_finite_logits() -> None:
+    logits = np.float32([[9, 0], [9, 0], [0, 9], [0, 9], [9, 0], [np.nan, 0], [np.inf, 0]])
+    some = Predictions(logits, [0, 0, 1, 1, 1, 1, 1], list("abcdefg"), ["p", "q"])
+    assert scores.label_errors(some).tolist() == [4]
+
+
 @pytest.mark.parametrize("classes", [2, 10, 62])
 def test_as_torchmetrics_scikit_learn_and_torch_count(made_up, classes: int) -> None:
     some = made_up(3000, classes, strength=2.0)

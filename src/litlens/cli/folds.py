@@ -70,6 +70,8 @@ def cross_validate(command: TrainingCommand, folder: Path, runs: list[Run], *, c
 
 def _check(command: TrainingCommand) -> None:
     """Raise UserError for options with which the folds would not be runs of one kind, in folders of their own."""
+    if command.config.folds < 2:
+        raise UserError(f"folds: {command.config.folds}: give 2 or more")
     if command.config.model_checkpoint.init_args.get("dirpath"):
         raise UserError("model_checkpoint.dirpath: each fold keeps its checkpoints in its own folder: remove it")
     if command.resumed is None:

@@ -11,3 +11,4 @@ from litlens.evaluation.run_comparison import compare as compare
 from litlens.evaluation.scores import accuracy as accuracy
 from litlens.evaluation.scores import bootstrap_intervals as bootstrap_intervals
 from litlens.evaluation.scores import class_table as class_table
+from litlens.evaluation.scores import label_errors as label_errors
