@@ -1,5 +1,6 @@
 from litlens.checkpoints.loaded_classifier import LoadedClassifier as LoadedClassifier
 from litlens.checkpoints.loaded_classifier import load_classifier as load_classifier
+from litlens.cli.links import link_data_to_model as link_data_to_model
 from litlens.cli.replay import Replay as Replay
 from litlens.cli.replay import replay as replay
 from litlens.data.cache import clear_cache as clear_cache

@@ -8,7 +8,7 @@ when the text changes.
 import difflib
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from litlens.cli.choices import CLASS_OPTIONS, choices
 from litlens.cli.command_line import CommandLine, config_paths
+from litlens.cli.links import parameters
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, mistake_behind, nearest
 
@@ -73,15 +74,6 @@ def imported(path: str, *, key: str, line: CommandLine) -> Any:
         names = [name for name in dir(found) if not name.startswith("_")]
         raise UserError(f"{line.where(key)}{key}: {module} has no {name}{nearest(name, names)}")
     return getattr(found, name)
-
-
-def parameters(builder: Callable[..., Any]) -> dict[str, Any]:
-    """Name the options of a class or function, with their types, including those of its **kwargs."""
-    parser = ArgumentParser(add_help=False)
-    add = parser.add_class_arguments if isinstance(builder, type) else parser.add_function_arguments
-    names = add(builder, fail_untyped=False)
-    types = {action.dest: getattr(action, "_typehint", action.type) for action in parser._actions}
-    return {name: types.get(name) for name in names}
 
 
 @contextmanager

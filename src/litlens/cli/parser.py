@@ -1,13 +1,10 @@
-"""The command line of training: Lightning's parser, litlens' defaults, and the links from data to model.
-
-A link sets an option of the model from the data. jsonargparse links into a network only options that its class has, and
-none of a function, so the options of the network are looked up before the parser is made.
-"""
+"""The command line of training: Lightning's parser, litlens' defaults, and what is built from them."""
 
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from pkgutil import resolve_name
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -17,28 +14,19 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
-from litlens.cli.choices import resolve, show_help
-from litlens.cli.command_line import CommandLine, read_command_line
-from litlens.cli.mistakes import imported, mistakes_of_values, parameters, parse
+from litlens.cli.choices import show_help
+from litlens.cli.command_line import read_command_line
+from litlens.cli.links import link_data_to_model, linked_values
+from litlens.cli.mistakes import mistakes_of_values, parse
 from litlens.cli.resume import keep_splits, resumed_folder
 from litlens.cli.run_folder import BEST, CONFIG
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 from litlens.models.constructor_arguments import keep_arguments
-from litlens.models.pretrained import timm_network_has_size
 
-_NETWORK = "model.init_args.network.init_args"
-_KEYWORDS = "model.init_args.network.dict_kwargs"  # what a function takes as **kwargs
+_NETWORK = "model.init_args.network"
 _CLASS_NAMES = "model.init_args.class_names"
-# Options of a network that are set from the data, each with the attribute of the data module; two are timm's.
-_LINKED = {
-    "num_classes": "num_classes",
-    "in_channels": "in_channels",
-    "in_chans": "in_channels",
-    "image_size": "image_size",
-    "img_size": "image_size",
-}
 _EARLY_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "loss/val", "patience": 5}}
 _MODEL_CHECKPOINT = {
     "class_path": "ModelCheckpoint",
@@ -73,18 +61,6 @@ CALLBACKS = [
 ]
 
 
-class _Parser(LightningArgumentParser):
-    """Lightning's parser, for a network that is made by a function.
-
-    jsonargparse 4.53 passes `linked_targets` to `add_function_arguments`, which does not take it, where the command
-    line replaces a class that has options by a function (`cached_get_class_parser` in jsonargparse/_typehints.py; no
-    issue is known).
-    """
-
-    def add_function_arguments(self, function: Any, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:
-        return super().add_function_arguments(function, *args, **kwargs)
-
-
 class TrainingCommand:
     """A parsed command line of training (config, overlays, options), and what is built from it."""
 
@@ -96,7 +72,6 @@ class TrainingCommand:
         if name := self.line.last("resume"):
             self.resumed = resumed_folder(str(name))
             self.line = read_command_line(["--config", str(self.resumed / CONFIG), *args])
-        self.network = _network(self.line)
         self.parser = self._parser()
         self.config = parse(self.parser, self.line)
 
@@ -134,7 +109,7 @@ class TrainingCommand:
                     f"{self.line.where(key)}{key}: set by the data module ({value}): remove {name}: {given}"
                 )
             parent, _, name = target.rpartition(".")
-            if parent == _KEYWORDS:
+            if parent.endswith(".dict_kwargs"):
                 config.model.init_args.network.dict_kwargs = {**(config.get(parent) or {}), name: value}
             else:
                 config[target] = value
@@ -147,8 +122,9 @@ class TrainingCommand:
             if builder.failure is not None:
                 raise builder.failure from None
             raise
-        if not isinstance(self.network, type):  # jsonargparse calls no instantiator for a function
-            made = config.model.init_args.network
+        made = config.get(_NETWORK)
+        if made is not None and not isinstance(resolve_name(made.class_path), type):
+            # jsonargparse calls no instantiator for a function.
             arguments = {**made.init_args.as_dict(), **made.get("dict_kwargs", {})}
             keep_arguments(built.model.network, arguments, builder=made.class_path)
         return built
@@ -170,7 +146,7 @@ class TrainingCommand:
         return config
 
     def _parser(self) -> LightningArgumentParser:
-        parser = _Parser(exit_on_error=False, allow_abbrev=False)
+        parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
         parser.add_argument("-c", "--config", action="config")
         parser.add_argument("--seed_everything", type=int, default=42, help="Every random choice follows from it.")
         parser.add_argument("--inspect", action="store_true", help="Show the data and train nothing.")
@@ -186,25 +162,15 @@ class TrainingCommand:
         parser.add_argument("--model_checkpoint", type=ModelCheckpoint, default=_MODEL_CHECKPOINT)
         parser.link_arguments("seed_everything", "data.init_args.seed")
         # A linked option is not required; its value is set in `build`.
-        parser.link_arguments("data.class_names", _CLASS_NAMES, apply_on="instantiate")
-        if isinstance(self.network, type):  # jsonargparse cannot link to the parameters of a function
-            for name in _taken(self.network, self.line):
-                parser.link_arguments(f"data.{_LINKED[name]}", f"{_NETWORK}.{name}", apply_on="instantiate")
+        link_data_to_model(parser)
         return parser
 
     def _linked(self, data: ImageDataModule) -> dict[str, Any]:
         """The keys of the linked options with their values from the data, as plain ones."""
-        values: dict[str, Any] = {_CLASS_NAMES: list(data.class_names)}
-        named = parameters(self.network) if self.network is not None else {}
-        for name, kind in _taken(self.network, self.line).items():
-            value = getattr(data, _LINKED[name])
-            value = list(value) if isinstance(value, tuple) else value
-            if _LINKED[name] == "image_size" and _is_one_side(kind):
-                if value[0] != value[1]:
-                    raise UserError(f"data.image_size: {value}: the network takes square images only")
-                value = value[0]
-            values[f"{_NETWORK if name in named else _KEYWORDS}.{name}"] = value
-        return values
+        network = self.config.get(_NETWORK)
+        values = linked_values(network, data) if network is not None else {}
+        in_network = {f"{_NETWORK}.{name}": value for name, value in values.items()}
+        return {_CLASS_NAMES: list(data.class_names), **in_network}
 
 
 class _ModelBuilder:
@@ -229,29 +195,3 @@ class _ModelBuilder:
         if not args:
             keep_arguments(module, kwargs)
         return module
-
-
-def _network(line: CommandLine) -> Callable[..., Any] | None:
-    """The class or function that the command line names as the network; None where there is none."""
-    try:
-        path = resolve(nn.Module, str(line.last("model.network")))
-    except ValueError:  # ambiguous: the parser says so
-        return None
-    return imported(path, key="model.network", line=line) if "." in path else None
-
-
-def _taken(network: Callable[..., Any] | None, line: CommandLine) -> dict[str, Any]:
-    """The options in `_LINKED` that a network has, with their types."""
-    options = parameters(network) if network is not None else {}
-    if getattr(network, "__module__", "").startswith("timm."):
-        # timm.create_model passes them on to a network that its first argument names.
-        options |= {"num_classes": int, "in_chans": int}
-        if timm_network_has_size(str(line.last("model.network.model_name"))):
-            options["img_size"] = tuple[int, int]
-    return {name: options[name] for name in _LINKED if name in options}
-
-
-def _is_one_side(kind: Any) -> bool:
-    """Whether an option takes one side of a square image, as image_size of torchvision's transformers does."""
-    kinds = (kind, *get_args(kind))
-    return int in kinds and tuple not in [get_origin(kind) for kind in kinds]
