@@ -223,7 +223,7 @@ def test_lightning_loads_every_option_of_a_checkpoint(kind: type[ImageClassifier
     trainer.fit(classifier, loader, loader)
     path = tmp_path / "x.ckpt"
     trainer.save_checkpoint(path)
-    stored = read_checkpoint(path)["hyper_parameters"]
+    stored = read_checkpoint(path)["module_arguments"]
     assert not {"network", "_instantiator", "_class_path"} & set(stored)
 
     again = kind.load_from_checkpoint(path, network=network, weights_only=True, l2=0.02)

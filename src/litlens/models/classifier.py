@@ -291,10 +291,11 @@ class ImageClassifier(KeepsArguments, LightningModule):
             record["init_args"]["class_weights"] = self._class_weights.tolist()
         metadata.setdefault("model", record)
         # Lightning's `load_from_checkpoint(path, network=…)` constructs the classifier from these: the options that are
-        # plain values themselves.
+        # plain values themselves. They have an older key of Lightning's, which it reads as well: a LightningCLI takes
+        # what is under `hyper_parameters` for options of its own and refuses them.
         plain = {name: value for name, value in record["init_args"].items() if value == self.arguments.get(name)}
-        options = {**plain, "class_weights": self.class_weights}
-        checkpoint["hyper_parameters"] = {**options, **checkpoint.get("hyper_parameters", {})}
+        checkpoint["module_arguments"] = {**plain, "class_weights": self.class_weights}
+        checkpoint.setdefault("hyper_parameters", {})
         # Of every device, since one writes the file for all.
         metadata["epoch_sums"] = self._all_sums().tolist()
 
