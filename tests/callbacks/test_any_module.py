@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -80,6 +80,15 @@ class TheirsOfDictionaries(Theirs):
         return super().step((batch["image"], batch["label"]))
 
 
+class TheirData(LightningDataModule):
+    """Knows the names of its classes."""
+
+    class_names = ("a", "b", "c")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.randn(8, 1, 8, 8), torch.arange(8) % 3), batch_size=4)
+
+
 class Pairs(TensorDataset):
     """Eight images and labels, as dictionaries."""
 
@@ -145,6 +154,18 @@ def test_confusion_matrix_counts_what_the_steps_return(tmp_path: Path, spy: Any)
     expected = [[int(((labels == row) & (predicted == column)).sum()) for column in range(3)] for row in range(3)]
     assert drawn[-1]["counts"].tolist() == expected
     assert drawn[-1]["class_names"] == ["0", "1", "2"]
+
+
+def test_classes_have_the_names_that_the_data_module_gives(tmp_path: Path, spy: Any) -> None:
+    drawn = spy(score_figures, "confusion_matrix_figure")
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=TensorBoardLogger(tmp_path),
+        callbacks=[litlens.callbacks.ConfusionMatrix()],
+        enable_progress_bar=False,
+    )
+    trainer.test(TheirsWithOutputs(), datamodule=TheirData(), verbose=False)
+    assert drawn[-1]["class_names"] == ["a", "b", "c"]
 
 
 def test_public_names_are_class_paths() -> None:

@@ -63,9 +63,16 @@ def split_title(trainer: Trainer, split: str) -> str:
     return f"{title}, epoch {trainer.current_epoch}" if split == "val" and trainer.state.fn == "fit" else title
 
 
+def class_names_of(module: LightningModule) -> list[str]:
+    """The `class_names` of the module, otherwise those of its data module; none where neither has any."""
+    owners = (module, getattr(module.trainer, "datamodule", None))
+    given = (getattr(owner, "class_names", None) for owner in owners)
+    return [str(name) for name in next(filter(None, given), ())]
+
+
 def names_of_classes(module: LightningModule, number: int) -> list[str]:
-    """The first `number` of the module's `class_names` if it has so many, otherwise the classes' numbers."""
-    names = [str(name) for name in getattr(module, "class_names", None) or ()]
+    """The first `number` class names if there are so many, otherwise the classes' numbers."""
+    names = class_names_of(module)
     return names[:number] if len(names) >= number else [str(k) for k in range(number)]
 
 

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litlens.callbacks.collect_predictions import PassPredictions
 from litlens.callbacks.live.drawing import (
+    class_names_of,
     epochs_between_drawings,
     should_draw,
     show_figure,
@@ -155,7 +156,7 @@ class PerClassMetrics(PassFigure):
 
     def is_wanted(self, trainer: Trainer, pl_module: LightningModule, split: str) -> bool:
         # Without class names the number of classes is known after the first batch only.
-        number = len(getattr(pl_module, "class_names", None) or ())
+        number = len(class_names_of(pl_module))
         return should_draw(trainer, 1 if split == "val" and number <= self.curves_up_to else self.every_n_epochs)
 
     def use(self, trainer: Trainer, pl_module: LightningModule, split: str, predictions: Predictions) -> None:
