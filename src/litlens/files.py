@@ -1,4 +1,4 @@
-"""Paths as a user gives them, writing a file in one step, what a disk refuses, and loading tensors safely."""
+"""Paths as a user gives them, files below a folder, writing a file in one step, disk errors, loading tensors safely."""
 
 import contextlib
 import errno
@@ -25,6 +25,30 @@ def user_path(path: str | Path | int) -> Path:
 def is_system_file(name: str) -> bool:
     """Whether an operating system writes files or folders of this name next to images: Windows or macOS."""
     return name.lower() in ("thumbs.db", "desktop.ini", ".ds_store", "__macosx") or name.startswith("._")
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is not meant: it is hidden, or of an operating system."""
+    return name.startswith(".") or is_system_file(name)
+
+
+def files_below(folder: Path, *, key: str) -> Iterator[Path]:
+    """Every file at any depth that is not ignored, broken links included.
+
+    Raises UserError, which begins with `key`, where a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{key}: {error.filename} cannot be read ({error.strerror}): repair or remove it") from error
+
+    visited: set[str] = set()
+    for place, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
+        # A link to a folder above would be followed forever.
+        visited.add(os.path.realpath(place))
+        subfolders[:] = [
+            name for name in subfolders if not is_ignored(name) and os.path.realpath(Path(place) / name) not in visited
+        ]
+        yield from (Path(place) / name for name in files if not is_ignored(name))
 
 
 def write_atomically(

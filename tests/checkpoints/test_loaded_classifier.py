@@ -179,6 +179,28 @@ def test_the_batch_size_changes_no_probability(tmp_path: Path) -> None:
     assert loaded.predict([]) == []
 
 
+def test_the_most_probable_classes_of_a_folder(tmp_path: Path) -> None:
+    _, path = saved(tmp_path / "x", classes=5)
+    loaded = load_classifier(path)
+    folder = tmp_path / "images"
+    draw = np.random.default_rng(0)
+    for name in ("b.png", "a/c.png", ".hidden.png", "Thumbs.db", "__MACOSX/d.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(256, size=(9, 9, 3), dtype=np.uint8)
+        (folder / name).write_bytes(as_png(Image.fromarray(pixels)) if name.endswith("png") else b"")
+    found = loaded.predict(str(folder), top_k=2, batch_size=1)
+    assert list(found) == ["a/c.png", "b.png"]
+    for name, classes in found.items():
+        assert list(classes.items()) == list(loaded.predict(folder / name).items())[:2]
+    assert loaded.predict(folder / "b.png", top_k=9) == loaded.predict(folder / "b.png")
+    assert loaded.prepare(folder / "b.png").shape == (6, 6, 1)
+    (folder / "z.txt").write_text("words")
+    with pytest.raises(UserError, match=r"images/z\.txt: not an image"):
+        loaded.predict(folder)
+    (folder / "empty").mkdir()
+    assert loaded.predict(folder / "empty") == {}
+
+
 @pytest.mark.parametrize(
     ("images", "options", "words"),
     [
@@ -189,6 +211,7 @@ def test_the_batch_size_changes_no_probability(tmp_path: Path) -> None:
         (np.zeros((5, 5)), {}, "image: floating-point values .* give value_range"),
         ([np.zeros((5, 5), np.uint8)], {"batch_size": 0}, "batch_size: 0"),
         ([np.zeros((5, 5), np.uint8)], {"batch_size": -1}, "batch_size: -1"),
+        (np.zeros((5, 5), np.uint8), {"top_k": 0}, "top_k: 0"),
     ],
 )
 def test_a_wrong_input_is_one_line(images: Any, options: dict[str, int], words: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Images without labels: the table agrees with `predict`, unreadable files are listed, the page stays small."""
+"""Images without labels: the tables agree with `predict`, unreadable files are listed, the page stays small."""
 
 import csv
+import json
 import os
 import sys
 import weakref
@@ -58,6 +59,27 @@ def test_the_table_agrees_with_predict(digits_runs: dict[str, Path], photos: Pat
         assert [row["predicted"], row["second"], row["third"]] == [label for label, _ in expected]
         shares = [float(row[key]) for key in ("probability", "second_probability", "third_probability")]
         assert shares == pytest.approx([share for _, share in expected], abs=2e-6)
+    text = (digits_runs["cnn"] / "images-holiday" / "predictions.jsonl").read_text()
+    lines = {line["name"]: line for line in map(json.loads, text.splitlines())}
+    assert lines["e.jpg"].keys() == {"name", "error"}
+    assert set(lines) - set(rows) >= {"e.jpg", "notes.txt", "empty.png"}
+    for name in rows:
+        assert lines[name]["probabilities"] == pytest.approx(loaded.predict(photos / name), abs=1e-6)
+
+
+def test_files_and_folders_are_classified_each_once(
+    digits_runs: dict[str, Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = digits_runs["cnn"].resolve()
+    monkeypatch.chdir(photos.parent)
+    given = ["holiday/deeper", "holiday/a.png", "holiday/deeper/c.png"]
+    evaluate(["--ckpt_path", str(run), "--accelerator=cpu", "--images", *given])
+    rows = table(run / "images-deeper-and-2-more" / "predictions.csv")
+    assert list(rows) == ["holiday/deeper/c.png", "holiday/a.png"]
+    evaluate(["--ckpt_path", str(run), "--images", "holiday/a.png", "--output", str(tmp_path)])
+    alone = table(tmp_path / "predictions.csv")
+    assert list(alone) == ["a.png"]
+    assert alone["a.png"]["probability"] == rows["holiday/a.png"]["probability"]
 
 
 def test_the_page_shows_the_images_and_lists_unreadable_files(
@@ -154,11 +176,12 @@ class _Watched(np.ndarray[Any, Any]):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--images", "nowhere"], "no folder nowhere"),
+        (["--images", "nowhere"], "no file or folder nowhere"),
         (["--images", "."], "no file in ."),
         (["--images", ".", "--robustness"], "not --robustness"),
         (["--images", ".", "--data.batch_size=3"], "not --data.batch_size=3"),
         (["--images"], "--images"),
+        (["--images", ".", "--accelerator=abacus"], "abacus"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -296,3 +296,32 @@ def test_a_class_folder_that_is_not_utf8_resumes(trained: Path) -> None:
     run = max(trained.parent.iterdir(), key=lambda path: path.stat().st_mtime_ns)
     train(["--resume", str(run), "--trainer.max_epochs=2"])
     assert json.loads((run / "results.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--export", "model.tflite"], "model.tflite: give a file with the ending .onnx, or .pt2"),
+        (["--export", "model.pt2", "--images", "."], "not --images"),
+        (["--export", "model.pt2", "--robustness"], "not --robustness"),
+        (["--export", "model.pt2", "--accelerator=gpu"], "not --accelerator"),
+        (["--export", "model.pt2", "--data.root=nowhere"], "has no 'root'"),
+        (["--export"], "--export"),
+    ],
+)
+def test_what_export_does_not_take_is_one_line(
+    options: list[str],
+    words: str,
+    digits_runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runs = [str(digits_runs[name].resolve()) for name in ("cnn", "mlp")]
+    monkeypatch.chdir(tmp_path)
+    for paths in [runs[:1]] + [runs] * ("--robustness" in options):
+        with pytest.raises(SystemExit):
+            evaluate(["--ckpt_path", *paths, *options])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert (words if len(paths) == 1 else "not several --ckpt_path") in line
+    assert list(tmp_path.iterdir()) == []

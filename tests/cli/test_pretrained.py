@@ -65,16 +65,13 @@ def test_auto_takes_the_constants_of_the_weights(options: list[str], mean: list[
     assert loaded.preprocessing.normalize.mean == pytest.approx(mean)
 
 
-@pytest.mark.parametrize("way", ["backbone", "network"])
-def test_auto_takes_the_constants_of_timms_weights(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timm = pytest.importorskip("timm")
-    torch.save(timm.create_model("test_vit").state_dict(), "timm.pth")
-    if way == "backbone":
-        options = [*OPTIONS[:-1], "--model.network.backbone=timm/test_vit", "--model.network.weights=timm.pth"]
-    else:
-        monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_args, **_options: None)  # a download
-        options = [*OPTIONS[:3], "--model=ImageClassifier", "--model.network=timm.create_model"]
-        options += ["--model.network.model_name=test_vit", "--model.network.pretrained=true"]
+def test_auto_takes_the_constants_of_weights_that_timms_function_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("timm")
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_args, **_options: None)  # a download
+    network = ["--model.network=timm.create_model", "--model.network.model_name=test_vit"]
+    options = [*OPTIONS[:3], "--model=ImageClassifier", *network, "--model.network.pretrained=true"]
     train([*options, "--trainer.max_epochs=1", "--trainer.callbacks=[]"])
     (run,) = (tmp_path / "runs").glob("*/*")
     loaded = load_classifier(run)

@@ -31,7 +31,7 @@ def test_the_options_of_evaluation() -> None:
     actions = [*command_parser()._actions, *run_parser()._actions]
     options = {option for action in actions for option in action.option_strings} - {"--print_shtab"}
     assert options == {
-        *("--ckpt_path", "--output", "--images", "--robustness", "--trust", "--split"),
+        *("--ckpt_path", "--output", "--images", "--robustness", "--trust", "--split", "--export"),
         *("-h", "--help", "--config", "--print_config", "--accelerator", "--devices", "--data", "--data.help"),
     }
 

@@ -1,7 +1,8 @@
 """From a checkpoint alone to a classifier that predicts the class of an image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from litlens.checkpoints.record import rebuild
 from litlens.data.decode import read_image
 from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.errors import UserError
+from litlens.files import files_below, user_path
 from litlens.models.classifier import ImageClassifier
 
 Source = str | Path | bytes | Image.Image | Pixels
@@ -43,51 +45,61 @@ class LoadedClassifier:
         return self
 
     def predict(
-        self, images: Source | Sequence[Source], *, batch_size: int = 32
-    ) -> dict[str, float] | list[dict[str, float]]:
-        """Predict the probability of every class, the most probable first: `{class: probability}`.
+        self, images: Source | Sequence[Source], *, top_k: int | None = None, batch_size: int = 32
+    ) -> dict[str, float] | list[dict[str, float]] | dict[str, dict[str, float]]:
+        """Predict the probabilities of the classes, the most probable first: `{class: probability}`.
 
         An image is a path, the bytes of a file, a PIL image or an array (H, W) or (H, W, C), read as in training.
-        A list of them, or an array (N, H, W, C), gives a list; the network gets `batch_size` of them at a time.
+        A list of them, or an array (N, H, W, C), gives a list. The path of a folder gives a dict of the files in it and
+        below, by their paths within it; hidden files and those of operating systems are left out. With `top_k`, only so
+        many classes are given. The network gets `batch_size` images at a time.
 
         Raises UserError where an image cannot be read, or the checkpoint does not say how to prepare one.
         """
-        if self.preprocessing is None:
-            raise UserError("the checkpoint does not say how to prepare images: pass preprocessing= to load_classifier")
-        if batch_size < 1:
-            raise UserError(f"batch_size: {batch_size}: give 1 or more images")
+        for name, value in {"batch_size": batch_size, "top_k": top_k}.items():
+            if value is not None and value < 1:
+                raise UserError(f"{name}: {value}: give 1 or more")
+        predict = partial(self._predict, top_k=top_k, batch_size=batch_size)
+        if isinstance(images, str | Path) and user_path(images).is_dir():
+            folder = user_path(images)
+            files = sorted(files_below(folder, key="images"))
+            found = predict([(str(file), file) for file in files])
+            return dict(zip((file.relative_to(folder).as_posix() for file in files), found, strict=True))
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
         if not isinstance(images, list | tuple):
-            return self._predict({"image": images})[0]
-        named = [(f"image {place}", image) for place, image in enumerate(images)]
-        batches = (dict(named[start : start + batch_size]) for start in range(0, len(named), batch_size))
-        return [one for batch in batches for one in self._predict(batch)]
+            return predict([("image", images)])[0]
+        return predict([(f"image {place}", image) for place, image in enumerate(images)])
+
+    def prepare(self, image: Source, *, name: str = "image") -> Pixels:
+        """Read an image as in training and resize it: uint8 (H, W, C), what `preprocessing.normalize` takes in batches.
+
+        Raises BadImage, with the name unless the image is a path, where it cannot be read.
+        """
+        if self.preprocessing is None:
+            raise UserError("the checkpoint does not say how to prepare images: pass preprocessing= to load_classifier")
+        pixels = read_image(
+            image,
+            name=None if isinstance(image, str | Path) else name,
+            channels=self.preprocessing.channels,
+            value_range=self.preprocessing.value_range,
+        )
+        return self.preprocessing.resize(pixels)
 
     @torch.inference_mode()
-    def _predict(self, images: Mapping[str, Any]) -> list[dict[str, float]]:
-        """The probabilities of images; an error names a path by itself and any other image by its key."""
-        assert self.preprocessing is not None
-        prepared = np.stack(
-            [
-                self.preprocessing.resize(
-                    read_image(
-                        image,
-                        name=None if isinstance(image, str | Path) else name,
-                        channels=self.preprocessing.channels,
-                        value_range=self.preprocessing.value_range,
-                    )
-                )
-                for name, image in images.items()
-            ]
-        )
-        batch = self.preprocessing.normalize(prepared).to(self.classifier.device)
-        probabilities, order = self.classifier(batch).float().softmax(dim=1).sort(dim=1, descending=True)
-        names = self.class_names
-        return [
-            {names[index]: probability for index, probability in zip(indices, values, strict=True)}
-            for indices, values in zip(order.tolist(), probabilities.tolist(), strict=True)
-        ]
+    def _predict(
+        self, images: Sequence[tuple[str, Any]], *, top_k: int | None, batch_size: int
+    ) -> list[dict[str, float]]:
+        found, names = [], self.class_names
+        for start in range(0, len(images), batch_size):
+            prepared = [self.prepare(image, name=name) for name, image in images[start : start + batch_size]]
+            assert self.preprocessing is not None
+            batch = self.preprocessing.normalize(np.stack(prepared)).to(self.classifier.device)
+            probabilities = self.classifier(batch).float().softmax(dim=1)
+            values, order = probabilities.sort(dim=1, descending=True, stable=True)
+            for row, indices in zip(values[:, :top_k].tolist(), order[:, :top_k].tolist(), strict=True):
+                found.append({names[index]: value for index, value in zip(indices, row, strict=True)})
+        return found
 
 
 def load_classifier(

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -20,7 +21,8 @@ from rich.table import Table
 from torch import nn
 
 from litlens.callbacks.collect_predictions import CollectPredictions
-from litlens.checkpoints.loaded_classifier import load_classifier
+from litlens.checkpoints.export import check_format, export_classifier
+from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
 from litlens.checkpoints.reading import checkpoint_path
 from litlens.checkpoints.record import is_trusted
 from litlens.cli.classify import classify
@@ -51,6 +53,7 @@ from litlens.signals import signals
 # Options that say where the files are, of which the fingerprint is independent, or how they are read.
 _PLACES = ("root", "folder", "csv", "batch_size", "num_workers", "class_names")
 _SEED = 0  # of the distortions
+_EXPORT_CHECKED = 32  # images
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,29 @@ def run(args: list[str], *, console: Console) -> None:
     titles = [run_title(path) for path in paths]
     if len(set(titles)) < len(paths):
         raise UserError(f"--ckpt_path: {', '.join(titles)}: a run is given twice")
+    if named.export is not None:
+        others = {"several --ckpt_path": len(paths) > 1, "--images": named.images, "--robustness": named.robustness}
+        others |= {"--split": named.split, "--output": named.output, "--accelerator": named.accelerator != "auto"}
+        if other := next((name for name, given in others.items() if given), None):
+            raise UserError(f"--export takes one --ckpt_path and options of its data, not {other}")
+        export(paths[0], named.export, rest, trust=named.trust, console=console)
+        return
     if named.images is not None:
         others = {"several --ckpt_path": len(paths) > 1, "--robustness": named.robustness, "--split": named.split}
         if other := next((name for name, given in others.items() if given), rest[0] if rest else None):
-            raise UserError(f"--images takes one --ckpt_path and --output, not {other}")
-        classify(paths[0], named.images, output=named.output, trust=named.trust, console=console)
+            raise UserError(f"--images takes one --ckpt_path, --accelerator and --output, not {other}")
+        classify(
+            paths[0],
+            named.images,
+            output=named.output,
+            accelerator=named.accelerator,
+            trust=named.trust,
+            console=console,
+        )
         return
     output = named.output if len(paths) == 1 else None
     options: dict[str, Any] = {"split": named.split, "output": output, "trust": named.trust, "console": console}
+    options["accelerator"] = named.accelerator
     scored = [one for path in paths if (one := evaluate(path, rest, **options)) is not None]
     folder = named.output or run_home(paths[-1])
     if len(scored) > 1:
@@ -96,7 +114,9 @@ def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--ckpt_path", nargs="+", type=Path, default=[])
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--images", type=Path)
+    parser.add_argument("--images", nargs="+", type=Path)
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--export", type=Path, metavar="FILE")
     parser.add_argument("--robustness", action="store_true")
     parser.add_argument("--trust", nargs="+", default=[], metavar="MODULE")
     parser.add_argument("--split", choices=("train", "val", "test", "all"))
@@ -107,31 +127,28 @@ def run_parser() -> LightningArgumentParser:
     """The options that are parsed for each run, on top of the data module of its training."""
     parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
-    parser.add_argument("--accelerator", type=str, default="auto")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)
     return parser
 
 
 def evaluate(
-    path: Path, args: list[str], *, split: str | None, output: Path | None, trust: Sequence[str], console: Console
+    path: Path,
+    args: list[str],
+    *,
+    split: str | None,
+    output: Path | None,
+    accelerator: str,
+    trust: Sequence[str],
+    console: Console,
 ) -> Scored | None:
     """Score one checkpoint and write its files into `output`, by default into its run folder.
 
     The run folder keeps only the results of the run's best checkpoint on its own test split. Without `split`, that
     split is scored; of other data their test split, or all of them where they have none. None on every rank but 0.
     """
-    loaded = load_classifier(path, trust=trust)
+    loaded, options, data, changed = _loaded(path, args, trust=trust)
     metadata = loaded.metadata
-    if metadata.get("config") is None:
-        raise UserError(f"{path} does not say which data it was trained on: it was not written by train.py")
-    options, data, changed = _parsed(args, metadata=metadata, path=path, trust=trust)
-    data.normalize = metadata["preprocessing"]["normalize"]
-    if data.class_names != loaded.class_names:
-        known, here = listed(loaded.class_names), listed(data.class_names)
-        raise UserError(f"{path} has the classes {known}; the data have {here}")
-    data.prepare_data()
-    data.setup("test")
     assignment = _assignment(run_home(path) / ASSIGNMENT, checksum=metadata.get("splits"))
     kept = assignment is not None and not changed and _keep_splits(data, assignment, split=split)
     now, then = data.fingerprint(), metadata["data"]
@@ -142,7 +159,7 @@ def evaluate(
     collect = CollectPredictions()
     with mistakes_of_values():
         trainer = Trainer(
-            accelerator=options.accelerator,
+            accelerator=accelerator,
             devices=options.devices,
             num_nodes=options.num_nodes,
             precision=metadata["computed_on"]["precision"],
@@ -214,6 +231,35 @@ def _described(seen: dict[str, int], number: int) -> str:
     trained_on, validated_on = seen.values()
     text = f"{trained_on:,} of {number:,} images were trained on, {validated_on:,} were in validation"
     return text + (": the accuracy is too high for new images" if trained_on + validated_on else "")
+
+
+def export(path: Path, file: Path, args: list[str], *, trust: Sequence[str], console: Console) -> None:
+    """Write a checkpoint's classifier for other runtimes, checked on images of its data."""
+    check_format(file)
+    loaded, _, data, _ = _loaded(path, args, trust=trust)
+    split = next(samples for name in reversed(SPLITS) if len(samples := data.samples(name)))
+    chosen = np.linspace(0, len(split) - 1, num=min(len(split), _EXPORT_CHECKED), dtype=int)
+    difference = export_classifier(loaded, file, split.images.batch(split.rows[chosen]))
+    console.print(f"exported       {file}: uint8 images in, probabilities out")
+    console.print(f"checked        on {len(chosen)} images: probabilities differ by at most {difference:.1e}")
+
+
+def _loaded(
+    path: Path, args: list[str], *, trust: Sequence[str]
+) -> tuple[LoadedClassifier, Any, ImageDataModule, list[str]]:
+    """The classifier of a checkpoint, the options, its data set up, and the names of what the options changed."""
+    loaded = load_classifier(path, trust=trust)
+    metadata = loaded.metadata
+    if metadata.get("config") is None:
+        raise UserError(f"{path} does not say which data it was trained on: it was not written by train.py")
+    options, data, changed = _parsed(args, metadata=metadata, path=path, trust=trust)
+    data.normalize = metadata["preprocessing"]["normalize"]
+    if data.class_names != loaded.class_names:
+        known, here = listed(loaded.class_names), listed(data.class_names)
+        raise UserError(f"{path} has the classes {known}; the data have {here}")
+    data.prepare_data()
+    data.setup("test")
+    return loaded, options, data, changed
 
 
 def _parsed(

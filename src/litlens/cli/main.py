@@ -68,8 +68,9 @@ Score checkpoints on labeled images; write report.html.
                           other data, or other options of the run's data
   --split NAME            train, val, test or all: by default test, or all of
                           other data that have no test split
-  --images DIR            instead, classify the images of a folder (no labels
-                          needed): images-DIR/predictions.csv and images.html
+  --images PATH …         instead, classify files and folders without labels:
+                          images-NAME/predictions.csv, .jsonl and images.html
+  --export FILE           instead, write the classifier as FILE.onnx or FILE.pt2
   --robustness            also accuracy against shift, rotation, scale, blur,
                           noise and contrast
   --trust MODULE …        modules of your own that the checkpoint may import

@@ -25,7 +25,7 @@ from litlens.evaluation.style import percent, pixels, svg
 
 ImageOf = Callable[[int], NDArray[np.uint8]]  # the image (h, w, 1 or 3) of a sample, by its index
 
-_TOP = 3
+TOP = 3  # classes of a ranking
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def sample_card(predictions: Predictions, index: int, *, image: str | None, over
 
 def ranking(probabilities: NDArray[np.floating], class_names: Sequence[str]) -> list[tuple[str, float]]:
     """The three most probable classes of one sample with their probabilities `(K,)`, ties by class number."""
-    order = np.argsort(-probabilities, kind="stable")[:_TOP]
+    order = np.argsort(-probabilities, kind="stable")[:TOP]
     return [(class_names[k], float(probabilities[k])) for k in order]
 
 

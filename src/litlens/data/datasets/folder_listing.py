@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from litlens.data.module import SPLITS
 from litlens.errors import UserError, listed
-from litlens.files import is_system_file
+from litlens.files import files_below, is_ignored, is_system_file
 
 _SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -93,7 +93,7 @@ def list_folder(folder: Path, *, class_names: list[str], splits: Mapping[str, st
     tops = _split_folders(folder, splits)
     for split, top in (tops or {"": folder}).items():
         for path in _subfolders(top):
-            found = sorted(_files_below(path), key=lambda file: file.relative_to(folder).as_posix())
+            found = sorted(files_below(path, key="data.folder"), key=lambda file: file.relative_to(folder).as_posix())
             if not found:
                 raise UserError(f"data.folder: the class folder {path} is empty; fill it or remove it")
             files += found
@@ -186,33 +186,13 @@ def _twice(names: list[str]) -> str:
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_ignored(path.name))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name))
     except OSError as error:
         raise _unreadable(error) from error
 
 
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or is_system_file(name)
-
-
 def _unreadable(error: OSError) -> UserError:
     return UserError(f"data.folder: {error.filename} cannot be read ({error.strerror}): repair or remove it")
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Every file at any depth, broken links included."""
-
-    def refuse(error: OSError) -> None:
-        raise _unreadable(error) from error
-
-    visited: set[str] = set()
-    for place, subfolders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        # A link to a folder above would be followed forever.
-        visited.add(os.path.realpath(place))
-        subfolders[:] = [
-            name for name in subfolders if not _is_ignored(name) and os.path.realpath(Path(place) / name) not in visited
-        ]
-        yield from (Path(place) / name for name in files if not _is_ignored(name))
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
