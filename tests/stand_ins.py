@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.models import ResNet18_Weights, get_model
+from torchvision.models import MobileNet_V2_Weights, ResNet18_Weights, get_model
 
 # MNIST's own file names; 5,000 of the training images are for validation.
 _IDX_IMAGES = {"train": 5040, "t10k": 40}
@@ -29,7 +29,8 @@ def write_stand_ins(folder: Path) -> Path:
     for backbone in ("vgg16", "mobilenet_v2"):
         _write_weights(folder / "weights" / f"{backbone}_imagenet_features.pth", backbone, only="features.")
     _write_weights(folder / "weights" / "squeezenet1_1_imagenet.pth", "squeezenet1_1")
-    _write_weights(folder / "torch" / "hub" / "checkpoints" / Path(ResNet18_Weights.DEFAULT.url).name, "resnet18")
+    for backbone, known in (("resnet18", ResNet18_Weights), ("mobilenet_v2", MobileNet_V2_Weights)):
+        _write_weights(folder / "torch" / "hub" / "checkpoints" / Path(known.DEFAULT.url).name, backbone)
     return folder
 
 

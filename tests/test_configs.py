@@ -22,7 +22,9 @@ OVERLAYS = sorted(path.stem for path in (CONFIGS / "with").glob("*.yaml") if not
 ONE_BATCH = ["--trainer.fast_dev_run=true", "--trainer.check_val_every_n_epoch=1"]
 # How many test images `write_stand_ins` leaves: 40 in IDX files, 2 fonts of 12 in 52 classes, 2 × 4 in test/, a tenth
 # of 2 × 20, and a fifth of scikit-learn's 1,797 digits.
-TEST_IMAGES = {"mnist": 40, "fashion": 40, "fonts": 104, "catdog": 8, "catdog2k": 4, "digits": 359}
+TEST_IMAGES = {"mnist": 40, "fashion": 40, "fonts": 104, "catdog": 8, "catdog2k": 4, "digits": 359, "folder": 4}
+# What a config leaves to the command line.
+GIVEN = {"folder": ["--data.folder=data/catdog_2k"]}
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch, *, data: Path, weights: Path, torch_home: Path) -> None:
@@ -62,7 +64,8 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
 
 def run(*names: str, options: list[str]) -> None:
     configs = [f"--config={CONFIGS / name}.yaml" for name in names]
-    train([*configs, *options, "--data.batch_size=4", "--trainer.enable_progress_bar=false"])
+    given = [option for name in names for option in GIVEN.get(name, [])]
+    train([*configs, *given, *options, "--data.batch_size=4", "--trainer.enable_progress_bar=false"])
 
 
 def assert_one_batch_of_each_stage(losses: dict[str, list[float]]) -> None:

@@ -313,3 +313,23 @@ def test_data_normalized_otherwise_are_refused_before_the_first_step(normalize: 
 def test_a_wrong_combination_of_options_is_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         classifier(**options)
+
+
+def test_auto_freezes_pretrained_weights_and_trains_random_ones(tmp_path: Path) -> None:
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "w.pth")
+
+    def trained(weights: str | None, **options: Any) -> TransferClassifier:
+        network = TransferNetwork(image_size=(32, 32), backbone="mobilenet_v2", weights=weights)
+        return TransferClassifier(network, ["dark", "bright"], strategy="auto", **options)
+
+    pretrained = trained(str(tmp_path / "w.pth"))
+    upper = trained(str(tmp_path / "w.pth"), train_from="features.17")
+    random = trained(None, train_from="features.17")
+    assert (pretrained.strategy, upper.strategy, random.strategy) == ("frozen", "partial", "scratch")
+    assert (upper.train_from, random.train_from) == ("features.17", None)
+    assert pretrained.frozen_layers(0) is not None
+    assert upper.frozen_layers(0) is not None
+    assert trained(str(tmp_path / "w.pth"), mixup=0.2).frozen_layers(0) is None  # images are mixed, not features
+    assert random.frozen_layers(0) is None
+    # A checkpoint says what was trained, where its network has no weights file.
+    assert pretrained.arguments["strategy"] == "frozen"

@@ -56,6 +56,9 @@ def check_batches(trainer: Trainer, data: ImageDataModule) -> None:
     """
     if trainer.limit_test_batches == 0:
         raise UserError("trainer.limit_test_batches: 0: a run ends with its test: remove it, or give a fraction")
+    if empty := [split for split in SPLITS if len(data.samples(split)) == 0]:
+        total = sum(len(data.samples(split)) for split in SPLITS)
+        raise UserError(f"data: {total} images are too few: none is left for {' and '.join(empty)}: add images")
     batches = {split: _number_of_batches(data, split, devices=trainer.world_size) for split in SPLITS}
     for split, number in batches.items():
         limit = getattr(trainer, f"limit_{split}_batches")

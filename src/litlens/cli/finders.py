@@ -25,7 +25,6 @@ from litlens.checkpoints.reading import checkpoint_path
 from litlens.checkpoints.warm_start import initialize_from
 from litlens.cli.mistakes import mistakes_of_values
 from litlens.cli.parser import TrainingCommand
-from litlens.cli.train import use_constants_of_weights
 from litlens.errors import UserError
 from litlens.evaluation.style import BLUE, ORANGE, house_style, new_figure, plain_axes, svg
 from litlens.files import write_atomically
@@ -94,7 +93,6 @@ def _set_rate(command: TrainingCommand, spec: Namespace, folder: Path, console: 
 def _search(command: TrainingCommand, spec: Namespace, folder: Path) -> Any:
     """Run one finder, and return it."""
     data = command.build_data()
-    use_constants_of_weights(command.config, data)
     config = command.config.clone()
     config.trainer.callbacks, config.trainer.logger = [spec], False
     built = command.build(config, data)

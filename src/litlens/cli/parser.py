@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
+from litlens.cli.automatic import resolve_auto
 from litlens.cli.choices import show_help
 from litlens.cli.command_line import read_command_line
 from litlens.cli.links import link_data_to_model, linked_values
@@ -61,6 +62,13 @@ CALLBACKS = [
 ]
 
 
+class _Trainer(Trainer):
+    """Lightning's Trainer, in whose options `max_epochs` may be `auto`; only its signature is used."""
+
+    def __init__(self, *, max_epochs: int | Literal["auto"] | None = None, **kwargs: Any) -> None:
+        super().__init__(max_epochs=max_epochs, **kwargs)  # type: ignore[arg-type]
+
+
 class TrainingCommand:
     """A parsed command line of training (config, overlays, options), and what is built from it."""
 
@@ -74,6 +82,7 @@ class TrainingCommand:
             self.line = read_command_line(["--config", str(self.resumed / CONFIG), *args])
         self.parser = self._parser()
         self.config = parse(self.parser, self.line)
+        self.automatic = ""  # what `auto` was replaced by, in one line
 
     @property
     def run_name(self) -> str:
@@ -85,13 +94,17 @@ class TrainingCommand:
         return first.parents[1].name if of_a_run else first.stem
 
     def build_data(self, *, splits_of: Path | None = None) -> ImageDataModule:
-        """Seed every random generator and build the data module, which keeps the splits of a run's folder, if any."""
+        """Seed every random generator, build the data module, and resolve every `auto`.
+
+        The data keep the splits of a run's folder, if any.
+        """
         seed_everything(self.config.seed_everything, workers=True)
         only_data = Namespace({key: self.config[key] for key in ("seed_everything", "data")})  # type: ignore[no-untyped-call]
         with mistakes_of_values():
             data: ImageDataModule = self.parser.instantiate(only_data).data
         if splits_of is not None:
             keep_splits(data, splits_of, class_names=self.line.last("model.class_names"))
+        self.automatic = resolve_auto(self.config, data) or self.automatic
         return data
 
     def build(self, config: Namespace, data: ImageDataModule) -> Any:
@@ -154,7 +167,7 @@ class TrainingCommand:
         parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=help_text)
         parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to resume.")
         parser.add_argument("--folds", type=int | None, default=None, help="Cross-validate in so many runs.")
-        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_lightning_class_args(_Trainer, "trainer")
         parser.set_defaults({"trainer.logger": _LOGGERS, "trainer.callbacks": CALLBACKS})
         parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)
         parser.add_lightning_class_args(ImageDataModule, "data", subclass_mode=True)

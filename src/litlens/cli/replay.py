@@ -16,7 +16,6 @@ from litlens.callbacks.random_state import RandomState
 from litlens.checkpoints.reading import LAST, previous_checkpoint, read_checkpoint
 from litlens.cli.checks import available_precision
 from litlens.cli.parser import TrainingCommand
-from litlens.cli.train import use_constants_of_weights
 from litlens.data import sampling
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
@@ -52,7 +51,6 @@ def replay(run: str | Path, step: int) -> Replay:
     """
     command = TrainingCommand(["--resume", str(run)])
     data = command.build_data(splits_of=Path(run))
-    use_constants_of_weights(command.config, data)
     data.prepare_data()
     data.setup("fit")
     checkpoints = [path for path in (Path(run) / LAST, previous_checkpoint(Path(run) / LAST)) if path.is_file()]

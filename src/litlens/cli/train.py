@@ -55,7 +55,6 @@ from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, listed
 from litlens.models.classifier import ImageClassifier
-from litlens.models.pretrained import TIMM, channels_of, weights_normalization
 from litlens.signals import signals
 
 
@@ -84,7 +83,6 @@ def run(args: list[str], *, console: Console) -> None:
     command = TrainingCommand(args)
     if command.config.inspect:
         data = command.build_data(splits_of=command.resumed)
-        use_constants_of_weights(command.config, data)
         inspect(data, folder=Path("runs") / command.run_name, console=console)
         return
     asked = command.config.trainer.precision
@@ -132,8 +130,6 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
     config_of_run = in_run_folder(command.config, folder)
     follow_launcher(config_of_run.trainer, command.line.find("trainer.devices"))
     built = command.build(config_of_run, data)
-    # Before the data are read: `auto` means the constants of the pretrained weights.
-    use_constants_of_weights(command.config, data)
     config = command.resolved_config(data)
     collect = CollectPredictions()
     # `trainer.callbacks` replaces what is drawn, and nothing else.
@@ -182,23 +178,6 @@ def in_run_folder(config: Namespace, folder: Path) -> Namespace:
     if options.enable_progress_bar is None:  # in a file, a bar is one line of 30 kB
         options.enable_progress_bar = sys.stdout.isatty()
     return config
-
-
-def use_constants_of_weights(config: Namespace, data: ImageDataModule) -> None:
-    """Replace `data.normalize: auto` by the constants of pretrained weights, in the data module and its configuration.
-
-    They follow from the options of a TransferNetwork or of timm.create_model, so that `--inspect` need not build it.
-    """
-    network = config.model.init_args.network
-    options, found = network.init_args, None
-    if data.normalize != "auto":
-        return
-    if network.class_path.endswith(".TransferNetwork"):
-        found = weights_normalization(options.backbone, options.weights, options.normalization)
-    elif network.class_path == "timm.create_model" and options.pretrained:
-        found = weights_normalization(TIMM + options.model_name, "DEFAULT")
-    if found:
-        data.normalize = config.data.init_args.normalize = channels_of(found, data.in_channels)
 
 
 def fit_run(command: TrainingCommand, parts: Run, *, console: Console, brief: bool = False) -> Run:
@@ -336,6 +315,8 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console, brief: b
         return
     if command.config.trainer.enable_model_summary is not False:
         console.print(layer_table(parts.classifier), soft_wrap=False)
+    if command.automatic:
+        console.print(command.automatic)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     console.print(
         f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} per step, "

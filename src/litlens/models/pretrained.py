@@ -305,7 +305,10 @@ def _download(url: str, path: Path, *, what: str) -> None:
     try:
         torch.hub.download_url_to_file(url, str(path), _hash_prefix(path))
     except (URLError, OSError, RuntimeError) as error:  # the last: a download that was cut short
-        raise UserError(f"weights: {what} could not be downloaded ({error}); give a state-dict file") from error
+        raise UserError(
+            f"weights: {what} could not be downloaded ({error}): give a state-dict file "
+            "(--model.network.weights FILE), or null for random weights"
+        ) from error
 
 
 def _hash_prefix(path: Path) -> str:

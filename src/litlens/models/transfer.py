@@ -10,7 +10,7 @@ from litlens.models.backbones import FrozenLayers, TransferNetwork
 from litlens.models.classifier import ImageClassifier
 from litlens.models.optimization import innermost
 
-Strategy = Literal["scratch", "frozen", "partial", "finetune"]
+Strategy = Literal["scratch", "frozen", "partial", "finetune", "auto"]
 
 # The entries for learning rates in the parameter groups of torch's optimizers and schedules.
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -23,6 +23,7 @@ class TransferClassifier(ImageClassifier):
     * `frozen`: the head; the base is frozen: its weights and BatchNorm statistics stay, and its Dropout is off
     * `partial`: the head and the base from `train_from` up; the layers below are frozen
     * `finetune`: all layers
+    * `auto`: for random weights `scratch`; for pretrained ones `frozen`, or with `train_from` a cached `partial`
 
     With `unfreeze_epoch`, `partial` and `finetune` have two stages: before that epoch, only the head trains.
 
@@ -60,6 +61,17 @@ class TransferClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, class_names, **kwargs)
+        mixes = bool(self.mixup or self.cutmix)
+        if strategy == "auto":
+            if network.weights_source is None:
+                strategy, train_from, cache_features = "scratch", None, False
+            elif train_from is None:
+                strategy = "frozen"
+            else:
+                strategy = "partial"
+                cache_features = network.can_be_split and not mixes if cache_features is None else cache_features
+            # A checkpoint says what was trained: rebuilt from it, the network has no `weights_source`.
+            self.arguments.update(strategy=strategy, train_from=train_from, cache_features=cache_features)
         if (strategy == "partial") != (train_from is not None):
             raise UserError(
                 "model.train_from: strategy partial needs the lowest layer that trains, and no other strategy takes it"
@@ -85,7 +97,6 @@ class TransferClassifier(ImageClassifier):
                 for name in {"head": 1.0, **depth, **self.lr_scales}
             }
 
-        mixes = bool(self.mixup or self.cutmix)
         self._caches_features = (strategy == "frozen" and not mixes) if cache_features is None else cache_features
         if self._caches_features and mixes:
             raise UserError("model.cache_features: mixup and cutmix mix images, not features: set it to false")

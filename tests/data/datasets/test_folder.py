@@ -119,7 +119,6 @@ def test_a_bad_file_in_val_or_test_is_an_error(tmp_path: Path, split: str) -> No
         ({"bus": 3, "car": 3, "Train": 3}, "bus, car next to Train, .* if Train is a class, give data.splits={}"),
         ({"train/a": 3, "train/b": 3, "valid/a": 3, "val/a": 3}, "val and valid are both names of the split val"),
         ({"train/a": 3, "train/b": 3, "test": 3}, "test has no class folders"),
-        ({"a": 3, "b": 3}, "6 images are too few to create a test split"),
     ],
 )
 def test_mistakes_have_their_own_message(tmp_path: Path, counts: dict[str, int], message: str) -> None:
@@ -130,6 +129,34 @@ def test_mistakes_have_their_own_message(tmp_path: Path, counts: dict[str, int],
         set_up(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "line"),
+    [
+        ({"a": 5, "b": 5}, {"train": [3, 3], "val": [1, 2], "test": [1]}, "few images: test has none of b; add some"),
+        (
+            {"a": 4, "b": 1},
+            {"train": [2, 1], "val": [1], "test": [1]},
+            "few images: val has none of b, and test has none of b; add some",
+        ),
+        (
+            {"a": 1, "b": 1},
+            {"train": [1, 1], "val": [], "test": []},
+            "few images: val has none of a, b, and test has none of a, b; add some",
+        ),
+        ({"a": 10, "b": 10}, {"train": [6, 6], "val": [3, 3], "test": [1, 1]}, ""),
+    ],
+)
+def test_a_small_folder_is_split_and_one_line_says_what_is_small(
+    given: dict[str, int],
+    found: dict[str, list[int]],
+    line: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert counts(set_up(fill(tmp_path / "pets", given))) == found
+    assert caplog.messages == ([f"{tmp_path / 'pets'}: {line}"] if line else [])
 
 
 def test_a_folder_without_images(tmp_path: Path) -> None:

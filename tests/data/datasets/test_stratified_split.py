@@ -1,6 +1,7 @@
 """Splits are disjoint, cover everything and have exact sizes, whatever the class sizes."""
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -38,6 +39,16 @@ def test_two_parts_have_the_exact_total(labels: list[int], seed: int) -> None:
     if min(Counter(labels).values()) >= 2:
         assert abs(len(val) - len(labels) / 4) <= 0.5
     assert set(np.array(labels)[train]) == set(labels)
+
+
+def test_one_to_five_samples_of_two_to_four_classes() -> None:
+    """Every class is in training; val has a sample if one can be spared, and test if two can."""
+    for sizes in (sizes for k in (2, 3, 4) for sizes in product(range(1, 6), repeat=k)):
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        train, val, test = stratified_split(labels, (6, 3, 1), seed=0)
+        assert set(labels[train]) == set(range(len(sizes))), sizes
+        spare = sum(sizes) - len(sizes)
+        assert (len(val) > 0, len(test) > 0) == (spare > 0, spare > 1), sizes
 
 
 def test_sizes_by_hand() -> None:

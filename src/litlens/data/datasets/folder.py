@@ -50,7 +50,9 @@ class FolderDataModule(ImageDataModule):
     Args:
         folder: One tree of classes; with `csv`, what the files in it are relative to. Folders called train, training,
             val, valid, validation, test or testing, also followed by set or _set and in any case, are splits.
-        image_size: Height and width of the images for the network; one number for both.
+        image_size: Height and width of the images for the network; one number for both. `auto` is 224, or what the
+            command chooses by the number of images.
+        batch_size: As for `ImageDataModule`; `auto` is 64, or what the command chooses by the number of images.
         channels: 1 for gray, 3 for color.
         resize_mode: What becomes of another aspect ratio: `crop` the center, `squash` the image, or `pad` with black.
         fractions: Sizes of train, val and test in proportion to each other.
@@ -73,7 +75,8 @@ class FolderDataModule(ImageDataModule):
         self,
         folder: str | Path | int,
         *,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | Literal["auto"] = 224,
+        batch_size: int | Literal["auto"] = 64,
         channels: Literal[1, 3] = 3,
         resize_mode: ResizeMode = "crop",
         fractions: tuple[float, float, float] = (0.6, 0.3, 0.1),
@@ -84,9 +87,10 @@ class FolderDataModule(ImageDataModule):
         value_range: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(batch_size=64 if batch_size == "auto" else batch_size, **kwargs)
         self.folder = user_path(folder)
         self.csv = None if csv is None else user_path(csv)
+        image_size = 224 if image_size == "auto" else image_size
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         self.in_channels = channels
         self.resize_mode = resize_mode
@@ -188,12 +192,6 @@ class FolderDataModule(ImageDataModule):
                 raise UserError(
                     f"data.folder: {self._source}: class {name} has no training image; add some or remove it"
                 )
-        for split, members in labels.items():
-            if len(members) == 0:
-                total = sum(map(len, labels.values()))
-                raise UserError(
-                    f"data.folder: {self._source}: {total} images are too few to create a {split} split; add some"
-                )
 
     @property
     def _source(self) -> Path:
@@ -268,7 +266,16 @@ class FolderDataModule(ImageDataModule):
         groups = None if listing.groups is None else [listing.groups[row] for row in pool]
         shares = [kept, *(sizes[split] for split in missing)]
         parts = stratified_split(listing.labels[pool], shares, seed=self.seed, groups=groups)
-        return rows | {split: pool[part] for split, part in zip(["train", *missing], parts, strict=True)}
+        rows |= {split: pool[part] for split, part in zip(["train", *missing], parts, strict=True)}
+        lacking = {split: np.setdiff1d(listing.labels[pool], listing.labels[rows[split]]) for split in missing}
+        few = [
+            f"{split} has none of {listed(self.class_names[label] for label in labels)}"
+            for split, labels in lacking.items()
+            if len(labels)
+        ]
+        if few and not self._any_classes:
+            _log.warning("%s: few images: %s; add some", self._source, ", and ".join(few))
+        return rows
 
     def _report_divided_groups(self, groups: list[str], rows: dict[str, NDArray[np.int64]]) -> None:
         """Warn about groups in two of the given splits: splits are used as given, but the score is then too high."""

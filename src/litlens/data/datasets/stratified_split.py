@@ -21,7 +21,8 @@ def stratified_split(
     """Split samples into parts, each class in the same proportions; sorted int64 indices of each part.
 
     The parts are disjoint and cover everything. Sizes are exact: in each class and in total, the fraction's
-    share rounded down or up. A class's only sample goes to the largest part. K equal fractions give K folds.
+    share rounded down or up. Of the first part, which is meant for training, every class has a sample if that part is
+    the largest; no other part is empty where a class can spare a sample. K equal fractions give K folds.
 
     Args:
         labels: The class of each sample, integers (N,).
@@ -55,23 +56,36 @@ def _sizes(counts: NDArray[np.intp], shares: NDArray[np.float64]) -> NDArray[np.
     exact = counts[:, None] * shares
     sizes = np.stack([_largest_remainder(row, int(count)) for row, count in zip(exact, counts, strict=True)])
     wanted = _largest_remainder(counts.sum() * shares, int(counts.sum()))
-    # Rounding class by class may leave the totals off by a few. Move one sample at a time, where it costs least, never
-    # beyond rounding the exact share up or down, and never a class's last sample out of the first part (training).
+    # Rounding class by class may leave the totals off by a few.
     while True:
         surplus = sizes.sum(axis=0) - wanted
-        moves = [
-            (exact[label, to] - sizes[label, to] + sizes[label, of] - exact[label, of], -label, of, to)
-            for of in np.flatnonzero(surplus > 0)
-            for to in np.flatnonzero(surplus < 0)
-            for label in range(len(counts))
-            if sizes[label, of] > exact[label, of] and sizes[label, to] < exact[label, to]
-            if not (of == 0 and sizes[label, of] <= 1)
-        ]
-        if not moves:
-            return sizes
-        _, label, of, to = max(moves)
-        sizes[-label, of] -= 1
-        sizes[-label, to] += 1
+        if not _move_one(sizes, exact, of=surplus > 0, to=surplus < 0):
+            break
+    for part in np.flatnonzero(sizes.sum(axis=0) == 0):
+        _move_one(sizes, exact, of=sizes.sum(axis=0) > 1, to=np.arange(len(shares)) == part)
+    return sizes
+
+
+def _move_one(
+    sizes: NDArray[np.int64], exact: NDArray[np.float64], *, of: NDArray[np.bool_], to: NDArray[np.bool_]
+) -> bool:
+    """Move one sample between two of the given parts where it costs least; False where none can be moved.
+
+    A move keeps the sizes of a class its exact shares rounded up or down, and a class's last sample in the first part.
+    """
+    moves = [
+        (exact[label, new] - sizes[label, new] + sizes[label, old] - exact[label, old], -label, old, new)
+        for old in np.flatnonzero(of)
+        for new in np.flatnonzero(to)
+        for label in range(len(sizes))
+        if sizes[label, old] > exact[label, old] and sizes[label, new] < exact[label, new]
+        if not (old == 0 and sizes[label, old] <= 1)
+    ]
+    if moves:
+        _, label, old, new = max(moves)
+        sizes[-label, old] -= 1
+        sizes[-label, new] += 1
+    return bool(moves)
 
 
 def _largest_remainder(exact: NDArray[np.float64], total: int) -> NDArray[np.int64]:
