@@ -5,6 +5,7 @@ import errno
 import os
 import pickle
 import re
+import shutil
 import uuid
 import warnings
 import zipfile
@@ -89,6 +90,12 @@ def write_atomically(
         finally:
             os.close(folder)
     return path
+
+
+def copy_atomically(source: Path, path: Path) -> Path:
+    """Copy a file in one step, as `write_atomically` does."""
+    with source.open("rb") as file:
+        return write_atomically(path, lambda target: shutil.copyfileobj(file, target))
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -20,7 +20,7 @@ def test_the_options_of_training() -> None:
     ours = {option for option in options - {"--print_shtab"} if not option.startswith("--trainer.")}
     assert ours == {
         *("-h", "--help", "-c", "--config", "--print_config"),
-        *("--seed_everything", "--inspect", "--checkpoint_minutes", "--folds", "--resume"),
+        *("--seed_everything", "--inspect", "--checkpoint_minutes", "--folds", "--resume", "--search", "--trials"),
         *("--data", "--data.help", "--model", "--model.help"),
         *("--early_stopping", "--early_stopping.help", "--model_checkpoint", "--model_checkpoint.help"),
         *("--trainer",),

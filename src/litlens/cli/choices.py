@@ -52,6 +52,11 @@ def resolve(cls: type | tuple[type], name: str) -> str:
     return _resolve(cls, name)
 
 
+def class_path(option: str, name: str) -> str:
+    """The path of the class that an option names; a path is returned as it is."""
+    return resolve(_OPTIONS[option][0], name)
+
+
 def show_help(args: list[str]) -> None:
     """For `--trainer.help`, `--data.help` and the like without a class, print the options or classes, and exit."""
     if any(arg.partition("=")[0].endswith(".help") for arg in args):

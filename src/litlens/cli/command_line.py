@@ -59,7 +59,9 @@ def read_command_line(args: list[str]) -> CommandLine:
             node = _yaml(text)
         except yaml.YAMLError:  # a string, to the parser
             node = None
-        if option not in ("-c", "--config"):
+        if option == "--search" and text and not isinstance(node, yaml.MappingNode):
+            given += _values(_read(Path(text), option), "search", text)
+        elif option not in ("-c", "--config"):
             key = _spoken(option.removeprefix("--"))
             given += _values(node, key, SHELL) if node else [Given(key, text, SHELL)]
         elif isinstance(node, yaml.MappingNode):
@@ -68,7 +70,7 @@ def read_command_line(args: list[str]) -> CommandLine:
             raise UserError(f"--config: '{text}' is neither a file nor YAML such as {{trainer: {{max_epochs: 1}}}}")
         else:
             files.append(Path(text))
-            given += _values(_read(files[-1]), "", str(files[-1]))
+            given += _values(_read(files[-1], "--config"), "", str(files[-1]))
     return CommandLine(args, files, given)
 
 
@@ -93,13 +95,13 @@ def _yaml(text: str) -> yaml.Node | None:
     return node
 
 
-def _read(file: Path) -> yaml.MappingNode:
+def _read(file: Path, option: str) -> yaml.MappingNode:
     try:
         node = _yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"--config: there is no file {file}{nearest(str(file), config_paths())}") from None
+        raise UserError(f"{option}: there is no file {file}{nearest(str(file), config_paths())}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {file} cannot be read: {error}") from error
+        raise UserError(f"{option}: {file} cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shutil
 import statistics
 import sys
 from dataclasses import replace
@@ -24,15 +23,15 @@ from litlens.data.folds import fold_assignment
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.scores import accuracy, label_errors
-from litlens.files import write_atomically
+from litlens.files import copy_atomically, write_atomically
 
 LABEL_ERRORS = "label-errors.csv"
 _OF_FOLD = "predictions-val.csv"
-# What may differ between the folds of one run, when it is resumed.
+# What may differ between the folds or trials of one run, when it is resumed.
 _FREE = (
     *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy", "trainer.enable_"),
     *("trainer.logger", "trainer.callbacks", "data.num_workers", "data.root", "data.folder", "checkpoint_minutes"),
-    *("resume", "config", "folds"),
+    *("resume", "config", "folds", "trials"),
 )
 
 
@@ -69,22 +68,28 @@ def cross_validate(command: TrainingCommand, folder: Path, runs: list[Run], *, c
 
 
 def _check(command: TrainingCommand) -> None:
-    """Raise UserError for options with which the folds would not be runs of one kind, in folders of their own."""
+    """Raise UserError for another number of folds than the run has."""
     if command.config.folds < 2:
         raise UserError(f"folds: {command.config.folds}: give 2 or more")
-    if command.config.model_checkpoint.init_args.get("dirpath"):
-        raise UserError("model_checkpoint.dirpath: each fold keeps its checkpoints in its own folder: remove it")
+    check_same_settings(command, part="fold")
     if command.resumed is None:
         return
     own = str(command.resumed / CONFIG)
     numbers = {given.value for given in command.line.given if given.key == "folds"}
     if len(numbers) > 1 or not any(given.where.startswith(own) for given in command.line.given if given.key == "folds"):
         raise UserError(f"folds: {command.config.folds}: {command.resumed} keeps its number of folds: remove --folds")
+
+
+def check_same_settings(command: TrainingCommand, *, part: str) -> None:
+    """Raise UserError for options with which the parts of a run would not be of one kind, in folders of their own."""
+    if command.config.model_checkpoint.init_args.get("dirpath"):
+        raise UserError(f"model_checkpoint.dirpath: each {part} keeps its checkpoints in its own folder: remove it")
+    own = str(command.resumed / CONFIG) if command.resumed else ""
     for given in command.line.given:
         if not (given.where.startswith(own) or given.key.startswith(_FREE)):
             raise UserError(
-                f"{given.where}: {given.key}: {given.value}: the folds of a run have the same settings: remove it, or "
-                f"start a new run: --config {own} --{given.key}={given.value}"
+                f"{given.where}: {given.key}: {given.value}: the {part}s of a run have the same settings: remove it, "
+                f"or start a new run: --config {own} --{given.key}={given.value}"
             )
 
 
@@ -129,7 +134,7 @@ def _test_best(command: TrainingCommand, folder: Path, runs: list[Run], *, conso
         if is_first_process():
             for name, copy in ((folds[best]["checkpoint"], BEST), (ASSIGNMENT, ASSIGNMENT), (METRICS, METRICS)):
                 if (places[best] / name).is_file():  # metrics.csv has a logger of its own
-                    write_atomically(folder / copy, partial(_copy, places[best] / name))
+                    copy_atomically(places[best] / name, folder / copy)
             summary = _summary(folder, places, folds, console=console)
         if not is_launched(trainer):
             runs[0].data.prepare_data()
@@ -140,11 +145,6 @@ def _test_best(command: TrainingCommand, folder: Path, runs: list[Run], *, conso
         training = {"epochs": folds[best]["epochs"], "seconds": round(sum(fold["seconds"] for fold in folds), 1)}
         more = {**training, "cross_validation": {**summary, "best_fold": best + 1, "folds": folds}}
         test_run(parts, console=console, best=parts.folder / BEST, more=more)
-
-
-def _copy(source: Path, target: Any) -> None:
-    with source.open("rb") as file:
-        shutil.copyfileobj(file, target)
 
 
 def _summary(folder: Path, places: list[Path], folds: list[dict[str, Any]], *, console: Console) -> dict[str, Any]:

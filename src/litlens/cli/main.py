@@ -44,6 +44,7 @@ Train, test and measure a classifier of images.
   --devices N             how many GPUs (or processes) to train on
   --inspect               show counts, statistics and samples; train nothing
   --folds K               cross-validate: K runs, and a test of the best one
+  --search FILE           try --trials N (20) values of options; test the best
   --resume RUN_DIR        resume an interrupted run
   --data.help NAME        the options of a data module, such as MNISTDataModule
   --model.help NAME       the options of a classifier, such as ImageClassifier

@@ -20,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from litlens.cli.choices import CLASS_OPTIONS, choices
+from litlens.cli.choices import CLASS_OPTIONS, choices, class_path
 from litlens.cli.command_line import CommandLine, config_paths
 from litlens.cli.links import parameters
 from litlens.data.module import ImageDataModule
@@ -130,8 +130,14 @@ def _one_line(message: str, parser: ArgumentParser, line: CommandLine) -> str:
         option = match[1].partition("=")[0]
         if not option.startswith("-"):
             return f"command line: '{option}' is not an option: to name a config, write --config {option}"
-        hint = nearest(option.removeprefix("--"), [*_options(parser), "devices"])
-        return f"command line: there is no option {option}{hint}"
+        name = option.removeprefix("--")
+        # In a class, only what follows the class's own option is reported.
+        for key in (given.key for given in line.given if given.key.endswith(f".{name}")):
+            if (group := key.removesuffix(f".{name}")) in CLASS_OPTIONS and isinstance(chosen := line.last(group), str):
+                taken = parameters(imported(class_path(group, chosen), key=group, line=line))
+                first, kind = name.partition(".")[0], chosen.rpartition(".")[2]
+                return f"{line.where(key)}{group}: {kind} has no '{first}'{nearest(first, taken)}"
+        return f"command line: there is no option {option}{nearest(name, [*_options(parser), 'devices'])}"
     if "expected one argument" in message:
         empty = [given.key for given in line.given if given.value == ""]
         return f"command line: --{empty[-1]} needs a value"

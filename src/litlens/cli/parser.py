@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import NonNegativeFloat
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
@@ -20,7 +20,7 @@ from litlens.cli.command_line import read_command_line
 from litlens.cli.links import link_data_to_model, linked_values
 from litlens.cli.mistakes import mistakes_of_values, parse
 from litlens.cli.resume import keep_splits, resumed_folder
-from litlens.cli.run_folder import BEST, CONFIG
+from litlens.cli.run_folder import BEST, BEST_CONFIG, CONFIG
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
@@ -90,7 +90,7 @@ class TrainingCommand:
         if not self.line.files:
             return "run"
         first = self.line.files[0].resolve()
-        of_a_run = first.name == CONFIG and (first.parent / BEST).parent.is_dir()  # in runs/NAME/VERSION
+        of_a_run = first.name in (CONFIG, BEST_CONFIG) and (first.parent / BEST).parent.is_dir()  # in runs/NAME/VERSION
         return first.parents[1].name if of_a_run else first.stem
 
     def build_data(self, *, splits_of: Path | None = None) -> ImageDataModule:
@@ -145,7 +145,7 @@ class TrainingCommand:
     def resolved_config(self, data: ImageDataModule) -> dict[str, Any]:
         """Every option of the experiment in plain values, linked ones included."""
         text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
-        of_the_call = ("config", "inspect", "resume", "folds")
+        of_the_call = ("config", "inspect", "resume", "folds", "search", "trials")
         config = {key: value for key, value in yaml.safe_load(text).items() if key not in of_the_call}
         for target, value in self._linked(data).items():
             *parents, name = target.split(".")
@@ -167,6 +167,9 @@ class TrainingCommand:
         parser.add_argument("--checkpoint_minutes", type=NonNegativeFloat, default=10.0, help=help_text)
         parser.add_argument("--resume", type=str | None, default=None, help="The folder of a run to resume.")
         parser.add_argument("--folds", type=int | None, default=None, help="Cross-validate in so many runs.")
+        help_text = "A file of options and their ranges, or that mapping, to search for the best values."
+        parser.add_argument("--search", type=str | dict[str, Any] | None, default=None, help=help_text)
+        parser.add_argument("--trials", type=PositiveInt, default=20, help="How many values a search tries.")
         parser.add_lightning_class_args(_Trainer, "trainer")
         parser.set_defaults({"trainer.logger": _LOGGERS, "trainer.callbacks": CALLBACKS})
         parser.add_lightning_class_args(ImageClassifier, "model", subclass_mode=True)

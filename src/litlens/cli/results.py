@@ -27,6 +27,7 @@ from litlens.data.preprocessing import Pixels
 from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.report_page import CrossValidation, RunFacts, render_report, write_page
 from litlens.evaluation.scores import accuracy, noise_difference
+from litlens.evaluation.search_figures import SearchResult, SearchTrial
 from litlens.explain.cam import cam
 from litlens.explain.overlay import overlay
 
@@ -125,6 +126,7 @@ def write_run_report(
             trained_on=seen.get("n_trained_on"),
             validated_on=seen.get("n_validated_on"),
             history=read_history(run_home(checkpoint)),
+            search=_search(run_home(checkpoint)),
             cross_validation=_cross_validation(run_home(checkpoint), data),
             facts=_facts(loaded),
             config=yaml.safe_dump(without_private_paths(metadata["config"]), sort_keys=False, allow_unicode=True),
@@ -151,6 +153,13 @@ def _cross_validation(folder: Path, data: ImageDataModule) -> CrossValidation | 
         predictions=predictions,
         image=(lambda k: data.image(*place_of[predictions.names[k]])) if complete else None,
     )
+
+
+def _search(folder: Path) -> SearchResult | None:
+    """What results.json in the folder of a search says of it."""
+    path = folder / RESULTS
+    found = json.loads(path.read_text()).get("search") if path.is_file() else None
+    return SearchResult(**found | {"trials": [SearchTrial(**trial) for trial in found["trials"]]}) if found else None
 
 
 def _overlays(loaded: LoadedClassifier, images: Sequence[Pixels]) -> Iterator[Pixels]:

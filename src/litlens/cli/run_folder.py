@@ -23,6 +23,7 @@ from litlens.signals import signals
 
 # Every path in a run folder, with BEST, the checkpoint that is tested, and LAST, the newest state of the training.
 CONFIG = "config.yaml"
+BEST_CONFIG = "best.yaml"  # of a search: the configuration of its best trial
 ASSIGNMENT = "splits.csv"
 METRICS = "metrics.csv"  # written by Lightning's CSVLogger, which names it
 PREDICTIONS = "predictions-test.csv"

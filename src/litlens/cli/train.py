@@ -43,7 +43,6 @@ from litlens.cli.resume import Resumption, check_resumption, check_splits
 from litlens.cli.run_folder import (
     ASSIGNMENT,
     BEST,
-    RESULTS,
     new_run_folder,
     parent_run,
     removed_if_refused,
@@ -53,7 +52,7 @@ from litlens.cli.run_folder import (
 )
 from litlens.data.duplicates import shared_between_splits
 from litlens.data.module import ImageDataModule
-from litlens.errors import UserError, listed
+from litlens.errors import UserError, import_extra, listed
 from litlens.models.classifier import ImageClassifier
 from litlens.signals import signals
 
@@ -92,6 +91,12 @@ def run(args: list[str], *, console: Console) -> None:
     check_checkpointing(command.config)
     with run_folder(command) as (folder, runs):
         set_found_values(command, folder, console=console)
+        if command.config.search:
+            import_extra("optuna", extra="search", needed_by="--search")
+            from litlens.cli.search import search
+
+            search(command, folder, runs, console=console)
+            return
         if command.config.folds is not None and not command.config.trainer.fast_dev_run:
             cross_validate(command, folder, runs, console=console)
             return
@@ -105,12 +110,12 @@ def run_folder(command: TrainingCommand) -> Iterator[tuple[Path, list[Run]]]:
     """The folder that a command writes into, and a list for the run that it builds and trains there.
 
     A new folder is removed where an error comes before the first step of that run. Of several runs, in folders inside,
-    the list holds the one in training; the folder stays where one has been finished (`results.json`).
+    the list holds the one in training; the folder stays where one has a best checkpoint.
     """
     runs: list[Run] = []
 
     def kept() -> bool:
-        return bool(command.resumed or any(run.trainer.global_step for run in runs) or any(folder.glob("*/" + RESULTS)))
+        return bool(command.resumed or any(run.trainer.global_step for run in runs) or any(folder.glob(f"*/{BEST}")))
 
     signals.hold()  # until what removes the folder knows of it
     folder = command.resumed or new_run_folder(command.run_name)

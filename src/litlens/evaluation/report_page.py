@@ -37,6 +37,7 @@ from litlens.evaluation.scores import (
     wilson_interval,
     worst_mistakes,
 )
+from litlens.evaluation.search_figures import SearchResult, search_figure
 from litlens.explain.map_layers import NoMapError
 from litlens.files import write_atomically
 
@@ -84,6 +85,7 @@ class RunFacts:
     trained_on: int | None = None
     validated_on: int | None = None
     cross_validation: CrossValidation | None = None
+    search: SearchResult | None = None
 
 
 def write_report(
@@ -139,6 +141,7 @@ def render_report(
         not_finite=len(predictions) - len(finite),
         noise=noise_difference(int(predictions.correct.sum()), len(predictions)),
         cross_validation=_cross_validation(run.cross_validation) if run.cross_validation else None,
+        search=embedded_figure(search_figure(run.search)) if run.search else None,
         curves=embedded_figure(learning_curves_figure(run.history)) if run.history else None,
         confusion=embedded_figure(confusion_matrix_figure(confusion, predictions.class_names, title="Test")),
         rows=[
