@@ -31,7 +31,7 @@ def has_color(figure, color: str) -> bool:
 def test_correct_in_green_and_misclassified_in_red_with_the_label() -> None:
     right = prediction_grid_figure(images(2), [0, 2], SHARES, NAMES)
     assert words(right)[:4] == ["cat", "70.0 %", "$x…end", "60.0 %"]
-    assert words(right)[-1] == "Predictions: 2 of 2 correct"
+    assert words(right)[-1] == "Predictions\n2 of 2 correct"
     assert has_color(right, GREEN)
     assert not has_color(right, ORANGE)
     wrong = prediction_grid_figure(images(2), [1, 1], SHARES, NAMES)
@@ -43,7 +43,7 @@ def test_correct_in_green_and_misclassified_in_red_with_the_label() -> None:
 def test_pixels_of_a_small_image_are_only_repeated() -> None:
     (image,) = images(1)
     drawn = pixels(prediction_grid_figure(image[None], [0], SHARES[:1], NAMES))
-    assert np.array_equal(drawn[48 : 48 + 104 : 13, 20 : 20 + 104 : 13], np.broadcast_to(image, (8, 8, 3)))
+    assert np.array_equal(drawn[112 : 112 + 208 : 26, 32 : 32 + 208 : 26], np.broadcast_to(image, (8, 8, 3)))
 
 
 def test_a_mistake_has_name_label_and_the_three_most_probable_classes() -> None:
@@ -62,18 +62,19 @@ def test_an_image_next_to_its_overlay() -> None:
     heat = np.zeros((2, 8, 8), dtype=np.float32)
     heat[1] = 1
     drawn = pixels(cam_figure(np.full((2, 8, 8, 1), 100, np.uint8), heat, [0, 1], [0, 0], NAMES))
-    left, right = drawn[100, 50], drawn[100, 16 + 112 + 3 + 50]
+    left, right = drawn[150, 24 + 50], drawn[150, 24 + 168 + 6 + 50]
     assert left.tolist() == right.tolist() == [100, 100, 100]
-    second = 16 + 2 * 112 + 22
-    assert drawn[100, second + 50].tolist() == [100, 100, 100]
-    assert drawn[100, second + 165].tolist() != [100, 100, 100]
+    second = 24 + 2 * 168 + 40
+    assert drawn[150, second + 50].tolist() == [100, 100, 100]
+    assert drawn[150, second + 168 + 6 + 50].tolist() != [100, 100, 100]
     assert words(cam_figure(images(2), heat, [0, 1], [0, 0], NAMES))[:2] == ["cat", "cat, label dog"]
 
 
 def test_feature_maps_have_layer_number_and_size() -> None:
     maps = {"features.0": np.random.default_rng(0).random((100, 30, 20)), "conv": np.zeros((3, 1, 1))}
     figure = feature_maps_figure(images(1, 200, 300, 3)[0], maps)
-    assert words(figure) == ["image", "features.0", "64 of 100 maps 30×20", "conv", "3 maps 1×1", "Feature maps"]
+    shown = ["image", "200×300", "features.0", "64/100 of 30×20", "conv", "3 of 1×1"]
+    assert words(figure) == [*shown, "Feature maps"]
     pixels(figure)
 
 

@@ -1,7 +1,7 @@
 """Figures of metrics: each function draws numbers into a matplotlib Figure."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,29 +30,34 @@ _TICKS = 32  # class names that an axis has room for
 
 @house_style
 def confusion_matrix_figure(
-    counts: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix"
+    counts: ArrayLike, class_names: Sequence[str], *, title: str = "Confusion matrix", small: bool = False
 ) -> Figure:
     """Counts `(K, K)`, rows labels and columns predictions, colored by the fraction of each row.
 
     Up to 20 classes every cell shows its count; with more only the colors are left, on a scale on which single
-    mistakes are visible, and the axes name as many classes as fit.
+    mistakes are visible, and the axes name as many classes as fit. A `small` one can be read as a card of TensorBoard;
+    its colors have no scale.
     """
     table = np.asarray(counts, dtype=np.int64)
     classes = len(class_names)
     fractions = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     numbered = classes <= _NUMBERED
-    side = float(np.clip(2.2 + 0.42 * classes, 4.2, 8.5))
-    figure = new_figure(side + 1.2, side, layout="compressed")  # which knows that the cells are square
+    side = float(np.clip(1.2 + 0.27 * classes, 3.6, 4.4) if small else np.clip(2.2 + 0.42 * classes, 4.2, 8.5))
+    # Its layout knows that the cells are square.
+    figure = new_figure(side if small else side + 1.2, side, layout="compressed")
     axes = figure.add_subplot()
     # Mistakes are a few percent: on a linear scale they would be invisible.
     image = axes.imshow(np.sqrt(fractions), cmap="Blues", vmin=0, vmax=1)
     accuracy = np.trace(table) / max(table.sum(), 1)
-    axes.set_title(f"{title}: {100 * accuracy:.2f} % accuracy, {table.sum():,} images", pad=10)
+    scored = f"{100 * accuracy:.2f} % accuracy, {table.sum():,} images"
+    axes.set_title(f"{title}\n{scored}" if small else f"{title}: {scored}", pad=10)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
-    _name_classes(axes, class_names)
+    _name_classes(axes, class_names, most=_TICKS // 2 if small else _TICKS)
     if numbered:
         _write_counts(axes, table, fractions)
+    if small:
+        return figure
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, ticks=np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]))
     bar.ax.set_yticklabels(["0", "1 %", "10 %", "25 %", "50 %", "100 %"])
     bar.set_label("fraction of the label's images")
@@ -61,18 +66,17 @@ def confusion_matrix_figure(
 
 
 @house_style
-def learning_curves_figure(history: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss and accuracy over the epochs, for training and validation, the best validation epoch marked.
+def learning_curves_figure(
+    history: Sequence[Mapping[str, float]], kinds: Sequence[Literal["loss", "accuracy"]] = ("loss", "accuracy")
+) -> Figure:
+    """Loss above accuracy, or one of them, over the epochs: training and validation, its best epoch marked.
 
     Each row of `history` holds `epoch` and any of `loss/train`, `loss/val`, `accuracy/train` and
     `accuracy/val`; what is missing or not finite leaves a gap.
     """
-    figure = new_figure(8.4, 3.4)
-    loss, accuracy = figure.subplots(1, 2)
-    _curves(loss, history, "loss", best=min)
-    _curves(accuracy, history, "accuracy", best=max)
-    loss.set_ylabel("loss")
-    accuracy.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    figure = new_figure(4.4, 3.0 * len(kinds))
+    for kind, axes in zip(kinds, figure.subplots(len(kinds), squeeze=False).flat, strict=True):
+        _curves(axes, history, kind, best=min if kind == "loss" else max)
     return figure
 
 
@@ -103,7 +107,7 @@ def reliability_figure(table: Reliability, *, error: float) -> Figure:
 def per_class_figure(table: Sequence[ClassMetrics], *, title: str = "Classes", most: int = 30) -> Figure:
     """Precision, recall and F1 of the `most` classes with the lowest F1, the lowest on top, and how many samples."""
     rows = sorted(table, key=lambda row: row.f1)[:most]
-    figure = new_figure(6.6, 1.1 + 0.2 * max(len(rows), 4))
+    figure = new_figure(4.4, 1.1 + 0.2 * max(len(rows), 4))
     axes = figure.add_subplot()
     plain_axes(axes)
     axes.grid(axis="x", color="#E8E8E8", linewidth=0.8)
@@ -140,7 +144,7 @@ def per_class_figure(table: Sequence[ClassMetrics], *, title: str = "Classes", m
             fontsize=8,
         )
     which = f"the {len(rows)} of {len(table)} classes with the lowest F1" if len(rows) < len(table) else "classes by F1"
-    axes.set_title(f"{title}: {which}", pad=24)
+    axes.set_title(f"{title}\n{which}", pad=24)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, frameon=False, borderaxespad=0.1)
     return figure
 
@@ -148,7 +152,7 @@ def per_class_figure(table: Sequence[ClassMetrics], *, title: str = "Classes", m
 @house_style
 def precision_recall_figure(curves: Sequence[PrecisionRecall], *, title: str = "Precision and recall") -> Figure:
     """All curves: the classes with the lowest average precision in color and with their names, the others in gray."""
-    figure = new_figure(6.6, 4.4)
+    figure = new_figure(4.4, 5.4)
     axes = figure.add_subplot()
     plain_axes(axes)
     worst = sorted(curves, key=lambda curve: curve.average_precision)
@@ -165,23 +169,24 @@ def precision_recall_figure(curves: Sequence[PrecisionRecall], *, title: str = "
     start = max(0.0, np.floor(10 * (0.99 - 20 * missing)) / 10)
     limits = (start, 1 + 0.01 * (1 - start))
     axes.set(xlim=limits, ylim=limits, xlabel="recall", ylabel="precision")
-    axes.set_title(f"{title}: mean average precision {percent(float(mean))}", pad=10)
+    axes.set_title(f"{title}\nmean average precision {percent(float(mean))}", pad=10)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
         handles[::-1],
         labels[::-1],
         title="average precision, lowest first",
-        loc="center left",
-        bbox_to_anchor=(1.01, 0.5),
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.14),
+        ncols=1 if max((len(curve.name) for curve in named), default=0) > 7 else 2,
         frameon=False,
         alignment="left",
     )
     return figure
 
 
-def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
+def _name_classes(axes: Axes, class_names: Sequence[str], *, most: int) -> None:
     classes = len(class_names)
-    places = range(0, classes, -(-classes // _TICKS))
+    places = range(0, classes, -(-classes // most))
     names = [shortened(class_names[place]) for place in places]
     upright = max(map(len, names)) * classes <= 60
     axes.set_xticks(places, names, rotation=0 if upright else 90)
@@ -228,6 +233,8 @@ def _curves(axes: Axes, history: Sequence[Mapping[str, float]], what: str, *, be
             title += f": best validation {value}, epoch {epochs[place]:.0f}"
     axes.set_title(title)
     axes.set_xlabel("epoch")
+    if what == "accuracy":
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(history) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)

@@ -1,6 +1,7 @@
 """Samples as images: predictions, mistakes, class activation maps and feature maps.
 
-Images are pasted pixel by pixel and only text is drawn by matplotlib: one axes per image would take a second.
+Images are pasted pixel by pixel and only text is drawn by matplotlib: one axes per image would take a second. A sheet
+is twice as wide as a card of TensorBoard, which shows every second pixel of it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from litlens.explain.overlay import feature_grid, overlay
 
 Pixels = NDArray[np.uint8]
 
-_DPI, _MARGIN, _TITLE = 110, 16, 44  # the last two in pixels
+_DPI, _MARGIN, _TITLE = 220, 24, 104  # the last two in pixels
 _MOST_PROBABLE = 3  # classes named for each mistake
+_GRID = 344  # the longer side of a layer's maps
 _PALE = {GREEN: "#BFE6D9", ORANGE: "#F6D0B8", GRAY: "#E6E6E6"}
 
 
@@ -30,26 +32,26 @@ def prediction_grid_figure(
     class_names: Sequence[str],
     *,
     title: str = "Predictions",
-    columns: int = 8,
+    columns: int = 3,
 ) -> Figure:
     """Images uint8 (N, H, W, 1 or 3), labels (N,), probabilities (N, K): the predicted class under each image.
 
     Correct ones have a green frame, misclassified ones a red one and a second line with the label.
     """
-    tiles = [_scaled(image, 104) for image in images]
+    tiles = [_scaled(image, 208) for image in images]
     predicted = probabilities.argmax(axis=1)
     right = int((predicted == np.asarray(labels)).sum())
-    sheet = _Sheet(len(tiles), columns, cell=(max(118, tiles[0].shape[1] + 10), tiles[0].shape[0] + 56))
+    sheet = _Sheet(len(tiles), columns, cell=(max(236, tiles[0].shape[1] + 20), tiles[0].shape[0] + 112))
     for number, (tile, label, guess) in enumerate(zip(tiles, labels, predicted, strict=True)):
         x, y = sheet.corner(number)
         color = GREEN if guess == label else ORANGE
         height, width = tile.shape[:2]
-        sheet.fill(x, y, width + 8, height + 8, color)
-        sheet.paste(x + 4, y + 4, tile)
-        sheet.write(x, y + height + 13, shortened(class_names[guess], 7), color=color, weight="bold")
-        sheet.write(x + width + 7, y + height + 13, _percent(probabilities[number, guess]), ha="right")
+        sheet.fill(x, y, width + 16, height + 16, color)
+        sheet.paste(x + 8, y + 8, tile)
+        sheet.write(x, y + height + 26, shortened(class_names[guess], 7), color=color, weight="bold")
+        sheet.write(x + width + 14, y + height + 26, _percent(probabilities[number, guess]), ha="right")
         if guess != label:
-            sheet.write(x, y + height + 29, f"label {shortened(class_names[label], 11)}")
+            sheet.write(x, y + height + 58, f"label {shortened(class_names[label], 11)}")
     return sheet.figure(f"{title}: {right} of {len(tiles)} correct")
 
 
@@ -62,28 +64,28 @@ def wrong_samples_figure(
     class_names: Sequence[str],
     *,
     title: str = "Misclassified, highest loss first",
-    columns: int = 6,
+    columns: int = 3,
 ) -> Figure:
     """Images uint8 (N, H, W, 1 or 3) with name, label and the three most probable classes of probabilities (N, K).
 
     The bar of each class shows its probability: green for the label, red for the class predicted instead.
     """
-    tiles, lines = [_scaled(image, 144) for image in images], min(_MOST_PROBABLE, probabilities.shape[1])
-    sheet = _Sheet(len(tiles), columns, cell=(158, tiles[0].shape[0] + 58 + 20 * lines))
+    tiles, lines = [_scaled(image, 224) for image in images], min(_MOST_PROBABLE, probabilities.shape[1])
+    sheet = _Sheet(len(tiles), columns, cell=(252, tiles[0].shape[0] + 108 + 40 * lines))
     for number, (tile, label) in enumerate(zip(tiles, labels, strict=True)):
         x, y = sheet.corner(number)
         sheet.paste(x, y, tile)
-        y += tile.shape[0] + 6
-        sheet.write(x, y, shortened(names[number], 22), color="#6E6E6E", size=7)
-        sheet.write(x, y + 15, f"label {shortened(class_names[label], 16)}", weight="bold")
-        y += 36
+        y += tile.shape[0] + 8
+        sheet.write(x, y, shortened(names[number], 16), color="#6E6E6E", size=7)
+        sheet.write(x, y + 30, f"label {shortened(class_names[label], 11)}", weight="bold")
+        y += 72
         own = probabilities[number]
         for place, guess in enumerate(np.argsort(-own, kind="stable")[:_MOST_PROBABLE]):
             color = GREEN if guess == label else GRAY if place else ORANGE
-            sheet.fill(x, y - 1, max(2, round(144 * float(np.nan_to_num(own[guess])))), 17, _PALE[color])
-            sheet.write(x + 4, y + 1, shortened(class_names[guess], 13))
-            sheet.write(x + 142, y + 1, _percent(own[guess]), ha="right")
-            y += 19
+            sheet.fill(x, y - 2, max(4, round(232 * float(np.nan_to_num(own[guess])))), 34, _PALE[color])
+            sheet.write(x + 6, y + 2, shortened(class_names[guess], 9))
+            sheet.write(x + 228, y + 2, _percent(own[guess]), ha="right")
+            y += 38
     return sheet.figure(title)
 
 
@@ -96,23 +98,23 @@ def cam_figure(
     class_names: Sequence[str],
     *,
     title: str = "Grad-CAM",
-    columns: int = 4,
+    columns: int = 2,
 ) -> Figure:
     """Images uint8 (N, H, W, 1 or 3), each next to its overlay with the map (N, H, W) of the predicted class."""
-    tiles = [_scaled(image, 112) for image in images]
+    tiles = [_scaled(image, 168) for image in images]
     height, width = tiles[0].shape[:2]
-    sheet = _Sheet(len(tiles), columns, cell=(2 * width + 22, height + 42))
+    sheet = _Sheet(len(tiles), columns, cell=(2 * width + 40, height + 76))
     for number, (tile, heat, label, guess) in enumerate(zip(tiles, maps, labels, predicted, strict=True)):
         x, y = sheet.corner(number)
         # Enlarged smoothly, as the map itself has been, so that its low resolution shows.
         fine = Image.fromarray(np.nan_to_num(np.asarray(heat, dtype=np.float32)))
         enlarged = np.asarray(fine.resize((width, height), Image.Resampling.BILINEAR))
         sheet.paste(x, y, tile)
-        sheet.paste(x + width + 3, y, overlay(tile, enlarged))
+        sheet.paste(x + width + 6, y, overlay(tile, enlarged))
         color, words = GREEN, f"{shortened(class_names[guess], 24)}"
         if guess != label:
-            color, words = ORANGE, f"{shortened(class_names[guess], 11)}, label {shortened(class_names[label], 11)}"
-        sheet.write(x, y + height + 6, words, color=color, weight="bold")
+            color, words = ORANGE, f"{shortened(class_names[guess], 9)}, label {shortened(class_names[label], 9)}"
+        sheet.write(x, y + height + 12, words, color=color, weight="bold")
     return sheet.figure(title)
 
 
@@ -120,21 +122,18 @@ def cam_figure(
 def feature_maps_figure(
     image: Pixels, maps: Mapping[str, NDArray[np.floating]], *, title: str = "Feature maps", most: int = 64
 ) -> Figure:
-    """An image uint8 (H, W, 1 or 3) and next to it the maps (C, h, w) of layers, by name, each as a grid."""
-    grids = [_grid(values[:most], 360) for values in maps.values()]
-    tile = _scaled(image, 144)
-    height = max(part.shape[0] for part in (tile, *grids))
-    sheet = _Sheet(1, 1, cell=(tile.shape[1] + sum(grid.shape[1] + 20 for grid in grids), height + 24))
-    x, y = sheet.corner(0)
-    sheet.write(x, y, "image", weight="bold")
-    sheet.paste(x, y + 20, tile)
-    x += tile.shape[1] + 20
-    for (name, values), grid in zip(maps.items(), grids, strict=True):
-        shown = f"{most} of {len(values)}" if len(values) > most else f"{len(values)}"
-        sheet.write(x, y, shortened(name, 22), weight="bold")
-        sheet.write(x + grid.shape[1], y, f"{shown} maps {values.shape[1]}×{values.shape[2]}", ha="right")
-        sheet.paste(x, y + 20, grid)
-        x += grid.shape[1] + 20
+    """An image uint8 (H, W, 1 or 3) and the maps (C, h, w) of layers, by name, each as a grid; two in a row."""
+    parts = [("image", _scaled(image, _GRID), f"{image.shape[0]}×{image.shape[1]}")]
+    for name, values in maps.items():
+        shown = f"{most}/{len(values)}" if len(values) > most else f"{len(values)}"
+        parts.append((name, _grid(values[:most], _GRID), f"{shown} of {values.shape[1]}×{values.shape[2]}"))
+    height, width = (max(tile.shape[side] for _, tile, _ in parts) for side in (0, 1))
+    sheet = _Sheet(len(parts), 2, cell=(max(width, _GRID) + 28, height + 60))
+    for number, (name, tile, size) in enumerate(parts):
+        x, y = sheet.corner(number)
+        sheet.write(x, y, shortened(name, 11), weight="bold")
+        sheet.write(x + _GRID, y, size, ha="right")
+        sheet.paste(x, y + 34, tile)
     return sheet.figure(title)
 
 
@@ -144,7 +143,7 @@ class _Sheet:
     def __init__(self, cells: int, columns: int, *, cell: tuple[int, int]) -> None:
         self._columns, self._cell = columns, cell
         columns, rows = max(1, min(cells, columns)), max(1, -(-cells // columns))
-        width, height = max(columns * cell[0], 420), rows * cell[1]
+        width, height = max(columns * cell[0], 660), rows * cell[1]
         self._pixels = np.full((height + _TITLE + _MARGIN // 2, width + 2 * _MARGIN, 3), 255, dtype=np.uint8)
         self._words: list[tuple[int, int, str, dict[str, object]]] = []
 
@@ -168,7 +167,7 @@ class _Sheet:
         figure = Figure(figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
         figure.figimage(self._pixels, origin="upper")
-        self.write(_MARGIN, 14, title, size=10.5)
+        self.write(_MARGIN, 18, title.replace(": ", "\n", 1), size=9.5, linespacing=1.35)
         for x, y, words, style in self._words:
             figure.text(x / width, 1 - y / height, words, **style)  # type: ignore[arg-type]
         return figure

@@ -48,8 +48,8 @@ def test_both_get_the_same_image_drawn_once(tmp_path, draw, monkeypatch) -> None
     )
     show_figure(stage(board, CSVLogger(tmp_path), wall), "learning_curves", draw)
     assert draw.calls == 1
-    assert seen == [("learning_curves", (374, 924, 3), 7, "HWC")]
-    assert wall.shown == [("learning_curves", (374, 924, 3), 7)]
+    assert seen == [("learning_curves", (960, 704, 3), 7, "HWC")]
+    assert wall.shown == [("learning_curves", (960, 704, 3), 7)]
 
 
 def test_no_other_rank_and_no_other_logger_draws(tmp_path, draw) -> None:

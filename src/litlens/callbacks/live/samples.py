@@ -100,7 +100,7 @@ class ShownSamples(Callback, ABC):
 class PredictionGrid(ShownSamples):
     """Shows the samples with the predicted class, correct in green, misclassified in red: `prediction_grid/val`."""
 
-    def __init__(self, samples: int = 16, every_n_epochs: int | None = None) -> None:
+    def __init__(self, samples: int = 12, every_n_epochs: int | None = None) -> None:
         super().__init__(samples, every_n_epochs)
 
     def show(self, trainer: Trainer, pl_module: LightningModule, network: nn.Module, samples: Samples) -> None:

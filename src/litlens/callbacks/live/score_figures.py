@@ -3,6 +3,7 @@
 from abc import ABC
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litlens.callbacks.collect_predictions import PassPredictions
@@ -15,6 +16,7 @@ from litlens.callbacks.live.drawing import (
     split_title,
     warn_once,
 )
+from litlens.callbacks.tensorboard import new_tensorboards, tensorboards
 from litlens.evaluation.figures import (
     confusion_matrix_figure,
     learning_curves_figure,
@@ -26,10 +28,19 @@ from litlens.evaluation.scores import class_table, precision_recall_curves
 
 _TRAIN = ("loss/train", "accuracy/train")
 _VAL = ("loss/val", "accuracy/val")
+# The charts of the tab CUSTOM SCALARS, by regular expressions.
+_CHARTS = {
+    "training and validation": {
+        kind: ["Multiline", [f"^{kind}/{split}$" for split in ("train", "val")]] for kind in ("loss", "accuracy")
+    }
+}
+_CURVES = 10  # classes that have charts of their own
 
 
 class LearningCurves(Callback):
     """Shows loss and accuracy of training and validation per epoch: `learning_curves`.
+
+    TensorBoard's tab CUSTOM SCALARS has both splits in one chart, of all runs.
 
     `history` has one row per epoch: `epoch` and those of the four values that were logged. A resumed run continues
     its history, a new fit starts a new one. Drawn every `every_n_epochs` epochs (by default about ten times in a run)
@@ -46,6 +57,11 @@ class LearningCurves(Callback):
         if stage == "fit":
             self.history = [row for row in self.history if row["epoch"] < trainer.current_epoch]
             self._finished = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Describe the charts to TensorBoard."""
+        for logger in new_tensorboards(trainer):
+            logger.experiment.add_custom_scalars(_CHARTS)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the validation values, which the module's epoch-end hook has logged by now."""
@@ -113,16 +129,29 @@ class PassFigure(PassPredictions, ABC):
 
 
 class PrecisionRecallCurves(PassFigure):
-    """Shows the curves of every class as `precision_recall/val` and `precision_recall/test`."""
+    """Shows the curves of every class as `precision_recall/val` and `precision_recall/test`.
+
+    TensorBoard's tab PR CURVES has those of up to ten classes, `pr_curve/val/NAME`, and of more classes one over all
+    of their probabilities, `pr_curve/val`.
+    """
 
     def use(self, trainer: Trainer, pl_module: LightningModule, split: str, predictions: Predictions) -> None:
-        if predictions.finite.all():  # a curve needs an order
-            title = split_title(trainer, split)
-            show_figure(
-                trainer,
-                f"precision_recall/{split}",
-                lambda: precision_recall_figure(precision_recall_curves(predictions), title=title),
-            )
+        if not predictions.finite.all():  # a curve needs an order
+            return
+        title = split_title(trainer, split)
+        show_figure(
+            trainer,
+            f"precision_recall/{split}",
+            lambda: precision_recall_figure(precision_recall_curves(predictions), title=title),
+        )
+        hits = predictions.labels[:, None] == np.arange(predictions.num_classes)
+        curves = {f"pr_curve/{split}": (hits.ravel(), predictions.probabilities.ravel())}
+        if predictions.num_classes <= _CURVES:
+            columns = zip(predictions.class_names, hits.T, predictions.probabilities.T, strict=True)
+            curves = {f"pr_curve/{split}/{name}": (hit, probability) for name, hit, probability in columns}
+        for logger in tensorboards(trainer):
+            for tag, (hit, probability) in curves.items():
+                logger.experiment.add_pr_curve(tag, hit, probability, trainer.global_step)
 
 
 class ConfusionMatrix(PassFigure):
@@ -133,7 +162,9 @@ class ConfusionMatrix(PassFigure):
         show_figure(
             trainer,
             f"confusion_matrix/{split}",
-            lambda: confusion_matrix_figure(predictions.confusion_matrix, predictions.class_names, title=title),
+            lambda: confusion_matrix_figure(
+                predictions.confusion_matrix, predictions.class_names, title=title, small=True
+            ),
         )
 
 
@@ -150,7 +181,7 @@ class PerClassMetrics(PassFigure):
             times.
     """
 
-    def __init__(self, curves_up_to: int = 10, every_n_epochs: int | None = None) -> None:
+    def __init__(self, curves_up_to: int = _CURVES, every_n_epochs: int | None = None) -> None:
         super().__init__(every_n_epochs)
         self.curves_up_to = curves_up_to
 
