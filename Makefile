@@ -4,13 +4,16 @@ BIN := $(VENV)/bin
 # Made once, and again when a requirement changes.
 READY := $(VENV)/ready
 
-.PHONY: help quickstart test test-slow format lint unit docs clean
+.PHONY: help quickstart tensorboard test test-slow format lint unit docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 quickstart: $(READY) ## install, train a digit classifier, show its results
 	$(BIN)/python train.py --config configs/digits_cnn.yaml
+
+tensorboard: $(READY) ## show the runs in TensorBoard: scalars, images, hyper-parameters
+	$(BIN)/tensorboard --logdir runs --samples_per_plugin images=1000
 
 test: lint unit ## run ruff, mypy and pytest; under ten minutes on two CPU cores
 
@@ -42,5 +45,5 @@ clean: ## remove the environment and the caches of the tools
 $(READY): requirements.txt setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,wandb]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $(READY)

@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from torch import Tensor
+from wandb.proto.wandb_internal_pb2 import Record
 
 import litlens
+from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import train
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -112,16 +115,59 @@ def test_a_config_runs_to_its_report_on_stand_ins(name: str) -> None:
 def test_an_overlay_runs_over_the_digits(
     overlay: str, losses: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if overlay == "wandb":
-        pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     few = [f"--trainer.limit_{stage}_batches=1" for stage in ("train", "val")]
     run("digits_cnn", f"with/{overlay}", options=["--trainer.max_epochs=1", *few])
     assert len(losses["training"]) == 1
     assert min(len(losses["validation"]), len(losses["test"])) >= 1
     (folder,) = Path("runs/digits_cnn").iterdir()
+    names = {path.name for path in folder.iterdir()}
+    assert any(name.startswith("events.out.tfevents") for name in names) == (overlay != "csv")
+    assert {"metrics.csv", "report.html"} <= names
     if overlay == "wandb":
-        assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+        assert_logged_offline(folder)
+
+
+def assert_logged_offline(folder: Path) -> None:
+    """W&B's own file has scalars, figures, a table of mistakes with its images, and the best checkpoint."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    records = [Record.FromString(record) for record in wandb_records(path.read_bytes())]
+    logged: dict[str, Any] = {}
+    for record in records:
+        logged |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+    best = read_checkpoint(folder / "checkpoints" / "best.ckpt")["litlens"]["metrics"]
+    assert logged["best/accuracy/val"] == pytest.approx(best["accuracy/val"])
+    assert {"loss/train", "accuracy/val", "accuracy/test", "f1/val/3"} <= logged.keys()
+    for figure in ("confusion_matrix/test", "learning_curves", "grad_cam/val"):
+        (image,) = logged[f"{figure}/filenames"]
+        assert (path.parent / "files" / image).is_file()
+    table = json.loads((path.parent / "files" / logged["wrong_samples/val/table/path"]).read_text())
+    assert table["columns"] == ["image", "name", "label", "predicted", "confidence", "loss"]
+    assert 1 <= len(table["data"]) <= 12
+    for _, name, label, predicted, _, loss in table["data"]:
+        assert name.startswith("digits/")
+        assert label != predicted
+        assert loss > 0
+    artifacts = {record.artifact.type: record.artifact for record in records if record.artifact.type}
+    images = [file for file in artifacts["run_table"].manifest.contents if file.path.startswith("media/images/")]
+    assert len(images) == len(table["data"])
+    (file,) = artifacts["model"].manifest.contents
+    assert (file.path, Path(file.local_path).resolve()) == ("model.ckpt", (folder / "checkpoints/best.ckpt").resolve())
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """The records of a .wandb file, in LevelDB's log format: blocks of 32 kB, a record whole or in parts."""
+    place, record = 7, b""
+    while place < len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, place)
+        record += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield record
+            record = b""
 
 
 @pytest.mark.parametrize("config", NAMES)

@@ -101,11 +101,21 @@ def test_the_tags_of_tensorboard_are_frozen(trained: Path) -> None:
     assert set(tags["images"]) == both | maps | {"learning_curves", "prediction_grid/val", "wrong_samples/val"} | {
         "per_class/test"
     }
-    of_classes = {tag for tag in tags["scalars"] if tag.count("/") > 1}
-    assert of_classes == {f"{kind}/val/{digit}" for kind in ("precision", "recall", "f1") for digit in range(10)}
+    logged = {f"{kind}/{split}" for kind in ("loss", "accuracy") for split in ("train", "val", "test")}
+    logged |= {"f1/val", "f1/test", "loss/train_step", "lr/weights", "lr/biases"}
+    best = {f"best/{kind}/val" for kind in ("loss", "accuracy", "f1")}
+    of_classes = {f"{kind}/val/{digit}" for kind in ("precision", "recall", "f1") for digit in range(10)}
+    assert set(tags["scalars"]) == logged | best | of_classes
     assert tags["graph"]
     assert not tags["histograms"]
-    assert "_hparams_/session_start_info" in events.summary_metadata
+    curves = {f"pr_curve/{split}/{digit}" for split in ("val", "test") for digit in range(10)}
+    hyper_parameters = {f"_hparams_/{name}" for name in ("experiment", "session_start_info", "session_end_info")}
+    written_once = {"config/text_summary", "custom_scalars__config__"}
+    assert set(tags["tensors"]) == curves | written_once
+    assert set(events.summary_metadata) >= hyper_parameters
+    stored = read_checkpoint(trained / "checkpoints" / "best.ckpt")["litlens"]["metrics"]
+    for name in best:
+        assert events.Scalars(name)[-1].value == pytest.approx(stored[name.removeprefix("best/")])
 
 
 def test_config_yaml_is_resolved_and_trains_again(trained: Path) -> None:

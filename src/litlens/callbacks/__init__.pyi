@@ -15,4 +15,3 @@ from litlens.callbacks.random_state import RandomState as RandomState
 from litlens.callbacks.run_metadata import HyperParameters as HyperParameters
 from litlens.callbacks.run_metadata import Provenance as Provenance
 from litlens.callbacks.running_average import RunningAverage as RunningAverage
-from litlens.callbacks.tensorboard import TensorBoard as TensorBoard

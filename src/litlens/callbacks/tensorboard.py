@@ -27,3 +27,11 @@ def new_tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
         for logger in tensorboards(trainer)
         if len(list(Path(logger.experiment.log_dir).glob("events.out.tfevents.*"))) <= 1
     ]
+
+
+def tensorboard_command(trainer: Trainer, runs: Path) -> str:
+    """The command that shows the runs of a folder, with every image of a tag; empty without a logger of TensorBoard.
+
+    TensorBoard keeps ten by default, and none for `images=0`.
+    """
+    return f"tensorboard --logdir {runs} --samples_per_plugin images=1000" if tensorboards(trainer) else ""

@@ -55,7 +55,7 @@ A run writes everything to runs/NAME/VERSION/: report.html, config.yaml,
 splits.csv, checkpoints/, metrics.csv, predictions-test.csv, results.json, and
 what TensorBoard shows:
 
-  tensorboard --logdir runs
+  tensorboard --logdir runs --samples_per_plugin images=1000
 """
 
 _EVALUATE_HELP = """\

@@ -40,7 +40,10 @@ _MODEL_CHECKPOINT = {
 }
 # Every logger writes into the run folder, whatever `save_dir` says.
 _LOGGERS = [
-    {"class_path": "litlens.callbacks.TensorBoard", "init_args": {"save_dir": "runs", "default_hp_metric": False}},
+    {
+        "class_path": "litlens.callbacks.tensorboard.TensorBoard",
+        "init_args": {"save_dir": "runs", "default_hp_metric": False},
+    },
     {"class_path": "CSVLogger", "init_args": {"save_dir": "runs"}},
 ]
 # As class paths, so that config.yaml shows them and a config may name others.

@@ -19,6 +19,7 @@ from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.finite_loss import FiniteLoss, NotFiniteError
 from litlens.callbacks.random_state import RandomState
 from litlens.callbacks.run_metadata import Provenance
+from litlens.callbacks.tensorboard import tensorboard_command
 from litlens.checkpoints import record
 from litlens.checkpoints.durable import write_durably
 from litlens.checkpoints.last import LastCheckpoint, Newest, newest_checkpoint
@@ -152,6 +153,10 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
     with mistakes_of_values():
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            # Lightning passes an option that W&B has removed, and W&B warns of it in every run.
+            logger._wandb_init.pop("anonymous", None)
     write_durably(trainer)
     signals.take_over(trainer)
     newest = newest_checkpoint(folder) if resume else None
@@ -260,7 +265,8 @@ def test_run(  # not one of pytest
         network = copy.deepcopy(classifier).cpu() if "undescribed" in metadata["model"] else None
         page = write_run_report(folder, best, predictions=predictions, seen=seen, data=data, network=network)
         console.print(f"run folder     {folder}\nreport         {page}")
-        console.print(f"TensorBoard    tensorboard --logdir {folder.parent.parent}")
+        if shown := tensorboard_command(trainer, folder.parent.parent):
+            console.print(f"TensorBoard    {shown}")
 
 
 def check(command: TrainingCommand, parts: Run) -> None:
@@ -326,8 +332,10 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console, brief: b
     console.print(
         f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} per step, "
         f"precision {trainer.precision}, seed {command.config.seed_everything}\n"
-        f"run folder   {folder}\nTensorBoard  tensorboard --logdir {folder.parent.parent}"
+        f"run folder   {folder}"
     )
+    if shown := tensorboard_command(trainer, folder.parent.parent):
+        console.print(f"TensorBoard  {shown}")
 
 
 def fit(parts: Run) -> None:

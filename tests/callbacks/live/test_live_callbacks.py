@@ -2,6 +2,7 @@
 
 import gc
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import nn
 
@@ -129,6 +132,9 @@ def test_every_tag_is_in_the_event_file(tmp_path: Path) -> None:
     tags = found.Tags()
     assert set(tags["images"]) == IMAGES | MAPS
     assert tags["graph"]
+    assert {tag for tag in tags["tensors"] if tag.startswith("pr_curve")} == {
+        f"pr_curve/{split}/{digit}" for split in ("val", "test") for digit in range(10)
+    }
     kinds = {f"{kind}/val/{digit}" for kind in ("precision", "recall", "f1") for digit in range(10)}
     logged = {f"{kind}/{split}" for kind in ("loss", "accuracy", "f1") for split in ("val", "test")}
     assert set(tags["scalars"]) == kinds | logged | {"loss/train", "accuracy/train"}
@@ -150,11 +156,30 @@ def test_hyperparameters_are_shown_with_the_final_metrics(tmp_path: Path) -> Non
     }
     start = logged["_hparams_/session_start_info"].session_start_info.hparams
     values = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.items()}
-    assert values == {"seed_everything": 42, "model": "X", "model.optimizer": "Adam", "trainer.max_epochs": 2}
+    first = {"network": "MnistCNN", "optimizer": "Adam", "learning_rate": 0.001, "epochs": 2, "batch_size": 32}
+    assert values == first | {"seed_everything": 42, "model": "X"}
     experiment = logged["_hparams_/experiment"].experiment
+    # TensorBoard sorts the columns by this mark, then by name.
+    assert {info.name for info in experiment.hparam_infos if info.differs} == set(first)
     assert {info.name.tag for info in experiment.metric_infos} == {
         f"{kind}/{split}" for kind in ("loss", "accuracy", "f1") for split in ("val", "test")
     }
+
+
+def test_text_and_charts_are_written_once_also_over_two_processes(tmp_path: Path) -> None:
+    """Where a run goes on, its folder has an event file of the process before."""
+    for epochs in (1, 2):
+        run(tmp_path, [LearningCurves(), HyperParameters(), Provenance(CONFIG)], max_epochs=epochs)
+    found = events(tmp_path)
+    (text,), (charts,) = (found.Tensors(tag) for tag in ("config/text_summary", "custom_scalars__config__"))
+    assert yaml.safe_load(text.tensor_proto.string_val[0].decode().strip("`").removeprefix("yaml\n")) == CONFIG
+    (category,) = Layout.FromString(charts.tensor_proto.string_val[0]).category
+    logged = [*found.Tags()["scalars"], "loss/train_step"]
+    shown = {
+        chart.title: {tag for tag in logged if any(re.match(pattern, tag) for pattern in chart.multiline.tag)}
+        for chart in category.chart
+    }
+    assert shown == {kind: {f"{kind}/train", f"{kind}/val"} for kind in ("loss", "accuracy")}
 
 
 def test_an_mlp_without_maps_is_reported_once_and_the_rest_is_shown(tmp_path: Path, caplog: Any) -> None:
@@ -175,6 +200,7 @@ def test_sixty_two_classes_have_one_figure_instead_of_186_curves(tmp_path: Path)
     tags = events(tmp_path).Tags()
     assert set(tags["images"]) == IMAGES | MAPS | {"per_class/val"}
     assert not [tag for tag in tags["scalars"] if tag.count("/") > 1]
+    assert {tag for tag in tags["tensors"] if tag.startswith("pr_curve")} == {"pr_curve/val", "pr_curve/test"}
 
 
 def test_cached_features_in_place_of_images_change_nothing(tmp_path: Path) -> None:

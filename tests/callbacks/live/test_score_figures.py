@@ -9,11 +9,17 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support, precision_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from litlens.callbacks.live import score_figures as module
-from litlens.callbacks.live.score_figures import ConfusionMatrix, LearningCurves, PerClassMetrics
+from litlens.callbacks.live.score_figures import (
+    ConfusionMatrix,
+    LearningCurves,
+    PerClassMetrics,
+    PrecisionRecallCurves,
+)
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.models.classifier import ImageClassifier
 from litlens.models.networks.mlp import MLP
@@ -193,6 +199,19 @@ def test_every_epoch_and_the_test_are_shown_with_their_counts(trainer, small, sa
     assert drawn[-1]["title"] == "Test"
     assert drawn[-1]["counts"].tolist() == counted(classifier, test)
     assert images(logger.log_dir) == {"confusion_matrix/val": [3, 6, 9], "confusion_matrix/test": [9]}
+
+
+def test_the_tab_of_precision_and_recall(trainer: Any, small: Any, samples: Any, tmp_path: Path) -> None:
+    logger, classifier, val = TensorBoardLogger(tmp_path), small(), samples(40, 1)
+    trainer(PrecisionRecallCurves(), logger=logger).validate(classifier, val, verbose=False)
+    logits, labels = (torch.cat(parts) for parts in zip(*((classifier.layer(x), y) for x, y in val), strict=True))
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    (event,) = events.Tensors("pr_curve/val/b")
+    *_, precision, recall = make_ndarray(event.tensor_proto)  # at 127 thresholds from 0 to 1
+    predicted = logits.softmax(1)[:, 1] >= 63 / 126
+    assert precision[63] == pytest.approx(precision_score(labels == 1, predicted, zero_division=0.0))
+    assert recall[63] == pytest.approx(recall_score(labels == 1, predicted))
 
 
 def test_curves_of_few_classes(trainer: Any, small: Any, samples: Any, tmp_path: Path) -> None:

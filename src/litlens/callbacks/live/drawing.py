@@ -1,7 +1,7 @@
 """When and where figures are drawn: at the chosen epochs, by every logger of the trainer that shows images."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -94,6 +94,16 @@ def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:
             logger.experiment.add_image(tag, image, trainer.global_step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             logger.log_image(tag, [image], step=trainer.global_step)
+
+
+def show_table(trainer: Trainer, tag: str, columns: list[str], rows: Iterable[Sequence[object]]) -> None:
+    """Add a table by Weights & Biases: TensorBoard has none. A cell is text, a number, or an image (H, W, 1 or 3)."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            data = [[wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in rows]
+            logger.log_table(tag, columns, data, step=trainer.global_step)
 
 
 def show_scalars(trainer: Trainer, values: Mapping[str, float]) -> None:

@@ -12,11 +12,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from litlens.callbacks.live.drawing import names_of_classes, should_draw, show_figure, split_title, warn_once
+from litlens.callbacks.live.drawing import (
+    names_of_classes,
+    should_draw,
+    show_figure,
+    show_table,
+    split_title,
+    warn_once,
+)
 from litlens.callbacks.live.score_figures import PassFigure
 from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.sample_figures import prediction_grid_figure, wrong_samples_figure
-from litlens.evaluation.scores import worst_mistakes
+from litlens.evaluation.scores import sample_losses, worst_mistakes
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.preserve_state import at_home, plain, preserve_state
 
@@ -116,8 +123,9 @@ class PredictionGrid(ShownSamples):
 class WrongSamples(PassFigure):
     """Shows the misclassified validation samples with the highest loss: `wrong_samples/val`.
 
-    With file name, label and the three most probable classes. `validation_step` must return `logits` and `labels`.
-    If the data module gives no images, they are kept from the batches, with several devices from those of the first.
+    With file name, label and the three most probable classes; in W&B, also as the table `wrong_samples/val/table`.
+    `validation_step` must return `logits` and `labels`. If the data module gives no images, they are kept from the
+    batches, with several devices from those of the first.
 
     Args:
         samples: The largest number of samples.
@@ -178,6 +186,13 @@ class WrongSamples(PassFigure):
                 title=title,
             ),
         )
+        losses, confidence = sample_losses(predictions)[worst], predictions.confidence[worst]
+        classes = [
+            [predictions.class_names[k] for k in of[worst]] for of in (predictions.labels, predictions.predicted)
+        ]
+        table = zip(samples.pixels, samples.names, *classes, confidence.tolist(), losses.tolist(), strict=True)
+        columns = ["image", "name", "label", "predicted", "confidence", "loss"]
+        show_table(trainer, "wrong_samples/val/table", columns, table)
 
 
 def network_of(module: LightningModule) -> nn.Module:
