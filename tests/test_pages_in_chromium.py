@@ -51,7 +51,15 @@ def dom(tmp_path: Path, page: str, *options: str) -> str:
     return chromium(tmp_path, path.as_uri(), "--virtual-time-budget=5000", "--dump-dom", *options)
 
 
-def screenshot(tmp_path: Path, address: str, name: str, *, size: tuple[int, int], wait: int = 5000) -> Image.Image:
+def screenshot(
+    tmp_path: Path,
+    address: str,
+    name: str,
+    *,
+    size: tuple[int, int],
+    wait: int = 5000,
+    options: tuple[str, ...] = (),
+) -> Image.Image:
     folder = Path(os.environ.get("LITLENS_SCREENSHOTS", tmp_path))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.png"
@@ -61,6 +69,7 @@ def screenshot(tmp_path: Path, address: str, name: str, *, size: tuple[int, int]
         f"--window-size={size[0]},{size[1]}",
         f"--virtual-time-budget={wait}",
         f"--screenshot={path}",
+        *options,
     )
     with Image.open(path) as image:
         return image.convert("RGB")
@@ -93,7 +102,7 @@ def page(run_folder: Path) -> str:
 
 def test_the_report_shows_curves_confusion_and_maps(run_folder: Path, page: str, tmp_path: Path) -> None:
     seen = dom(tmp_path, page)
-    for image in ("Loss and accuracy of training", "Confusion matrix: a row", "Grad-CAM of"):
+    for image in ("Loss of training", "Accuracy of training", "Confusion matrix: a row", "Grad-CAM of"):
         assert f'alt="{image}' in seen
     cards = len(re.findall(r"<figure[^>]* data-name=", page.partition('<form class="filter"')[2]))
     assert f"{cards} of {cards}" in seen
@@ -236,6 +245,67 @@ def test_a_phone_scrolls_down_only(page: str, tmp_path: Path) -> None:
         '<iframe src="inner.html" style="border: 0; width: 390px; height: 844px"></iframe>'
     )
     assert "<title>wide 390</title>" in dom(tmp_path, outer)
+
+
+def boxes(tmp_path: Path, page: str, *, width: int) -> dict[str, list[float]]:
+    """Left, top, right and bottom of every chart by its first word, in a window of a width; the tables' lines, too."""
+    told = """<script>onload = () => parent.postMessage(Object.fromEntries(
+      [...document.querySelectorAll("img.chart")].map((image) => {
+        const box = image.getBoundingClientRect();
+        return [image.alt.split(" ")[0], [box.left, box.top, box.right, box.bottom]];
+      })), "*")</script></body>"""
+    (tmp_path / "inner.html").write_text(POLICY.sub("", page).replace("</body>", told))
+    outer = (
+        "<script>onmessage = (event) => { document.title = JSON.stringify(event.data) }</script>"
+        f'<iframe src="inner.html" style="border: 0; width: {width}px; height: 844px"></iframe>'
+    )
+    found = re.search("<title>(.*?)</title>", dom(tmp_path, outer))
+    assert found is not None
+    return {name: list(map(float, box)) for name, box in json.loads(html.unescape(found[1])).items()}
+
+
+def test_charts_are_side_by_side_on_a_desk_and_stacked_on_a_phone(page: str, tmp_path: Path) -> None:
+    desk = boxes(tmp_path, page, width=1200)
+    assert desk["Accuracy"][0] > desk["Loss"][2]
+    assert desk["Accuracy"][1] == pytest.approx(desk["Loss"][1], abs=1)
+    phone = boxes(tmp_path, page, width=390)
+    assert phone["Accuracy"][1] >= phone["Loss"][3]
+    assert all(left >= 0 and right <= 390 and right - left > 340 for left, _, right, _ in phone.values())
+
+
+def test_dark_where_the_reader_asks_for_it(run_folder: Path, tmp_path: Path) -> None:
+    """Page and charts turn dark; images of the data and their maps stay as they are."""
+    address = (run_folder / "report.html").as_uri()
+    light, dark = (
+        np.asarray(screenshot(tmp_path, address, name, size=(1200, 1600), options=options), dtype=np.int16)
+        for name, options in (("light", ()), ("dark", ("--blink-settings=preferredColorScheme=0",)))
+    )
+    assert np.median(light) == 255
+    assert np.median(dark) == 0x16
+    assert (dark.min(axis=2) > 240).mean() < 0.02  # nowhere a figure on white
+    on_the_diagonal = np.abs(light - [0x08, 0x30, 0x6B]).max(axis=2) <= 20
+    assert np.median(dark[on_the_diagonal].mean(axis=1)) > 150
+
+
+def test_printed_lines_of_the_configuration_are_apart(run_folder: Path, tmp_path: Path) -> None:
+    """In one column: every line of text on a page begins below the one before it, or beside it."""
+    if shutil.which("pdftotext") is None:
+        pytest.skip("no pdftotext; on Debian: apt-get install poppler-utils")
+    pdf = tmp_path / "report.pdf"
+    chromium(tmp_path, (run_folder / "report.html").as_uri(), f"--print-to-pdf={pdf}")
+    text = subprocess.run(["pdftotext", "-bbox", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    words = [page.split("<word ")[1:] for page in text.split("<page ")[1:]]
+    overlapping = 0
+    for page in words:
+        found = np.array([[float(n) for n in re.findall(r'(?:xMin|yMin|xMax|yMax)="([\d.]+)"', word)] for word in page])
+        for left, top, right, bottom in found:
+            across = np.minimum(found[:, 2], right) - np.maximum(found[:, 0], left)
+            down = np.minimum(found[:, 3], bottom) - np.maximum(found[:, 1], top)
+            overlapping += int(((across > 1) & (down > 0.5 * (bottom - top))).sum()) - 1  # itself
+    assert overlapping == 0
+    starts = [re.search(r'xMin="([\d.]+)"', word) for page in words for word in page if "class_path:" in word]
+    assert len(starts) > 10
+    assert max(float(found[1]) for found in starts if found) < 200  # of a page 600 points wide
 
 
 def test_ten_thousand_images_open_in_two_seconds(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_output_takes_the_files_of_a_single_checkpoint(digits_runs: dict[str, Pa
     }
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["accuracy_test"] == json.loads((digits_runs["cnn"] / "results.json").read_text())["accuracy_test"]
-    assert "Loss and accuracy of training" not in (tmp_path / "out" / "report.html").read_text()
+    assert "Loss of training and validation" not in (tmp_path / "out" / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "out"}
 
 

@@ -31,7 +31,7 @@ def test_the_page_describes_the_run(digits_runs: dict[str, Path]) -> None:
     for words in ("MnistCNN", "AdamW, learning rate 0.003", "DigitsDataModule, 8×8", "seed_everything: 42", "torch"):
         assert words in text
     assert "Grad-CAM of" in text
-    assert "Loss and accuracy of training" in text
+    assert "Loss of training and validation" in text
 
 
 def test_the_page_reveals_nothing_of_the_machine(digits_runs: dict[str, Path]) -> None:

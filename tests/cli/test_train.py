@@ -363,6 +363,8 @@ def test_verbose_shows_the_traceback_of_a_mistake(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="limit_test_batches"):
         train(["--config", CONFIG, "--trainer.limit_test_batches=0", "--verbose"])
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate(["--ckpt_path", "nowhere", "--verbose"])
 
 
 def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

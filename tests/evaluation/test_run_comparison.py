@@ -104,5 +104,14 @@ def test_what_is_shown_is_what_they_disagree_on(made_up, noise, page) -> None:
 def test_equal_runs_do_not_differ(made_up, noise, page) -> None:
     one = made_up(100, 3, strength=1.0)
     read = page(render_comparison({"a": one, "b": one}, {"b": compare(one, one)}, image=noise))
+    assert "Both models predict every image alike." in read.text
+    other = one.logits.copy()
+    wrong = int(np.flatnonzero(~one.correct)[0])
+    third = next(k for k in range(one.num_classes) if k not in (one.labels[wrong], one.predicted[wrong]))
+    other[wrong, third] = 99
+    differs = Predictions(other, one.labels, one.names, one.class_names)
+    text = page(render_comparison({"a": one, "b": differs}, {"b": compare(one, differs)}, image=noise)).text
+    assert "every image alike" not in text
+    assert "correct on the same images; 1 of the others" in text
     assert "The difference is not significant" in read.text
     assert not read.all("img")

@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import nn
 
 from litlens.callbacks.collect_predictions import CollectPredictions
+from litlens.callbacks.progress_bar import ImageProgressBar
 from litlens.checkpoints.export import check_format, export_classifier
 from litlens.checkpoints.loaded_classifier import LoadedClassifier, load_classifier
 from litlens.checkpoints.reading import checkpoint_path
@@ -163,7 +164,7 @@ def evaluate(
             devices=options.devices,
             num_nodes=options.num_nodes,
             precision=metadata["computed_on"]["precision"],
-            callbacks=[collect],
+            callbacks=[collect, *([ImageProgressBar()] if console.is_terminal else [])],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -140,6 +141,8 @@ def _end(error: BaseException, *, first: bool, verbose: bool, ends_process: bool
     if signals.received:
         if first:
             sys.stderr.write(f"{signals.line()}\n")
+        if verbose:
+            traceback.print_exception(error)
         signals.end_launched()
         if ends_process:  # without what Python does at exit, which takes seconds and may wait for other processes
             signals.exit()

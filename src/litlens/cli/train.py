@@ -11,12 +11,13 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 
 from litlens.callbacks.collect_predictions import CollectPredictions
 from litlens.callbacks.finite_loss import FiniteLoss, NotFiniteError
+from litlens.callbacks.progress_bar import ImageProgressBar
 from litlens.callbacks.random_state import RandomState
 from litlens.callbacks.run_metadata import Provenance
 from litlens.callbacks.tensorboard import tensorboard_command
@@ -149,6 +150,8 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
     chosen = [callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))]
     # Before the others, which log what it restores.
     resumption = [Resumption(config, folder=folder)] if resume else []
+    if built.trainer.enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in chosen):
+        own.append(ImageProgressBar())
     settings = built.trainer.as_dict() | {"callbacks": [*resumption, *chosen, *own]}
     with mistakes_of_values():
         # In place of Lightning's summary the command prints `layer_table`.
@@ -330,7 +333,7 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console, brief: b
         console.print(command.automatic)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     console.print(
-        f"{command.run_name}: batches of {data.batch_size} on {trainer.world_size} device(s), {total} per step, "
+        f"batches of {data.batch_size} on {trainer.world_size} device(s), {total} per step, "
         f"precision {trainer.precision}, seed {command.config.seed_everything}\n"
         f"run folder   {folder}"
     )

@@ -142,7 +142,10 @@ def render_report(
         noise=noise_difference(int(predictions.correct.sum()), len(predictions)),
         cross_validation=_cross_validation(run.cross_validation) if run.cross_validation else None,
         search=embedded_figure(search_figure(run.search)) if run.search else None,
-        curves=embedded_figure(learning_curves_figure(run.history)) if run.history else None,
+        curves={
+            kind: embedded_figure(learning_curves_figure(run.history, [kind]))
+            for kind in (("loss", "accuracy") if run.history else ())
+        },
         confusion=embedded_figure(confusion_matrix_figure(confusion, predictions.class_names, title="Test")),
         rows=[
             # Wilson's interval of the recall, and the average precision; neither for a class without samples.

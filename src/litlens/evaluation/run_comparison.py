@@ -28,7 +28,8 @@ class Comparison:
     """The second classifier against the first: differences are positive where the second is better.
 
     `p_value` is that of McNemar's exact two-sided test. `only_first` and `only_second` are the samples that only one
-    of the two predicts correctly, as indices into the first's.
+    of the two predicts correctly, as indices into the first's; `differing` counts the samples that they predict as
+    different classes.
     """
 
     accuracy: Interval
@@ -36,6 +37,7 @@ class Comparison:
     p_value: float
     only_first: NDArray[np.int64]
     only_second: NDArray[np.int64]
+    differing: int
 
 
 def compare(
@@ -57,6 +59,7 @@ def compare(
         p_value=mcnemar(len(only_first), len(only_second)),
         only_first=only_first,
         only_second=only_second,
+        differing=int((first.predicted != second.predicted).sum()),
     )
 
 
