@@ -1,7 +1,7 @@
 """What a person sees: a run's page and its TensorBoard in headless Chromium, and how long the page takes to open.
 
 The run is a short one on the digits, or the folder of a real one that LITLENS_TEST_RUN names. Screenshots are kept
-in the folder that LITLENS_SCREENSHOTS names, where it does.
+in the folder that LITLENS_SCREENSHOTS names, where it does; the images of the README are made so, with `docs`.
 """
 
 import html
@@ -340,7 +340,8 @@ def test_ten_thousand_images_open_in_two_seconds(tmp_path: Path) -> None:
 @pytest.fixture
 def tensorboard(run_folder: Path, tmp_path: Path) -> Iterator[str]:
     """The address of a TensorBoard that shows the run."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run_folder), "--port=0", "--load_fast=false"]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run_folder), "--port=0"]
+    command += ["--samples_per_plugin=images=1000", "--load_fast=false"]
     log = tmp_path / "tensorboard.log"
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
@@ -381,6 +382,6 @@ def test_tensorboard_shows_scalars_matrices_and_maps(tensorboard: str, tmp_path:
     assert dark_blue(matrix) > 100
     maps = np.asarray(_last_image(tensorboard, run, "grad_cam/val"), dtype=np.int16)
     assert ((maps.max(axis=2) - maps.min(axis=2)) > 100).mean() > 0.01  # what is hot is in bright colors
-    screenshot(tmp_path, f"{tensorboard}/#timeseries", "tensorboard", size=(1400, 1000), wait=20_000)
-    seen = screenshot(tmp_path, f"{tensorboard}/#images", "tensorboard-images", size=(1400, 1000), wait=20_000)
+    screenshot(tmp_path, f"{tensorboard}/#timeseries", "tensorboard-scalars", size=(1400, 1000), wait=20_000)
+    seen = screenshot(tmp_path, f"{tensorboard}/#images", "tensorboard", size=(1400, 1000), wait=20_000)
     assert dark_blue(seen) > 100
