@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,12 @@ def test_an_overlay_runs_over_the_digits(
 def assert_logged_offline(folder: Path) -> None:
     """W&B's own file has scalars, figures, a table of mistakes with its images, and the best checkpoint."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    records = [Record.FromString(record) for record in wandb_records(path.read_bytes())]
+    deadline = time.monotonic() + 60
+    records: list[Any] = []
+    while not any(record.HasField("exit") for record in records):  # W&B's own process writes the file
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+        records = [Record.FromString(record) for record in wandb_records(path.read_bytes())]
     logged: dict[str, Any] = {}
     for record in records:
         logged |= {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
