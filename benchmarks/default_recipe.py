@@ -1,7 +1,7 @@
 """Set configs/folder.yaml beside fastai's fine_tune with its defaults, at equal minutes: docs/default_recipe.json.
 
     python benchmarks/default_recipe.py --data ../data --weights ../weights/mobilenet_v2_imagenet_features.pth \
-        --fastai fastai-env/bin/python --seeds 42 43                            about 20 minutes on two cores
+        --fastai fastai-env/bin/python --seeds 42 43                            ten minutes a seed on a core
 
 Three folders of images: 2,000 cats and dogs, the 483 of catanddog, and 3,000 of Fashion-MNIST as PNG files. `train.py`
 runs first, from its start to its report, given the folder and the weights. fastai, in an environment of its own
