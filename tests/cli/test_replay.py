@@ -27,6 +27,7 @@ OPTIONS = [
     "--trainer.limit_test_batches=1",
     "--trainer.accumulate_grad_batches=2",
     "--data.augment+={zoom: 0.1}",
+    "--data.sampling=balanced",
     "--model.mixup=0.4",
     "--model.lr_scheduler=null",
     "--early_stopping=null",

@@ -69,6 +69,22 @@ def test_training_has_full_batches_in_a_new_order_each_epoch() -> None:
     assert first != second
 
 
+@given(epoch=st.integers(0, 9), batches=st.integers(0, 5))
+def test_a_balanced_epoch_resumes_at_any_batch(epoch: int, batches: int) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "balance": np.repeat([0, 1, 2], [15, 5, 3])}
+    loader = TrainingLoader(make_dataset(), epochs=itertools.count(epoch), **options)
+    complete = labels(loader)
+    assert np.ptp(np.bincount(options["balance"][np.concatenate(complete)])) == 1  # 20 places for three classes
+    state = {**loader.state_dict(), "batches": batches}
+    resumed = TrainingLoader(make_dataset(), epochs=itertools.count(epoch), **options)
+    resumed.load_state_dict(state)
+    assert labels(resumed) == complete[batches:]
+    assert labels(resumed) == labels(loader)  # the next epoch
+    if 0 < batches < 5:
+        with pytest.raises(UserError, match=r"^data\.sampling: shuffled instead of balanced: .* after batch"):
+            TrainingLoader(make_dataset(), batch_size=4).load_state_dict(state)
+
+
 def test_evaluation_takes_every_sample_in_order() -> None:
     loader = EvaluationLoader(make_dataset(), batch_size=4)
     assert len(loader) == 6

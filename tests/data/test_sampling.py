@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +31,50 @@ def test_ranks_share_one_permutation_in_equal_full_batches_and_a_batch_is_at_mos
     assert len(np.unique(seen)) == len(seen)
     assert size - len(seen) < max(in_batch, 1) * world_size
     assert set(seen) <= set(range(size))
+
+
+@given(
+    counts=st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any),
+    seed=st.integers(0, 2**32),
+    epoch=st.integers(0, 1000),
+    batch_size=st.integers(1, 9),
+    world_size=st.integers(1, 4),
+)
+def test_a_balanced_epoch_has_each_class_equally_often_and_ranks_share_it(
+    counts: list[int], seed: int, epoch: int, batch_size: int, world_size: int
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    options = {"seed": seed, "epoch": epoch, "size": len(labels), "balance": labels}
+    shares = [
+        sampling.training_indices(**options, batch_size=batch_size, rank=rank, world_size=world_size).ravel()
+        for rank in range(world_size)
+    ]
+    in_batch = min(batch_size, len(labels) // world_size)
+    order = np.stack(shares, axis=1).ravel()  # of all ranks
+    assert np.array_equal(order[: len(order)], alone(options, batch_size=in_batch * world_size))
+    used = np.bincount(labels[order], minlength=len(counts))[np.array(counts) > 0]
+    assert np.ptp(used) <= 1
+    for label, count in enumerate(counts):
+        if count:  # each image equally often as well
+            assert np.ptp(np.bincount(order, minlength=len(labels))[labels == label]) <= 1
+
+
+def alone(options: dict[str, Any], *, batch_size: int) -> Any:
+    """The order of a single rank."""
+    return sampling.training_indices(**options, batch_size=batch_size).ravel() if batch_size else np.zeros(0)
+
+
+def test_balanced_orders_follow_from_seed_and_epoch_and_take_other_images_of_a_large_class() -> None:
+    labels = np.repeat([0, 1], [90, 10])
+
+    def order(seed: int, epoch: int) -> Any:
+        return sampling.training_indices(seed=seed, epoch=epoch, size=100, batch_size=100, balance=labels)[0]
+
+    assert np.array_equal(order(1, 2), order(1, 2))
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+    seen = set(np.concatenate([order(1, epoch) for epoch in range(10)]))
+    assert len(seen) > 95  # of 100; an epoch has 50 of the large class and each of the small one five times
+    assert np.bincount(order(1, 0))[90:].tolist() == [5] * 10
 
 
 @given(size=st.integers(0, 100), world_size=st.integers(1, 5))

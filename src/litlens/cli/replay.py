@@ -90,7 +90,9 @@ def _batches(
     batches = range(of_epoch * accumulated, min(number, (of_epoch + 1) * accumulated))
     shuffled = 0 if options.overfit_batches else epoch  # the same few batches in every epoch
     of_ranks = [
-        sampling.training_indices(seed=data.seed, epoch=shuffled, rank=rank, world_size=devices, **order)
+        sampling.training_indices(
+            seed=data.seed, epoch=shuffled, rank=rank, world_size=devices, balance=data.balance, **order
+        )
         for rank in range(devices)
     ]
     return epoch, batches, [np.asarray(of_rank[batch]) for batch in batches for of_rank in of_ranks]

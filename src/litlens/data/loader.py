@@ -169,12 +169,21 @@ class TrainingLoader(_Loader):
     Args:
         dataset: The split.
         epochs: Counts the epochs where no trainer runs.
+        balance: The labels of the split where an epoch has each class equally often.
         **options: As for every loader.
     """
 
-    def __init__(self, dataset: BatchDataset, *, epochs: Iterator[int] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        *,
+        epochs: Iterator[int] | None = None,
+        balance: sampling.Indices | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(dataset, **options)
         self._epochs = itertools.count() if epochs is None else epochs
+        self._balance = balance
         self._epoch = self._batches_done = 0
         self._resume_at: dict[str, Any] | None = None
 
@@ -209,6 +218,7 @@ class TrainingLoader(_Loader):
             batch_size=self.batch_size,
             rank=self._rank,
             world_size=self._world_size,
+            balance=self._balance,
         )
         return list(indices)
 
@@ -242,7 +252,7 @@ class TrainingLoader(_Loader):
         return 0
 
     def _refuse_another_order(self, state: dict[str, Any]) -> None:
-        before, now = state["order"], self._order
+        before, now = {"data.sampling": "shuffled", **state["order"]}, self._order  # older checkpoints know no other
         changed = [f"{name}: {now[name]} instead of {before[name]}" for name in now if now[name] != before[name]]
         if changed:
             raise UserError(
@@ -251,11 +261,14 @@ class TrainingLoader(_Loader):
             )
 
     @property
-    def _order(self) -> dict[str, int]:
+    def _order(self) -> dict[str, int | str]:
         """What the order of an epoch follows from; each step is distributed over the devices, however many."""
-        in_step = self._shape[1] * self._world_size
-        size, seed = len(self.dataset), self.dataset.seed
-        return {"data.batch_size times devices": in_step, "training images": size, "seed": seed}
+        return {
+            "data.batch_size times devices": self._shape[1] * self._world_size,
+            "training images": len(self.dataset),
+            "seed": self.dataset.seed,
+            "data.sampling": "shuffled" if self._balance is None else "balanced",
+        }
 
 
 class EvaluationLoader(_Loader):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from litlens.data.features import FeatureDataset, FrozenAt
 from litlens.data.loader import BatchDataset, EvaluationLoader, SplitDataset, TrainingLoader, is_running
 from litlens.data.preprocessing import Normalize, Pixels, Preprocessing, Resize, ResizeMode
 from litlens.data.progress import progress
-from litlens.data.sampling import training_shape
+from litlens.data.sampling import Indices, training_shape
 from litlens.data.split import Split
 from litlens.errors import UserError
 
@@ -54,6 +54,8 @@ class ImageDataModule(LightningDataModule, ABC):
             the known set, else those of ImageNet for color and those of the training split for gray.
         augment: Augmentations of the training split, in order: one name, or a list of names, each with or without
             options (`litlens.data.augment`).
+        sampling: `shuffled`: an epoch has each image once. `balanced`: it has as many images, and each class equally
+            often; images of a small class are repeated, and augmented alike within the epoch.
     """
 
     class_names: list[str]
@@ -74,6 +76,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
         normalize: str | dict[str, list[float]] = "auto",
         augment: list[str | dict[str, Any]] | str | None = None,
+        sampling: Literal["shuffled", "balanced"] = "shuffled",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -87,6 +90,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.normalize = normalize
         self.augment: list[str | dict[str, Any]] | None = [augment] if isinstance(augment, str) else augment
+        self.sampling = sampling
         # Names of the files that `load` left out, each with the reason.
         self.left_out: list[str] = []
         # Names of what an earlier run, whose splits are kept, did not have.
@@ -197,7 +201,13 @@ class ImageDataModule(LightningDataModule, ABC):
         dataset = self._dataset("train", augmented=True)
         self._report_few_steps(len(dataset))
         cached = self._or_features("train", dataset)
-        return TrainingLoader(cached, epochs=self._epochs, **self._loader_options(cached))
+        balance = self.balance
+        return TrainingLoader(cached, epochs=self._epochs, balance=balance, **self._loader_options(cached))
+
+    @property
+    def balance(self) -> Indices | None:
+        """The labels of the training split where each class is sampled equally often."""
+        return self.samples("train").labels if self.sampling == "balanced" else None
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split, each sample once, in its own order."""

@@ -9,20 +9,32 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 
 # Each purpose has a random generator of its own, so that switching one off changes no other.
-_SHUFFLING, _AUGMENTATION, _ALTERNATION = 0, 1, 2
+_SHUFFLING, _AUGMENTATION, _ALTERNATION, _BALANCING = 0, 1, 2, 3
 
 
 def training_indices(
-    *, seed: int, epoch: int, size: int, batch_size: int, rank: int = 0, world_size: int = 1
+    *,
+    seed: int,
+    epoch: int,
+    size: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    balance: Indices | None = None,
 ) -> Indices:
     """The samples that a rank trains on in an epoch, in order, as batches: (batches, images in a batch).
 
-    Rank r takes positions r, r + W, r + 2W, … of one permutation that all ranks share. The tail is left out so that
-    every rank has the same number of full batches; the permutation of the next epoch leaves out others.
+    Rank r takes positions r, r + W, r + 2W, … of one order that all ranks share. Of a permutation, the tail is left out
+    so that every rank has the same number of full batches; the permutation of the next epoch leaves out others.
+    With `balance`, the labels of the split, the order has each class equally often.
     """
     batches, in_batch = training_shape(size=size, batch_size=batch_size, world_size=world_size)
-    permutation = _rng(seed, _SHUFFLING, epoch).permutation(size).astype(np.int64, copy=False)
-    return permutation[: batches * in_batch * world_size][rank::world_size].reshape(batches, in_batch)
+    number = batches * in_batch * world_size
+    if balance is not None:
+        order = _balanced(balance, number=number, rng=_rng(seed, _BALANCING, epoch))
+    else:
+        order = _rng(seed, _SHUFFLING, epoch).permutation(size)[:number].astype(np.int64, copy=False)
+    return order[rank::world_size].reshape(batches, in_batch)
 
 
 def training_shape(*, size: int, batch_size: int, world_size: int = 1) -> tuple[int, int]:
@@ -51,6 +63,21 @@ def augmentation_rng(*, seed: int, epoch: int, index: int) -> np.random.Generato
 def flips_first(*, seed: int, index: int) -> bool:
     """Whether a sample that is flipped in every second epoch is flipped in epoch 0."""
     return bool(_rng(seed, _ALTERNATION, 0, index).integers(2))
+
+
+def _balanced(labels: Indices, *, number: int, rng: np.random.Generator) -> Indices:
+    """`number` samples in random order: each class, and within it each sample, equally often, or once more than others.
+
+    A class that has more samples than places has random ones; that of the next epoch are others.
+    """
+    classes = rng.permutation(np.unique(labels))
+    places = np.full(len(classes), number // max(1, len(classes)))
+    places[: number - places.sum()] += 1
+    chosen = [
+        np.resize(rng.permutation(np.flatnonzero(labels == label)), count)
+        for label, count in zip(classes, places, strict=True)
+    ]
+    return rng.permutation(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 
 def _rng(seed: int, purpose: int, epoch: int, index: int = 0) -> np.random.Generator:
