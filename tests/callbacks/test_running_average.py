@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from litlens.callbacks.running_average import RunningAverage
+from litlens.callbacks.running_average import EpochAverage, RunningAverage
+from litlens.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 DECAY = 0.5
@@ -104,6 +105,30 @@ def test_a_second_fit_of_the_same_trainer_starts_a_new_average(trainer, small, s
     torch.testing.assert_close(classifier.layer.weight.detach(), expected)
 
 
+@pytest.mark.parametrize("hook", ["on_validation_batch_end", "on_train_batch_end"])
+def test_after_a_fit_that_raises_the_module_has_the_weights_in_training_and_no_average(
+    trainer, small, samples, tmp_path: Path, hook: str
+) -> None:
+    seen, calls = Weights(), []
+
+    class Fails(Callback):
+        pass
+
+    def fail(*args: object) -> None:
+        calls.append(args)
+        if len(calls) == 4:
+            raise RuntimeError("interrupted")
+
+    setattr(Fails, hook, fail)
+    run = trainer(seen, RunningAverage(decay=DECAY), Fails(), max_epochs=9, num_sanity_val_steps=0)
+    classifier = small()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run.fit(classifier, samples(), samples(size=10))
+    assert torch.equal(classifier.layer.weight, seen.trained[-1])
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    assert torch.equal(saved(tmp_path / "x.ckpt"), seen.trained[-1])
+
+
 @pytest.mark.parametrize("start", [1, 4])  # before the interruption, which is after three steps, and after it
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(trainer, small, samples, tmp_path: Path, start: int) -> None:
     def fit(epochs: int, ckpt_path: Path | None = None) -> torch.Tensor:
@@ -117,3 +142,24 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(trainer, small, samples, tm
     fit(1)
     resumed = fit(3, tmp_path / "last.ckpt")
     assert torch.equal(resumed, fit(3))
+
+
+def test_the_mean_of_the_last_epochs_is_validated_and_saved(trainer, small, samples, tmp_path: Path) -> None:
+    seen = Weights()
+    run = trainer(seen, EpochAverage(start=0.5), ModelCheckpoint(tmp_path), max_epochs=5, enable_checkpointing=True)
+    classifier = small()
+    run.fit(classifier, samples(), samples(size=10))
+    ends = seen.trained[2::3]  # of the five epochs of three steps
+    assert torch.equal(seen.validated[2], ends[1])
+    for epoch in (2, 3, 4):
+        torch.testing.assert_close(seen.validated[1 + epoch], torch.stack(ends[2 : epoch + 1]).mean(dim=0))
+    torch.testing.assert_close(classifier.layer.weight.detach(), seen.validated[-1])
+    (path,) = tmp_path.glob("*.ckpt")
+    assert torch.equal(saved(path), seen.validated[-1])
+
+
+def test_an_average_of_a_share_of_the_epochs_needs_their_number(trainer, small, samples) -> None:
+    with pytest.raises(UserError, match=r"give trainer\.max_epochs"):
+        trainer(EpochAverage(), max_epochs=-1).fit(small(), samples(), samples())
+    with pytest.raises(UserError, match="from 0 to below 1"):
+        EpochAverage(start=1)

@@ -14,4 +14,5 @@ from litlens.callbacks.live.score_figures import PrecisionRecallCurves as Precis
 from litlens.callbacks.random_state import RandomState as RandomState
 from litlens.callbacks.run_metadata import HyperParameters as HyperParameters
 from litlens.callbacks.run_metadata import Provenance as Provenance
+from litlens.callbacks.running_average import EpochAverage as EpochAverage
 from litlens.callbacks.running_average import RunningAverage as RunningAverage
