@@ -34,6 +34,13 @@ def test_weighted_training_losses_are_means_over_all_samples(data: Data, loss: s
     assert run.callback_metrics["loss/train"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_weights_by_class_name_and_the_nearest_name_of_a_wrong_one() -> None:
+    assert small(class_weights={"c": 3, "a": 0.2})._class_weights.tolist() == pytest.approx([0.2, 1.0, 3.0])
+    network = LeNet5(num_classes=2, image_size=(12, 12))
+    with pytest.raises(UserError, match=r"^model.class_weights: there is no class 'Dogs'; did you mean 'dog'\?$"):
+        ImageClassifier(network, ["cat", "dog"], class_weights={"cat": 2.0, "Dogs": 1.0})
+
+
 @pytest.mark.parametrize("settings", [{"label_smoothing": 0.1}, {"class_weights": [0.2, 1.0, 3.0]}])
 def test_validation_and_test_losses_have_neither_label_smoothing_nor_class_weights(
     data: Data, settings: dict[str, Any]

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
-from litlens.models.schedules import CosineLR, schedule
+from litlens.models.schedules import CosineLR, WarmupCosineLR, schedule
 
 
 class Rates(Callback):
@@ -84,6 +84,23 @@ def test_one_cycle_is_per_step_and_as_long_as_the_training() -> None:
         reference.step()
     assert rates(partial(OneCycleLR, max_lr=0.1)) == pytest.approx(expected[:12])
     assert rates(lambda it: OneCycleLR(it, max_lr=0.1, total_steps=12)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("make", [partial(WarmupCosineLR, warmup=0.25, total_steps=None), WarmupCosineLR])
+def test_a_warm_up_and_a_cosine_are_per_step_and_as_long_as_the_training(make: Any) -> None:
+    warm = 3 if isinstance(make, partial) else 1
+    rise = [0.01 + 0.99 * step / warm for step in range(warm)]
+    fall = [(1 + math.cos(math.pi * step / (12 - warm))) / 2 for step in range(12 - warm)]
+    assert rates(make) == pytest.approx(rise + fall)
+    optimizer = two_groups()
+    schedule(make, optimizer, Trainer(max_steps=20))
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.01])
+
+
+@pytest.mark.parametrize("warmup", [0, 1, -0.5])
+def test_a_warm_up_is_a_part_of_the_training(warmup: float) -> None:
+    with pytest.raises(UserError, match=r"WarmupCosineLR: warmup: .* between 0 and 1"):
+        WarmupCosineLR(two_groups(), total_steps=9, warmup=warmup)
 
 
 def test_cyclic_is_per_step() -> None:
@@ -166,7 +183,7 @@ def test_rates_of_groups_keep_their_ratio_in_cycles() -> None:
     assert seen == [pytest.approx(pair) for pair in expected]
 
 
-@pytest.mark.parametrize("make", [partial(OneCycleLR, max_lr=0.1), CosineLR])
+@pytest.mark.parametrize("make", [partial(OneCycleLR, max_lr=0.1), WarmupCosineLR, CosineLR])
 def test_an_endless_training_has_no_length(make: Any) -> None:
     with pytest.raises(UserError, match="max_epochs"):
         rates(make, max_epochs=-1)
@@ -196,6 +213,7 @@ def test_a_cosine_as_long_as_the_training_cannot_change_its_length_on_resume(kin
     [
         ("{class_path: OneCycleLR, init_args: {max_lr: 0.1}}", OneCycleLR),
         ("{class_path: CosineLR}", CosineLR),
+        ("{class_path: WarmupCosineLR, init_args: {warmup: 0.2}}", WarmupCosineLR),
         ("{class_path: StepLR, init_args: {step_size: 1}}", StepLR),
         ("{class_path: torch.optim.lr_scheduler.ReduceLROnPlateau}", ReduceLROnPlateau),
     ],
@@ -232,7 +250,7 @@ def test_from_the_command_line(text: str, kind: type, monkeypatch: pytest.Monkey
     command.trainer.fit(command.model, DataLoader(data, batch_size=4), DataLoader(data, batch_size=16))
     (config,) = command.trainer.lr_scheduler_configs
     assert type(config.scheduler) is kind
-    assert config.interval == ("step" if kind is OneCycleLR else "epoch")
+    assert config.interval == ("step" if kind in (OneCycleLR, WarmupCosineLR) else "epoch")
     assert command.trainer.optimizers[0].defaults["nesterov"]
     assert command.model.network.arguments["widths"] == [4]
 

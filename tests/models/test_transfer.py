@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 from litlens.explain.cam import cam
 from litlens.models.backbones import TransferNetwork
+from litlens.models.schedules import WarmupCosineLR
 from litlens.models.transfer import TransferClassifier
 
 
@@ -186,6 +188,22 @@ def test_rates_by_depth_resume_bit_for_bit_under_a_schedule(step: int, tmp_path:
     base = list(tops.values())[::-1]
     assert base[0] == pytest.approx(0.1 * 0.01)
     assert all(below == pytest.approx(0.8 * above) for above, below in itertools.pairwise(base))
+
+
+def test_a_warm_up_in_which_layers_are_unfrozen_ends_at_the_scaled_rate() -> None:
+    model = classifier(**STAGED, cache_features=False)  # unfrozen after six of twelve steps
+    model.lr_scheduler = partial(WarmupCosineLR, warmup=0.75)
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer(4, callbacks=[Rates()]).fit(model, datamodule=Blobs())
+    factors = [0.01 + 0.99 * step / 9 for step in range(9)]
+    factors += [(1 + math.cos(math.pi * step / 3)) / 2 for step in range(3)]
+    scales = [0.01] * 6 + [0.001] * 6
+    assert rates == pytest.approx([scale * factor for scale, factor in zip(scales, factors, strict=True)])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The LightningModule around a network: steps, metrics, optimizer, and its entry in the checkpoint."""
 
 import inspect
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,15 @@ from torch.optim import Optimizer
 
 from litlens.errors import UserError
 from litlens.models.constructor_arguments import KeepsArguments, describe
-from litlens.models.losses import Loss, balanced_weights, check_options, loss_and_weight, one_hot
+from litlens.models.losses import (
+    ClassWeights,
+    Loss,
+    balanced_weights,
+    check_options,
+    given_weights,
+    loss_and_weight,
+    one_hot,
+)
 from litlens.models.metrics import EpochSums, PassMetrics
 from litlens.models.mixing import mix_batch
 from litlens.models.optimization import adam, add_penalty_gradients, build_optimizer, check_lr_scales, kernels
@@ -42,7 +50,8 @@ class ImageClassifier(KeepsArguments, LightningModule):
         lr_scheduler: Constructs a schedule from an optimizer; a missing length follows from the trainer.
         loss: See `litlens.models.losses`.
         label_smoothing: From 0 to below 1, the share of the target that is divided among all classes; training only.
-        class_weights: K numbers, or `balanced`: inversely proportional to the training counts; training only.
+        class_weights: Training only: K numbers, numbers by class (`{cat: 2.0}`, of the others 1), or `balanced`:
+            inversely proportional to the training counts.
         l1: Weight of Σ|w| over kernels, not biases.
         l2: Weight of Σw² over kernels, not biases; with SGD, half of torch's weight decay.
         mixup: Alpha of MixUp, 0 for none; with CutMix as well, a fair coin decides for each batch.
@@ -63,7 +72,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss = "cross_entropy",
         label_smoothing: float = 0.0,
-        class_weights: Literal["balanced"] | list[float] | None = None,
+        class_weights: ClassWeights = None,
         l1: float = 0.0,
         l2: float = 0.0,
         mixup: float = 0.0,
@@ -73,12 +82,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
-        check_options(
-            class_names,
-            label_smoothing,
-            class_weights,
-            {"l1": l1, "l2": l2, "mixup": mixup, "cutmix": cutmix},
-        )
+        check_options(label_smoothing, {"l1": l1, "l2": l2, "mixup": mixup, "cutmix": cutmix})
         check_lr_scales(lr_scales or {}, network)
         lazy = any(is_lazy(weight) for weight in network.parameters())  # has no shape before the first batch
         self.network = network.to(memory_format=torch.channels_last) if channels_last and not lazy else network
@@ -99,7 +103,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
 
         # Not a buffer: an average of the weights pairs its buffers with the classifier's by position, and the balanced
         # weights would be added as one more later. The checkpoint has them in the record.
-        self._class_weights = torch.tensor(class_weights) if isinstance(class_weights, list) else None
+        self._class_weights = given_weights(class_weights, self.class_names)
         self._epoch = EpochSums()
         self._resumed_sums: list[list[float]] = []
         self._val, self._test = PassMetrics(self.num_classes), PassMetrics(self.num_classes)

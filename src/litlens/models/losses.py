@@ -1,14 +1,15 @@
 """Losses by name, for targets that are classes or probabilities, with label smoothing and class weights."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from litlens.errors import UserError
+from litlens.errors import UserError, nearest
 
 Loss = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae"]
+ClassWeights: TypeAlias = Literal["balanced"] | list[float] | dict[str, float] | None
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
@@ -64,17 +65,27 @@ def balanced_weights(labels: Tensor, class_names: list[str]) -> Tensor:
     return len(labels) / (len(class_names) * counts).float()
 
 
-def check_options(
-    class_names: list[str],
-    label_smoothing: float,
-    class_weights: Literal["balanced"] | list[float] | None,
-    not_negative: dict[str, float],
-) -> None:
-    """Raise UserError for class weights of another number, and for values out of range."""
-    if isinstance(class_weights, list) and len(class_weights) != len(class_names):
+def given_weights(class_weights: ClassWeights, class_names: list[str]) -> Tensor | None:
+    """The weight of each class, float32 (K,), from a list or by name, where the others have 1; None if none are given.
+
+    Raises UserError for a list of another length and for a name of no class.
+    """
+    if isinstance(class_weights, dict):
+        for name in class_weights:
+            if name not in class_names:
+                raise UserError(f"model.class_weights: there is no class '{name}'{nearest(name, class_names)}")
+        return torch.tensor([float(class_weights.get(name, 1.0)) for name in class_names])
+    if not isinstance(class_weights, list):
+        return None
+    if len(class_weights) != len(class_names):
         raise UserError(
             f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: give one per class"
         )
+    return torch.tensor(class_weights)
+
+
+def check_options(label_smoothing: float, not_negative: dict[str, float]) -> None:
+    """Raise UserError for values out of range."""
     if not 0 <= label_smoothing < 1:
         raise UserError(f"model.label_smoothing: {label_smoothing}: give a number from 0 to below 1")
     for name, value in not_negative.items():

@@ -1,5 +1,6 @@
 """Transfer learning: a classifier whose network is pretrained, and which layers of it train in which epoch."""
 
+import itertools
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -180,6 +181,7 @@ class Freezing(Callback):
             schedule: Any = config.scheduler
             if not getattr(schedule, "unfrozen", False):
                 schedule.unfrozen = True  # torch's schedules save all their attributes
-                for name in ("base_lrs", "max_lrs"):  # the second is CyclicLR's
-                    if hasattr(schedule, name):
-                        setattr(schedule, name, [rate * module.unfreeze_lr_scale for rate in getattr(schedule, name)])
+                parts = getattr(schedule, "_schedulers", [schedule])  # those of a SequentialLR
+                for part, name in itertools.product(parts, ("base_lrs", "max_lrs")):  # the second is CyclicLR's
+                    if hasattr(part, name):
+                        setattr(part, name, [rate * module.unfreeze_lr_scale for rate in getattr(part, name)])
