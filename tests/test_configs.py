@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from test_overlays import EFFECTS
 from torch import Tensor
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -20,8 +21,9 @@ from litlens.cli.main import train
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-# A finder trains many steps before the run: tests/cli/test_finders.py.
-OVERLAYS = sorted(path.stem for path in (CONFIGS / "with").glob("*.yaml") if not path.stem.endswith("_finder"))
+# The effect of the others is tried in test_overlays, and that of the finders in cli/test_finders.
+TRIED = {"short", "lr_finder", "batch_size_finder", *(effect.__name__ for effect in EFFECTS)}
+OVERLAYS = sorted({path.stem for path in (CONFIGS / "with").glob("*.yaml")} - TRIED)
 # Some configs validate every fifth epoch, and there is one here.
 ONE_BATCH = ["--trainer.fast_dev_run=true", "--trainer.check_val_every_n_epoch=1"]
 # How many test images `write_stand_ins` leaves: 40 in IDX files, 2 fonts of 12 in 52 classes, 2 × 4 in test/, a tenth

@@ -15,6 +15,7 @@ from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 
 from litlens.callbacks.collect_predictions import CollectPredictions
+from litlens.callbacks.running_average import RunningAverage
 from litlens.data.module import ImageDataModule
 from litlens.data.split import ArrayImages, Split
 from litlens.models.classifier import ImageClassifier
@@ -114,10 +115,14 @@ def test_each_sample_is_counted_once_for_all_sizes_of_splits_and_batches(number:
 
 
 def _train(rank: int, number: int, folder: Path) -> None:
-    model = classifier()
-    run = on(number, max_epochs=3)
-    run.fit(model, datamodule=Random(batch_size=6 // number))
-    metrics = {name: float(value) for name, value in run.callback_metrics.items()}
+    metrics = {}
+    for name, callbacks, sampling in (("plain", [], "shuffled"), ("average", [RunningAverage(decay=0.8)], "balanced")):
+        model = classifier()
+        run = on(number, max_epochs=3, callbacks=callbacks)
+        run.fit(model, datamodule=Random(batch_size=6 // number, sampling=sampling))
+        metrics |= {f"{name} {metric}": float(value) for metric, value in run.callback_metrics.items()}
+        # After the fit, the average.
+        metrics[f"{name} weights"] = sum(float(weight.detach().abs().sum()) for weight in model.parameters())
     (folder / f"{number}-{rank}.json").write_text(json.dumps(metrics))
 
 
@@ -125,7 +130,9 @@ def test_equal_steps_give_equal_metrics_with_one_two_and_three_processes(tmp_pat
     for number in (1, 2, 3):
         in_processes(number, _train, tmp_path)
     alone, *others = [json.loads(path.read_text()) for path in sorted(tmp_path.iterdir())]
-    assert set(alone) >= {"loss/train", "accuracy/train", "loss/val", "accuracy/val", "f1/val"}
+    metrics = ("loss/train", "accuracy/train", "loss/val", "accuracy/val", "f1/val", "weights")
+    assert set(alone) >= {f"{name} {metric}" for name in ("plain", "average") for metric in metrics}
+    assert alone["plain weights"] != alone["average weights"]
     assert len(others) == 5
     for metrics in others:
         assert metrics == pytest.approx(alone, abs=1e-6)

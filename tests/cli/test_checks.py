@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import BackboneFinetuning, Callback, ModelPruning, StochasticWeightAveraging
 
-from litlens.cli.checks import available_precision, cpu_has_bf16
+from litlens.callbacks import EpochAverage, RunningAverage
+from litlens.cli.checks import available_precision, check_callbacks, cpu_has_bf16
 from litlens.cli.main import train
+from litlens.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,3 +90,29 @@ def test_synchronized_batch_norm_on_the_cpu_is_refused_in_one_line(
         train([*configs, "--devices=2", "--trainer.accelerator=cpu"])
     assert capsys.readouterr().err.startswith("error: trainer.sync_batchnorm: torch's SyncBatchNorm needs GPUs")
     assert list(tmp_path.glob("runs/*/*")) == []
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "line"),
+    [
+        ([BackboneFinetuning()], r"BackboneFinetuning: .* use TransferClassifier .* model\.unfreeze_epoch$"),
+        ([ModelPruning("l1_unstructured")], r"ModelPruning: .* by torch\.nn\.utils\.prune$"),
+        ([StochasticWeightAveraging(swa_lrs=0.1)], r"StochasticWeightAveraging: .* configs/with/swa\.yaml$"),
+        ([RunningAverage(), EpochAverage()], "RunningAverage and EpochAverage: .* remove one$"),
+    ],
+)
+def test_callbacks_whose_effect_would_be_lost_are_refused(callbacks: list[Callback], line: str) -> None:
+    with pytest.raises(UserError, match=f"^trainer.callbacks: {line}"):
+        check_callbacks([Callback(), *callbacks])
+    check_callbacks([Callback(), RunningAverage()])
+
+
+def test_a_refused_callback_leaves_no_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        train([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", "--trainer.callbacks+=BackboneFinetuning"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: trainer.callbacks: BackboneFinetuning: ")
+    assert not list(tmp_path.glob("runs/*/*"))

@@ -7,7 +7,15 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch import nn
 
 from litlens.data.module import SPLITS, ImageDataModule
@@ -36,6 +44,28 @@ def check_checkpointing(config: Namespace) -> None:
             f"model_checkpoint.{unvalidated[0]}: {options[unvalidated[0]]} would save weights that were not validated: "
             "remove it; a checkpoint is saved after every validation, as often as trainer.val_check_interval says"
         )
+
+
+# Callbacks of Lightning whose effect would be lost, the first two on resume, with the reason and what to do instead.
+_REFUSED: dict[type[Callback], str] = {
+    # https://github.com/Lightning-AI/pytorch-lightning/issues/21901
+    BackboneFinetuning: "a resumed run would not train the backbone: use TransferClassifier with model.strategy: "
+    "finetune and model.unfreeze_epoch",
+    ModelPruning: "a resumed run would train the pruned weights again: prune the trained network, "
+    "load_classifier(RUN_DIR).network, by torch.nn.utils.prune",
+    StochasticWeightAveraging: "no checkpoint would have the average: use --config configs/with/swa.yaml",
+}
+
+
+def check_callbacks(callbacks: list[Callback]) -> None:
+    """Raise UserError for callbacks of Lightning whose effect would be lost."""
+    for callback in callbacks:
+        for kind, reason in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise UserError(f"trainer.callbacks: {type(callback).__name__}: {reason}")
+    averages = [type(callback).__name__ for callback in callbacks if isinstance(callback, WeightAveraging)]
+    if len(averages) > 1:
+        raise UserError(f"trainer.callbacks: {averages[0]} and {averages[1]}: a run validates one average: remove one")
 
 
 def check_monitors(trainer: Trainer, monitors: dict[str, ModelCheckpoint | EarlyStopping | None]) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
 from litlens.callbacks.collect_predictions import CollectPredictions
@@ -31,6 +32,7 @@ from litlens.checkpoints.warm_start import initialize_from
 from litlens.cli.checks import (
     available_precision,
     check_batches,
+    check_callbacks,
     check_checkpointing,
     check_model,
     check_monitors,
@@ -147,13 +149,18 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
         own.append(built.early_stopping)
     chosen = built.trainer.callbacks or []
     chosen = chosen if isinstance(chosen, list) else [chosen]
-    chosen = [callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))]
+    chosen = _latest([callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))])
+    check_callbacks(chosen)
     # Before the others, which log what it restores.
     resumption = [Resumption(config, folder=folder)] if resume else []
     if built.trainer.enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in chosen):
         own.append(ImageProgressBar())
-    settings = built.trainer.as_dict() | {"callbacks": [*resumption, *chosen, *own]}
+    settings = built.trainer.as_dict() | {"max_time": None}
     with mistakes_of_values():
+        if built.trainer.max_time is not None:
+            # The one that Lightning makes ends a run within an epoch, whose rest a resumed run would never see.
+            chosen.append(Timer(built.trainer.max_time, interval="epoch"))
+        settings["callbacks"] = [*resumption, *chosen, *own]
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
     for logger in trainer.loggers:
@@ -165,6 +172,13 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
     newest = newest_checkpoint(folder) if resume else None
     parts = (built.model, data, config, collect, built.model_checkpoint, last, built.early_stopping, newest)
     return Run(folder, trainer, *parts)
+
+
+def _latest(callbacks: list[Callback]) -> list[Callback]:
+    """Of callbacks of one class that have a state, only the last, as of values: Lightning refuses two."""
+    stateful = [callback for callback in callbacks if is_overridden("state_dict", callback, parent=Callback)]
+    latest = {callback.state_key: callback for callback in stateful}
+    return [callback for callback in callbacks if latest.get(callback.state_key, callback) is callback]
 
 
 def in_run_folder(config: Namespace, folder: Path) -> Namespace:
