@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -321,7 +322,11 @@ def events(run: Path) -> dict[str, Any]:
     for tag in tags["images"]:
         found[f"events, {tag}"] = [(event.step, event.encoded_image_string) for event in reader.Images(tag)]
     for tag in tags["tensors"]:
-        found[f"events, {tag}"] = [(event.step, str(event.tensor_proto)) for event in reader.Tensors(tag)]
+        # The configuration is text, and has the options of the kill.
+        found[f"events, {tag}"] = [
+            (event.step, re.sub(r"(checkpoint_minutes|num_workers): [\d.]+", r"\1", str(event.tensor_proto)))
+            for event in reader.Tensors(tag)
+        ]
     return found
 
 
