@@ -134,7 +134,7 @@ def test_the_classes_with_the_lowest_f1_come_first_and_no_more_than_fit(made_up)
     assert [label.get_text() for label in axes.get_yticklabels()] == [row.name for row in worst]
     drawn = {line.get_label(): list(line.get_xdata()) for line in axes.lines}
     assert drawn["recall"] == [row.recall for row in worst]
-    assert [text.get_text() for text in axes.texts] == [f"{row.labelled}" for row in worst]
+    assert [text.get_text() for text in axes.texts] == [f"{row.labeled}" for row in worst]
     assert "the 30 of 62" in axes.get_title(loc="left")
 
 

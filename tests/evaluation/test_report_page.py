@@ -39,9 +39,9 @@ def test_the_table_of_the_classes(made_up, report, page) -> None:
     rows = {row[0]: row[1:] for row in page(report(some)).rows}
     figures = precision_recall_fscore_support(some.labels, some.predicted)
     for k, name in enumerate(some.class_names):
-        precision, recall, _, f1, _, labelled, predicted = rows[name]
+        precision, recall, _, f1, _, labeled, predicted = rows[name]
         assert [precision, recall, f1] == [f"{100 * column[k]:.1f} %" for column in figures[:3]]
-        assert [int(labelled), int(predicted)] == [(some.labels == k).sum(), (some.predicted == k).sum()]
+        assert [int(labeled), int(predicted)] == [(some.labels == k).sum(), (some.predicted == k).sum()]
 
 
 def test_mistakes_have_maps_and_samples_have_none(made_up, report, page) -> None:

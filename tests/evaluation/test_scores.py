@@ -28,7 +28,7 @@ def test_a_hand_count() -> None:
     # -log(e / (e + 2)) for the three right ones, -log(1 / (e + 2)) for the others
     assert scores.loss(some) == pytest.approx(np.log(np.e + 2) - 0.5, rel=1e-12)
     table = scores.class_table(some)
-    assert [(row.name, row.labelled, row.predicted) for row in table] == [
+    assert [(row.name, row.labeled, row.predicted) for row in table] == [
         ("a", 3, 2),
         ("b", 2, 1),
         ("c", 1, 3),
@@ -111,7 +111,7 @@ def test_the_table_is_scikit_learns_to_the_last_bit(made_up) -> None:
         some.labels, some.predicted, labels=range(5), zero_division=0.0
     )
     table = scores.class_table(some)
-    assert [(row.precision, row.recall, row.f1, row.labelled) for row in table] == list(zip(*columns, strict=True))
+    assert [(row.precision, row.recall, row.f1, row.labeled) for row in table] == list(zip(*columns, strict=True))
     assert [row.predicted for row in table] == np.bincount(some.predicted, minlength=5).tolist()
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from litlens.callbacks.running_average import RunningAverage
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
+from litlens.models.losses import given_weights
 from litlens.models.networks.scratch import LeNet5
 
 
@@ -99,3 +100,16 @@ def test_deepcopy_copies_weights_and_settings() -> None:
     twin = copy.deepcopy(classifier)
     assert twin.state_dict().keys() == classifier.state_dict().keys()
     assert torch.equal(twin._class_weights, torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_weights_by_a_name_that_yaml_reads_as_a_number() -> None:
+    given: dict[str, float] = {7: 2.0}  # type: ignore[dict-item]
+    assert given_weights(given, ["6", "7"]).tolist() == [1.0, 2.0]  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="there is no class '8'"):
+        given_weights({8: 2.0}, ["6", "7"])  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_not_positive_is_refused(weight: float) -> None:
+    with pytest.raises(UserError, match="for class b: give numbers above 0"):
+        given_weights([1, weight], ["a", "b"])

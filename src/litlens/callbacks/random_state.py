@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 
 class RandomState(Callback):
-    """Saves torch's global random states and puts them back at the first step after a resume, for dropout.
+    """Saves torch's global random states; puts them back at the first step or validation after a resume, for dropout.
 
     Lightning restores none (`lightning/pytorch/trainer/connectors/checkpoint_connector.py`). Not earlier than the first
     step, since starting the loaders draws from the state as well. All other random choices of litlens follow from the
@@ -33,8 +34,8 @@ class RandomState(Callback):
         self._restore()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the states back where a resumed run validates first."""
-        if not trainer.sanity_checking:
+        """Put the states back where a resumed run validates first, and not in an evaluation."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._restore()
 
     def _restore(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
@@ -62,10 +63,15 @@ def classify(
     title = paths[0].resolve().name + (f"-and-{len(paths) - 1}-more" if len(paths) > 1 else "")
     folder = output or run_home(checkpoint) / f"images-{title}"
     found = _Classified()
-    for start in progress(range(0, len(files), _AT_ONCE), description="Classified batches"):
-        _classify_batch(found, loaded, loaded.preprocessing, dict(list(files.items())[start : start + _AT_ONCE]))
+    names = list(files)
+    try:
+        for start in progress(range(0, len(files), _AT_ONCE), description="Classified batches"):
+            batch = {name: files[name] for name in names[start : start + _AT_ONCE]}
+            _classify_batch(found, loaded, loaded.preprocessing, batch)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"--images: {_AT_ONCE} images are too many for the device: add --accelerator cpu") from error
     page = rendered(
-        "labelled.html",
+        "labeled.html",
         cards=found.cards,
         title=f"{title}, classified by {run_title(checkpoint)}",
         classes=loaded.class_names,

@@ -25,9 +25,9 @@ def fold_assignment(
     pooled = [splits["train"], splits["val"]]
     samples = sorted(SplitAssignment.of({"train": pooled[0], "val": pooled[1]}, class_names).samples)
     groups: list[str] | None = None
-    if all(split.groups is not None for split in pooled):
+    if any(split.groups is not None for split in pooled):  # where a split has none, each image is its own
         names = [name for split in pooled for name in split.names]
-        group_of = dict(zip(names, [group for split in pooled for group in split.groups or ()], strict=True))
+        group_of = dict(zip(names, [group for split in pooled for group in split.groups or split.names], strict=True))
         groups = [group_of[sample.name] for sample in samples]
     _check(class_names, [sample.label for sample in samples], groups, folds=folds)
     divided: Any = StratifiedKFold if groups is None else StratifiedGroupKFold

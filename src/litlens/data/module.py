@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from litlens.data.augment import Augmentation
 
 SPLITS = ("train", "val", "test")
+Sampling = Literal["shuffled", "balanced"]
 _FEWEST_STEPS = 5  # an epoch of fewer steps is rarely meant
 _log = logging.getLogger(__name__)
 
@@ -76,13 +77,15 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
         normalize: str | dict[str, list[float]] = "auto",
         augment: list[str | dict[str, Any]] | str | None = None,
-        sampling: Literal["shuffled", "balanced"] = "shuffled",
+        sampling: Sampling = "shuffled",
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size: {batch_size} is less than 1")
         if num_workers < 0:
             raise UserError(f"data.num_workers: {num_workers} is less than 0")
+        if sampling not in get_args(Sampling):
+            raise UserError(f"data.sampling: '{sampling}' is not one of {', '.join(get_args(Sampling))}")
         if normalize != "auto":
             mean_and_std(normalize, key="data.normalize", others="auto, ")
         self.batch_size = batch_size

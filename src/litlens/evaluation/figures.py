@@ -134,7 +134,7 @@ def per_class_figure(table: Sequence[ClassMetrics], *, title: str = "Classes", m
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     for place, row in zip(places, rows, strict=True):
         axes.annotate(
-            f"{row.labelled:,}",
+            f"{row.labeled:,}",
             (1.0, float(place)),
             (6, 0),
             xycoords=("axes fraction", "data"),

@@ -149,7 +149,7 @@ def render_report(
         confusion=embedded_figure(confusion_matrix_figure(confusion, predictions.class_names, title="Test")),
         rows=[
             # Wilson's interval of the recall, and the average precision; neither for a class without samples.
-            (row, wilson_interval(int(hits), row.labelled) if row.labelled else None, average_precision.get(row.name))
+            (row, wilson_interval(int(hits), row.labeled) if row.labeled else None, average_precision.get(row.name))
             for row, hits in zip(class_table(predictions), np.diagonal(confusion), strict=True)
         ],
         calibration_error=error,

@@ -93,15 +93,15 @@ def _resampled_differences(
     triples = np.stack([first.labels, first.predicted, second.predicted])
     cells, counts = np.unique(triples, axis=1, return_counts=True)
     classes = np.arange(first.num_classes)
-    labelled, one, other = (np.float32(side[:, None] == classes) for side in cells)
+    labeled, one, other = (np.float32(side[:, None] == classes) for side in cells)
     better = np.float32(cells[0] == cells[2]) - np.float32(cells[0] == cells[1])
     gains, f1 = [], []
     for drawn in resampled_counts(counts, resamples=resamples, generator=np.random.default_rng(seed)):
-        label_counts = drawn @ labelled
+        label_counts = drawn @ labeled
         gains.append((drawn @ better).astype(np.float64) / len(first))
         f1.append(
-            macro_metrics(drawn @ (labelled * other), label_counts, drawn @ other)["f1"]
-            - macro_metrics(drawn @ (labelled * one), label_counts, drawn @ one)["f1"]
+            macro_metrics(drawn @ (labeled * other), label_counts, drawn @ other)["f1"]
+            - macro_metrics(drawn @ (labeled * one), label_counts, drawn @ one)["f1"]
         )
     return {"accuracy": np.concatenate(gains), "f1": np.concatenate(f1)}
 

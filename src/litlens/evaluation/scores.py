@@ -33,7 +33,7 @@ class ClassMetrics:
     precision: float
     recall: float
     f1: float
-    labelled: int
+    labeled: int
     predicted: int
 
 
@@ -77,15 +77,15 @@ def loss(predictions: Predictions) -> float:
 
 def class_table(predictions: Predictions) -> list[ClassMetrics]:
     """Precision, recall and F1 of every class, in the order of the class names."""
-    right, labelled, predicted = _counts(predictions)
-    precision, recall, f1 = class_metrics(right, labelled, predicted).values()
+    right, labeled, predicted = _counts(predictions)
+    precision, recall, f1 = class_metrics(right, labeled, predicted).values()
     return [
-        ClassMetrics(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labelled[k]), int(predicted[k]))
+        ClassMetrics(name, float(precision[k]), float(recall[k]), float(f1[k]), int(labeled[k]), int(predicted[k]))
         for k, name in enumerate(predictions.class_names)
     ]
 
 
-def class_metrics(right: Counts, labelled: Counts, predicted: Counts) -> dict[str, NDArray[np.float64]]:
+def class_metrics(right: Counts, labeled: Counts, predicted: Counts) -> dict[str, NDArray[np.float64]]:
     """Precision, recall and F1 of every class from its counts `(..., K)`; an undefined one is 0."""
 
     def ratio(numerator: Counts, denominator: Counts) -> NDArray[np.float64]:
@@ -93,18 +93,18 @@ def class_metrics(right: Counts, labelled: Counts, predicted: Counts) -> dict[st
 
     return {
         "precision": ratio(right, predicted),
-        "recall": ratio(right, labelled),
-        "f1": ratio(2 * right, labelled + predicted),
+        "recall": ratio(right, labeled),
+        "f1": ratio(2 * right, labeled + predicted),
     }
 
 
-def macro_metrics(right: Counts, labelled: Counts, predicted: Counts) -> dict[str, NDArray[np.float64]]:
+def macro_metrics(right: Counts, labeled: Counts, predicted: Counts) -> dict[str, NDArray[np.float64]]:
     """Macro precision, recall and F1 `(...)` from counts per class `(..., K)`; leading dimensions are resamples.
 
-    As torchmetrics averages: a class that is neither labelled nor predicted anywhere is left out.
+    As torchmetrics averages: a class that is neither labeled nor predicted anywhere is left out.
     """
-    present = np.maximum(((labelled + predicted) > 0).sum(axis=-1), 1)
-    of_classes = class_metrics(right, labelled, predicted)
+    present = np.maximum(((labeled + predicted) > 0).sum(axis=-1), 1)
+    of_classes = class_metrics(right, labeled, predicted)
     return {name: np.asarray(values.sum(axis=-1) / present) for name, values in of_classes.items()}
 
 
@@ -121,11 +121,11 @@ def _counts(predictions: Predictions) -> tuple[Counts, Counts, Counts]:
 def most_confused(predictions: Predictions, *, limit: int = 10) -> list[ConfusedPair]:
     """The pairs (label, predicted) that are confused most often, worst first, ties by class number."""
     counts = predictions.confusion_matrix * ~np.eye(predictions.num_classes, dtype=bool)
-    labelled = predictions.confusion_matrix.sum(axis=1)
+    labeled = predictions.confusion_matrix.sum(axis=1)
     order = np.argsort(-counts, axis=None, kind="stable")[:limit]
     rows, columns = np.unravel_index(order, counts.shape)
     return [
-        ConfusedPair(int(row), int(column), int(counts[row, column]), float(counts[row, column] / labelled[row]))
+        ConfusedPair(int(row), int(column), int(counts[row, column]), float(counts[row, column] / labeled[row]))
         for row, column in zip(rows, columns, strict=True)
         if counts[row, column]
     ]
@@ -208,10 +208,10 @@ def _resampled_macro(
 ) -> dict[str, NDArray[np.float64]]:
     cells, counts = np.unique(np.stack([predictions.labels, predictions.predicted]), axis=1, return_counts=True)
     classes = np.arange(predictions.num_classes)
-    labelled, predicted = (np.float32(side[:, None] == classes) for side in cells)  # (C, K) each: cell -> class
-    right = labelled * predicted
+    labeled, predicted = (np.float32(side[:, None] == classes) for side in cells)  # (C, K) each: cell -> class
+    right = labeled * predicted
     chunks = [
-        macro_metrics(drawn @ right, drawn @ labelled, drawn @ predicted)
+        macro_metrics(drawn @ right, drawn @ labeled, drawn @ predicted)
         for drawn in resampled_counts(counts, resamples=resamples, generator=generator)
     ]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -1,5 +1,6 @@
 """Losses by name, for targets that are classes or probabilities, with label smoothing and class weights."""
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -68,20 +69,24 @@ def balanced_weights(labels: Tensor, class_names: list[str]) -> Tensor:
 def given_weights(class_weights: ClassWeights, class_names: list[str]) -> Tensor | None:
     """The weight of each class, float32 (K,), from a list or by name, where the others have 1; None if none are given.
 
-    Raises UserError for a list of another length and for a name of no class.
+    Raises UserError for a list of another length, a name of no class, and a weight that is not positive.
     """
     if isinstance(class_weights, dict):
-        for name in class_weights:
+        by_name = {str(name): weight for name, weight in class_weights.items()}  # YAML reads a class `7` as a number
+        for name in by_name:
             if name not in class_names:
                 raise UserError(f"model.class_weights: there is no class '{name}'{nearest(name, class_names)}")
-        return torch.tensor([float(class_weights.get(name, 1.0)) for name in class_names])
+        class_weights = [by_name.get(name, 1.0) for name in class_names]
     if not isinstance(class_weights, list):
         return None
     if len(class_weights) != len(class_names):
         raise UserError(
             f"model.class_weights: {len(class_weights)} weights for {len(class_names)} classes: give one per class"
         )
-    return torch.tensor(class_weights)
+    for name, weight in zip(class_names, class_weights, strict=True):
+        if not 0 < weight < math.inf:
+            raise UserError(f"model.class_weights: {weight} for class {name}: give numbers above 0")
+    return torch.tensor(class_weights, dtype=torch.float32)
 
 
 def check_options(label_smoothing: float, not_negative: dict[str, float]) -> None:

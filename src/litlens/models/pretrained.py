@@ -74,7 +74,13 @@ def timm_base(backbone: str, image_size: tuple[int, int] = (224, 224), weights: 
     if known.fixed_input_size:  # such a network, and no other, takes the size
         options["img_size"] = image_size
     if weights is None:
-        network = timm.create_model(name, **options)
+        try:
+            network = timm.create_model(name, **options)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if not known.fixed_input_size:
+                raise
+            height, width = image_size
+            raise UserError(f"image_size: {backbone} cannot be built for {height}x{width}: {error}") from error
     elif weights == "DEFAULT":
         try:
             network = timm.create_model(name, pretrained=True, **options)

@@ -60,6 +60,8 @@ class WarmupCosineLR(SequentialLR):
             raise UserError("WarmupCosineLR: total_steps is missing: give the number of steps")
         if not 0 < warmup < 1:
             raise UserError(f"WarmupCosineLR: warmup: {warmup}: give a share of the steps between 0 and 1")
+        if not 0 < start_factor <= 1:
+            raise UserError(f"WarmupCosineLR: start_factor: {start_factor}: give a number above 0, to 1")
         self.total_steps = total_steps  # torch's schedules save all their attributes
         steps = max(1, round(warmup * total_steps))
         rise = LinearLR(optimizer, start_factor, total_iters=steps)

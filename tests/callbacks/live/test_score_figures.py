@@ -234,6 +234,6 @@ def test_a_figure_of_more_classes_and_of_the_test(trainer, small, samples, spy, 
     run = trainer(PerClassMetrics(2, every_n_epochs=2), logger=TensorBoardLogger(tmp_path), max_epochs=3)
     run.fit(classifier, samples(), val)
     run.test(classifier, val, verbose=False)
-    labelled = np.bincount(torch.cat([labels for _, labels in val]), minlength=3).tolist()
+    labeled = np.bincount(torch.cat([labels for _, labels in val]), minlength=3).tolist()
     assert [call["title"] for call in drawn] == ["Validation, epoch 1", "Validation, epoch 2", "Test"]
-    assert all([row.labelled for row in call["table"]] == labelled for call in drawn)
+    assert all([row.labeled for row in call["table"]] == labeled for call in drawn)

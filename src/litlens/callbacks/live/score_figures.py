@@ -144,12 +144,15 @@ class PrecisionRecallCurves(PassFigure):
             f"precision_recall/{split}",
             lambda: precision_recall_figure(precision_recall_curves(predictions), title=title),
         )
+        boards = tensorboards(trainer)
+        if not boards:
+            return
         hits = predictions.labels[:, None] == np.arange(predictions.num_classes)
         curves = {f"pr_curve/{split}": (hits.ravel(), predictions.probabilities.ravel())}
         if predictions.num_classes <= _CURVES:
             columns = zip(predictions.class_names, hits.T, predictions.probabilities.T, strict=True)
             curves = {f"pr_curve/{split}/{name}": (hit, probability) for name, hit, probability in columns}
-        for logger in tensorboards(trainer):
+        for logger in boards:
             for tag, (hit, probability) in curves.items():
                 logger.experiment.add_pr_curve(tag, hit, probability, trainer.global_step)
 
