@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.scores import label_errors
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH = ROOT / "configs" / "with"
 PAGE = (ROOT / "docs" / "cross-validation.md").read_text()
 FIRST, RESUME, EVALUATE = re.findall(r"```console\npython (.*?)\n```", PAGE)
 QUICK = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -159,11 +161,22 @@ def test_finished_folds_are_not_run_again(run: Path) -> None:
     assert "folds" not in yaml.safe_load((run / "fold-2" / "config.yaml").read_text())
 
 
+def test_an_evaluation_of_a_fold_neither_finishes_it_nor_changes_its_scores(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "digits_cnn" / run.name)
+    (copy / "fold-3" / "predictions-val.csv").unlink()
+    (copy / "fold-3" / "results.json").unlink()
+    for number in (2, 3):
+        evaluate(["--ckpt_path", str(copy / f"fold-{number}")])
+        assert "accuracy_test" in results(copy / f"fold-{number}")
+    train(["--resume", str(copy), "--trainer.enable_progress_bar=false"])
+    assert results(copy)["cross_validation"] == results(run)["cross_validation"]
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
         (["--folds=140"], "folds: 140: class 8 has 139 images in training and validation: use 2 to 139 folds"),
-        (["--folds=0"], "folds: 0: give 2 or more"),
+        (["--folds=0", f"--config={WITH / 'lr_finder.yaml'}"], "folds: 0: give 2 or more"),
         (
             ["--folds=2", "--model_checkpoint=ModelCheckpoint", "--model_checkpoint.dirpath=here"],
             "model_checkpoint.dirpath: each fold keeps its checkpoints in its own folder: remove it",
@@ -172,6 +185,11 @@ def test_finished_folds_are_not_run_again(run: Path) -> None:
             ["--resume=RUN", "--trainer.max_epochs=3"],
             "command line: trainer.max_epochs: 3: the folds of a run have the same settings: remove it, or start a new "
             "run: --config RUN/config.yaml --trainer.max_epochs=3",
+        ),
+        (
+            ["--resume=RUN", '--trainer.callbacks+={"class_path": "RunningAverage", "init_args": {"decay": 0.9}}'],
+            "command line: trainer.callbacks: RunningAverage: the folds of a run have the same settings: remove it, or "
+            "start a new run: --config RUN/config.yaml --trainer.callbacks=RunningAverage",
         ),
         (["--resume=RUN", "--folds=4"], "folds: 4: RUN keeps its number of folds: remove --folds"),
     ],
@@ -192,7 +210,9 @@ def test_mistakes_are_one_line_and_leave_nothing(
     with pytest.raises(SystemExit) as stopped:
         train(given)
     assert stopped.value.code == 1
-    assert capsys.readouterr().err == f"error: {line.replace('RUN', str(run))}\n"
+    captured = capsys.readouterr()
+    assert captured.err == f"error: {line.replace('RUN', str(run))}\n"
+    assert "Finder" not in captured.out  # refused before the range test
     assert not list(tmp_path.iterdir())
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 

@@ -1,6 +1,6 @@
 """Lightning's finders of a batch size and a learning rate, which run before the training and set what they find.
 
-In a training, Lightning's own callbacks leave their traces: the rates of the groups become one, a schedule keeps the
+In a training, Lightning's own callbacks have side effects: the rates of the groups become one, a schedule keeps the
 rates that it was built with, and neither config.yaml nor a resumed run knows the value. Here a finder has a classifier,
 data and a trainer of its own, and the run is then the same, bit for bit, as with the value given by hand.
 """
@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from litlens.checkpoints.reading import checkpoint_path
 from litlens.checkpoints.warm_start import initialize_from
-from litlens.cli.mistakes import mistakes_of_values
+from litlens.cli.mistakes import mistakes_of_values, out_of_memory
 from litlens.cli.parser import TrainingCommand
 from litlens.errors import UserError
 from litlens.evaluation.style import BLUE, ORANGE, house_style, new_figure, plain_axes, svg
@@ -53,6 +53,8 @@ def _set_batch_size(command: TrainingCommand, spec: Namespace, folder: Path, con
     options = command.config.data.init_args
     if "batch_size" not in options:
         raise UserError("BatchSizeFinder: the data module has no batch_size: remove the finder")
+    # Lightning returns a size above the split's at once, and `auto` would be announced.
+    options.batch_size = 1
     data = command.build_data()
     data.prepare_data()
     data.setup("fit")
@@ -101,8 +103,6 @@ def _search(command: TrainingCommand, spec: Namespace, folder: Path) -> Any:
         initialize_from(built.model.network, built.model.class_names, checkpoint_path(Path(built.model.init_from)))
     (finder,) = built.trainer.callbacks
     sizes = isinstance(finder, BatchSizeFinder)
-    if sizes:  # where this is larger than the split, Lightning returns it at once
-        data.batch_size = 1
     of_the_search = {
         "callbacks": [_Search(finder)],
         "default_root_dir": folder,
@@ -123,7 +123,7 @@ def _search(command: TrainingCommand, spec: Namespace, folder: Path) -> Any:
     quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
     logging.disable(logging.ERROR)
     try:
-        with quiet, contextlib.suppress(_FoundError):
+        with quiet, contextlib.suppress(_FoundError), out_of_memory(trainer, data):
             trainer.fit(built.model, datamodule=data)
     finally:
         logging.disable(logging.NOTSET)

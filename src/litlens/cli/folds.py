@@ -1,6 +1,7 @@
 """Cross-validation: a run per fold in one folder, out-of-fold predictions, and a test of the best fold."""
 
 import csv
+import gc
 import io
 import json
 import statistics
@@ -30,21 +31,21 @@ _OF_FOLD = "predictions-val.csv"
 # What may differ between the folds or trials of one run, when it is resumed.
 _FREE = (
     *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy", "trainer.enable_"),
-    *("trainer.logger", "trainer.callbacks", "data.num_workers", "data.root", "data.folder", "checkpoint_minutes"),
-    *("resume", "config", "folds", "trials"),
+    *("trainer.logger", "data.num_workers", "data.root", "data.folder", "checkpoint_minutes"),
+    *("resume", "folds", "trials"),
 )
 
 
 def cross_validate(command: TrainingCommand, folder: Path, runs: list[Run], *, console: Console) -> None:
     """Train the folds that are not finished, in `folder/fold-N`, and test the best one.
 
-    A fold is finished once its results.json is there. `runs` holds the fold in training (`run_folder`).
+    A fold is finished once its predictions are there: `evaluate.py` writes a results.json, too. `runs` holds the fold
+    in training (`run_folder`).
     """
     count = command.config.folds
-    _check(command)
     for number in range(1, count + 1):
         place, first = folder / f"fold-{number}", folder / "fold-1"
-        if (place / RESULTS).is_file():
+        if (place / _OF_FOLD).is_file():
             continue
         begun = any(path.is_file() for path in (place / LAST, previous_checkpoint(place / LAST)))
         known = place if begun else first  # the run's images, in case others have come since
@@ -62,13 +63,16 @@ def cross_validate(command: TrainingCommand, folder: Path, runs: list[Run], *, c
             scores = _score(parts)
         console.print(
             f"fold {number} of {count}: val accuracy {scores['accuracy_val']:.4f}, loss {scores['loss_val']:.4f}, "
-            f"{scores['n_val']:,} images, {scores['epochs']} epochs"
+            f"{scores['n_val']:,} images, {scores['epochs']} epoch{'s' if scores['epochs'] != 1 else ''}"
         )
+        runs.clear()
+        del data, parts
+        gc.collect()  # a trainer and its module refer to each other
     _test_best(command, folder, runs, console=console)
 
 
-def _check(command: TrainingCommand) -> None:
-    """Raise UserError for another number of folds than the run has."""
+def check_folds(command: TrainingCommand) -> None:
+    """Raise UserError for folds that cannot be trained, or differ from those that the run has."""
     if command.config.folds < 2:
         raise UserError(f"folds: {command.config.folds}: give 2 or more")
     check_same_settings(command, part="fold")
@@ -85,8 +89,11 @@ def check_same_settings(command: TrainingCommand, *, part: str) -> None:
     if command.config.model_checkpoint.init_args.get("dirpath"):
         raise UserError(f"model_checkpoint.dirpath: each {part} keeps its checkpoints in its own folder: remove it")
     own = str(command.resumed / CONFIG) if command.resumed else ""
+    kept = [(given.key, given.value) for given in command.line.given if given.where.startswith(own)]
     for given in command.line.given:
-        if not (given.where.startswith(own) or given.key.startswith(_FREE)):
+        # A class that is given again may get other options.
+        as_before = given.value in (None, []) and (given.key, given.value) in kept
+        if not (given.where.startswith(own) or as_before or given.key.startswith(_FREE)):
             raise UserError(
                 f"{given.where}: {given.key}: {given.value}: the {part}s of a run have the same settings: remove it, "
                 f"or start a new run: --config {own} --{given.key}={given.value}"
@@ -114,8 +121,9 @@ def _score(parts: Run) -> dict[str, Any]:
         "score": metadata["metrics"].get(parts.checkpoint.monitor, found["accuracy_test"]),
     }
     if trainer.is_global_zero:
+        # Under a key of its own, beside which `evaluate.py` writes a test.
+        write_atomically(parts.folder / RESULTS, json.dumps({"fold": scores}, indent=2) + "\n")
         predictions.save(parts.folder / _OF_FOLD)
-        write_atomically(parts.folder / RESULTS, json.dumps(scores, indent=2) + "\n")
     trainer.strategy.barrier()
     return scores
 
@@ -123,7 +131,7 @@ def _score(parts: Run) -> dict[str, Any]:
 def _test_best(command: TrainingCommand, folder: Path, runs: list[Run], *, console: Console) -> None:
     """Make the folder of the folds a run of its own: with the best fold's checkpoint, which is tested."""
     places = [folder / f"fold-{number}" for number in range(1, command.config.folds + 1)]
-    folds = [json.loads((place / RESULTS).read_text()) for place in places]
+    folds = [json.loads((place / RESULTS).read_text())["fold"] for place in places]
     options = command.config.model_checkpoint.init_args
     sign = 1 if options.get("monitor") is None or options.get("mode") == "max" else -1
     best = max(range(len(folds)), key=lambda fold: (sign * folds[fold]["score"], -folds[fold]["loss_val"]))

@@ -81,7 +81,7 @@ def run(args: list[str], *, console: Console) -> None:
     """Parse and build, then train, or with `--inspect` show the data."""
     # They use this module.
     from litlens.cli.finders import set_found_values
-    from litlens.cli.folds import cross_validate
+    from litlens.cli.folds import check_folds, cross_validate
 
     command = TrainingCommand(args)
     if command.config.inspect:
@@ -93,6 +93,9 @@ def run(args: list[str], *, console: Console) -> None:
     if command.config.trainer.precision != asked:
         console.print(f"trainer.precision: {asked} is emulated here, many times slower: training in float32")
     check_checkpointing(command.config)
+    in_folds = command.config.folds is not None and not command.config.trainer.fast_dev_run
+    if in_folds:
+        check_folds(command)
     with run_folder(command) as (folder, runs):
         set_found_values(command, folder, console=console)
         if command.config.search:
@@ -101,7 +104,7 @@ def run(args: list[str], *, console: Console) -> None:
 
             search(command, folder, runs, console=console)
             return
-        if command.config.folds is not None and not command.config.trainer.fast_dev_run:
+        if in_folds:
             cross_validate(command, folder, runs, console=console)
             return
         runs.append(build(command, folder, resume=command.resumed is not None))
@@ -149,6 +152,10 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
         own.append(built.early_stopping)
     chosen = built.trainer.callbacks or []
     chosen = chosen if isinstance(chosen, list) else [chosen]
+    if built.trainer.max_time is not None:
+        with mistakes_of_values():
+            # The one that Lightning makes ends a run within an epoch, whose rest a resumed run would never see.
+            chosen = [*chosen, Timer(built.trainer.max_time, interval="epoch")]
     chosen = _latest([callback for callback in chosen if not isinstance(callback, tuple(map(type, needed)))])
     check_callbacks(chosen)
     # Before the others, which log what it restores.
@@ -157,9 +164,6 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
         own.append(ImageProgressBar())
     settings = built.trainer.as_dict() | {"max_time": None}
     with mistakes_of_values():
-        if built.trainer.max_time is not None:
-            # The one that Lightning makes ends a run within an epoch, whose rest a resumed run would never see.
-            chosen.append(Timer(built.trainer.max_time, interval="epoch"))
         settings["callbacks"] = [*resumption, *chosen, *own]
         # In place of Lightning's summary the command prints `layer_table`.
         trainer = Trainer(**settings | {"enable_model_summary": False})
