@@ -113,3 +113,12 @@ def test_what_is_missing_or_too_small_is_one_line(
     assert refused([FOLDER, "--data.folder=tiny"], capsys).endswith(
         "data: 3 images are too few: none is left for test: add images"
     )
+
+
+@pytest.mark.usefixtures("images")
+def test_the_table_of_the_images_is_not_one_of_them(tmp_path: Path) -> None:
+    rows = [f"{name}/{number:03}.png,{name}" for name in "ab" for number in range(50)]
+    (tmp_path / "mine.csv").write_text("\n".join(["file,label", *rows]))
+    command = TrainingCommand([FOLDER, "--data.folder=mine", "--data.csv=mine.csv"])
+    command.build_data()
+    assert "auto, for 100 images: " in command.automatic

@@ -70,6 +70,14 @@ def test_a_step_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert found.loss == (losses[0].item() if step == STEPS else None)
 
 
+def test_a_trial_has_its_own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search has 32 images in a batch."""
+    monkeypatch.chdir(tmp_path)
+    train([*OPTIONS, "--trainer.max_epochs=1", "--search={data.batch_size: {choices: [24]}}", "--trials=1"])
+    (trial,) = Path().glob("runs/*/*/trial-0")
+    assert len(litlens.replay(trial, 0).names) == 2 * 24
+
+
 def test_no_run_and_no_such_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no .*config\.yaml: give the folder of a run"):
         litlens.replay(tmp_path, 0)

@@ -12,6 +12,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from image_folders import fill
 from jobs import Job
 from optuna.trial import Trial
 
@@ -171,6 +172,55 @@ def test_a_trial_that_fails_or_is_pruned_does_not_end_the_search(
     assert "failed: the training loss became nan" in capsys.readouterr().out
 
 
+def test_a_failure_is_of_one_trial_and_a_mistake_of_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Out of memory at the first step of all; more devices on resume; a process killed while a trial got its values."""
+    plain = ImageClassifier.training_step
+
+    def training_step(self: ImageClassifier, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.trainer.default_root_dir.endswith("trial-0"):
+            raise torch.OutOfMemoryError
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(ImageClassifier, "training_step", training_step)
+    run = search("--trainer.max_epochs=1", trials=2)
+    assert [trial["state"] for trial in result(run)["trials"]] == ["fail", "complete"]
+    assert ", 1 epoch " in capsys.readouterr().out
+
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{run / 'study.db'}")
+    study.ask({"model.optimizer.lr": study.trials[0].distributions["model.optimizer.lr"]})
+    more = ["--resume", str(run), *QUIET, "--trials=4"]
+    assert "trainer.devices: 2: a trial runs on one device" in refused([*more, "--devices=2"], capsys)
+    assert len(study.trials) == 3
+    train(more)
+    found = result(run)["trials"]
+    assert [trial["state"] for trial in found] == ["fail", "complete", "fail", "complete"]
+    assert len(found[2]["values"]) == 1
+    assert not list(run.glob(".*"))
+
+
+def test_a_search_of_what_links_and_constants_follow_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, stand_ins: Path
+) -> None:
+    """The size of the images, which the network has too, and the weights, whose constants the images are scaled by."""
+    monkeypatch.setenv("TORCH_HOME", str(stand_ins / "torch"))
+    fill(folder / "mine", {"a": 12, "b": 12})
+    space = "{data.image_size: {choices: [32, 40]}, model.network.weights: {choices: [DEFAULT, null]}}"
+    options = ["--data.folder=mine", "--data.batch_size=4", "--trainer.max_epochs=1", "--model.strategy=frozen"]
+    train(["--config=configs/folder.yaml", *QUIET, *options, f"--search={space}", "--trials=4", "--seed_everything=3"])
+    (run,) = Path("runs", "folder").iterdir()
+    seen: set[int] = set()
+    for number, trial in enumerate(result(run)["trials"]):
+        assert trial["state"] == "complete", trial
+        config = yaml.safe_load((run / f"trial-{number}" / "config.yaml").read_text())
+        size, normalize = (config["data"]["init_args"][name] for name in ("image_size", "normalize"))
+        assert config["model"]["init_args"]["network"]["init_args"]["image_size"] == [size, size]
+        assert (normalize == "auto") == (trial["values"]["model.network.weights"] is None)
+        seen |= {size, normalize == "auto"}
+    assert seen == {32, 40, True, False}
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_bug_in_a_trial_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
@@ -230,6 +280,8 @@ def test_the_study_is_data(searched: Path, monkeypatch: pytest.MonkeyPatch, caps
         ("model.optimizer.lr: {low: 1}", [], "line 1: model.optimizer.lr: give either low and high"),
         ("model.optimizer.lr: {low: 0.1, high: 1}", ["--trainer.devices=2"], "--search: trainer.devices: 2: a trial"),
         ("model.optimizer.lr: {low: 0.1, high: 1}", ["--folds=3"], "--search: it compares runs of one split"),
+        ("model.optimizer.lr: {low: 0.1, high: 1}", ["--folds=0"], "--search: it compares runs of one split"),
+        ("{}", [], "--search: nothing to search"),
         ("model.optimizer.lr: {low: 0.1, high: 1}", ["--search=range.yaml"], "--search: there is no file range.yaml"),
     ],
 )
@@ -239,6 +291,14 @@ def test_a_mistake_is_one_line_before_the_first_trial(
     (folder / "ranges.yaml").write_text(ranges)
     assert words in refused([*SEARCH[:2], *SMALL, "--search=ranges.yaml", *options], capsys)
     assert not Path("runs").exists()
+
+
+def test_a_run_that_is_no_search_does_not_become_one(
+    folder: Path, digits_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits_runs["mlp"]
+    line = refused(["--resume", str(run), *SEARCH[2:]], capsys)
+    assert line == f"error: {run} is not a search: start one by --config {run / 'config.yaml'} --search FILE"
 
 
 def test_the_commands_of_the_page_run(searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:

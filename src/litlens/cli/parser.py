@@ -145,8 +145,8 @@ class TrainingCommand:
             keep_arguments(built.model.network, arguments, builder=made.class_path)
         return built
 
-    def resolved_config(self, data: ImageDataModule) -> dict[str, Any]:
-        """Every option of the experiment in plain values, linked ones included."""
+    def resolved_config(self, data: ImageDataModule, *, of_network: bool = True) -> dict[str, Any]:
+        """Every option of the experiment in plain values, linked ones included; of the network, unless `of_network`."""
         text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False)
         of_the_call = ("config", "inspect", "resume", "folds", "search", "trials")
         config = {key: value for key, value in yaml.safe_load(text).items() if key not in of_the_call}
@@ -156,6 +156,8 @@ class TrainingCommand:
             for parent in parents:
                 inner = inner.setdefault(parent, {})
             inner[name] = value
+            if target != _CLASS_NAMES and not of_network:
+                del inner[name]
         if re.search("[\ud800-\udfff]", "".join(data.class_names)):
             # YAML cannot hold names that are not UTF-8; they are set again when the config is read.
             del config["model"]["init_args"]["class_names"]

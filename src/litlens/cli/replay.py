@@ -13,9 +13,10 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from litlens.callbacks.random_state import RandomState
-from litlens.checkpoints.reading import LAST, previous_checkpoint, read_checkpoint
+from litlens.checkpoints.reading import previous_checkpoint, read_checkpoint
 from litlens.cli.checks import available_precision
 from litlens.cli.parser import TrainingCommand
+from litlens.cli.run_folder import CONFIG, LAST
 from litlens.data import sampling
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
@@ -49,7 +50,10 @@ def replay(run: str | Path, step: int) -> Replay:
     Seeds the global random generators, as the run did. Raises UserError where the folder is not a run, its images have
     changed, or no such step can be.
     """
-    command = TrainingCommand(["--resume", str(run)])
+    config = Path(run) / CONFIG  # a trial's own: `--resume` would take that of the search
+    if not config.is_file():
+        raise UserError(f"there is no {config}: give the folder of a run")
+    command = TrainingCommand(["--config", str(config)])
     data = command.build_data(splits_of=Path(run))
     data.prepare_data()
     data.setup("fit")

@@ -24,13 +24,16 @@ from sqlalchemy.exc import DatabaseError
 
 from litlens.checkpoints.logs import open_logs
 from litlens.checkpoints.reading import previous_checkpoint
+from litlens.cli.checks import available_precision
+from litlens.cli.finders import set_found_values
 from litlens.cli.folds import check_same_settings
 from litlens.cli.mistakes import mistakes_of_values
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.processes import started_by_launcher
 from litlens.cli.run_folder import ASSIGNMENT, BEST, BEST_CONFIG, CONFIG, LAST, METRICS, write_config
 from litlens.cli.search_space import Space, arguments, check_space, distributions, read_space
-from litlens.cli.train import Run, build, finished_loggers, fit_run, test_run
+from litlens.cli.train import Run, build, check, finished_loggers, fit_run, test_run
+from litlens.data.module import ImageDataModule
 from litlens.errors import UserError, mistake_behind
 from litlens.files import copy_atomically, write_atomically
 
@@ -51,12 +54,16 @@ def search(command: TrainingCommand, folder: Path, runs: list[Run], *, console: 
     space = distributions(plain, command.line)
     if command.resumed is None:
         check_space(space, command.line, command.line.args)
-        data = command.build_data()
-        data.prepare_data()
-        data.setup("fit")
+    normalize = command.config.data.init_args.get("normalize")
+    set_found_values(command, folder, console=console)
+    data = _checked_data(command, folder)
+    if command.resumed is None:
         data.assignment().write(folder / ASSIGNMENT)
         trials = int(command.config.trials)  # not jsonargparse's own kind
-        write_config(folder, {"search": plain, "trials": trials, **command.resolved_config(data)})
+        config = command.resolved_config(data, of_network=False)  # a trial may have another size or network
+        if normalize == "auto" and any(key.startswith("model.network") for key in space):
+            config["data"]["init_args"]["normalize"] = normalize  # each trial has the constants of its weights
+        write_config(folder, {"search": plain, "trials": trials, **config})
     args = command.line.args if command.resumed else ["--config", str(folder / CONFIG)]
     study = _open(folder, command)
     console.print(f"search in {folder}: {command.config.trials} trials of {', '.join(space)}, by {_monitor(command)}")
@@ -87,11 +94,35 @@ def _check(command: TrainingCommand) -> None:
         )
     if options.trainer.fast_dev_run:
         raise UserError("--search: trainer.fast_dev_run trains nothing that could be compared: remove it")
-    if options.folds:
+    if options.folds is not None:
         raise UserError("--search: it compares runs of one split: remove --folds, and cross-validate the best config")
     if options.model_checkpoint.init_args.get("monitor") is None:
         raise UserError("--search: model_checkpoint.monitor: null: name the metric that is compared")
+    if command.resumed is not None:
+        own = str(command.resumed / CONFIG)
+        if not any(given.key.startswith("search.") and given.where.startswith(own) for given in command.line.given):
+            raise UserError(f"{command.resumed} is not a search: start one by --config {own} --search FILE")
     check_same_settings(command, part="trial")
+
+
+def _checked_data(command: TrainingCommand, folder: Path) -> ImageDataModule:
+    """The data of the search, set up.
+
+    Raises UserError for a mistake that no trial is the cause of: in the trials, each would count as failed.
+    """
+    data = command.build_data(splits_of=command.resumed)
+    parts = build(command, folder, data=data)
+    if (devices := parts.trainer.world_size) > 1:
+        raise UserError(f"--search: trainer.devices: {devices}: a trial runs on one device: add --devices 1")
+    check(command, parts)
+    return data
+
+
+def _command(args: list[str]) -> TrainingCommand:
+    command = TrainingCommand(args)
+    options = command.config.trainer
+    options.precision = available_precision(options.precision, accelerator=options.accelerator)
+    return command
 
 
 def _monitor(command: TrainingCommand) -> str:
@@ -128,8 +159,14 @@ def _next(
         known = study.get_trials(deepcopy=False)
         for frozen in known:
             if frozen.state == TrialState.RUNNING and (lock := _lock(_lock_file(folder / f"trial-{frozen.number}"))):
+                trial = Trial(study, frozen._trial_id)  # what `ask` returns for a new one
+                if frozen.distributions.items() < space.items():  # killed within `ask`
+                    lock.close()
+                    _lock_file(folder / f"trial-{frozen.number}").unlink()
+                    _fail(study, trial, "stopped before it had all values")
+                    continue
                 _check_params(frozen, space, folder)
-                return Trial(study, frozen._trial_id), lock  # what `ask` returns for a new one
+                return trial, lock
         number = len(known)
         if number >= command.config.trials or (lock := _lock(_lock_file(folder / f"trial-{number}"))) is None:
             return None
@@ -169,41 +206,40 @@ def _busy(folder: Path) -> Any:
 
 
 def _try(study: optuna.Study, trial: Trial, place: Path, args: list[str], runs: list[Run], *, monitor: str) -> str:
-    """Train one trial, tell the study, and return a line that says how it ended.
-
-    Raises UserError where the very first trial is refused before its first step: so will be the others.
-    """
+    """Train one trial, tell the study, and return a line that says how it ended."""
     begun = any(path.is_file() for path in (place / LAST, previous_checkpoint(place / LAST)))
     reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
     pruning = Pruning(trial, monitor, reported)
     runs.clear()
     gc.collect()  # a trainer and its module refer to each other, and hold the device's memory
     try:
-        command = TrainingCommand(args)
+        command = _command(args)
         runs.append(build(command, place, data=command.build_data(splits_of=place.parent), resume=begun))
-        if (devices := runs[0].trainer.world_size) > 1:
-            raise UserError(f"--search: trainer.devices: {devices}: a trial runs on one device: add --devices 1")
         runs[0].trainer.callbacks.append(pruning)  # type: ignore[attr-defined]
         with finished_loggers(runs[0]):
             parts = fit_run(command, runs[0], console=Console(quiet=True), brief=True)
     except Exception as error:
         mistake = mistake_behind(error)
-        begun = begun or bool(runs and runs[0].trainer.global_step)
-        if mistake is None or not (begun or trial.number):
+        if mistake is None:
             raise
-        trial.set_user_attr("failed", str(mistake))
-        study.tell(trial, state=TrialState.FAIL)
+        _fail(study, trial, str(mistake))
         return f"failed: {mistake}"
     epochs = parts.trainer.current_epoch
+    trained = f"{epochs} epoch" + "s" * (epochs != 1)
     trial.set_user_attr("epochs", epochs)
     trial.set_user_attr("seconds", round(parts.last.seconds, 1))
     if pruning.pruned:
         study.tell(trial, state=TrialState.PRUNED)
-        return f"pruned after {epochs} epochs"
+        return f"pruned after {trained}"
     score = parts.checkpoint.best_model_score
     assert score is not None  # fit_run checks that there is a best checkpoint
     study.tell(trial, float(score))
-    return f"{monitor} {float(score):.4f}, {epochs} epochs"
+    return f"{monitor} {float(score):.4f}, {trained}"
+
+
+def _fail(study: optuna.Study, trial: Trial, reason: str) -> None:
+    trial.set_user_attr("failed", reason)
+    study.tell(trial, state=TrialState.FAIL)
 
 
 def _options(values: dict[str, Any], command: TrainingCommand) -> list[str]:
@@ -273,7 +309,7 @@ def _test_best(
     found = ", ".join(f"{key} {_short(value)}" for key, value in best.params.items())
     head = f"# {place.name} of {len(trials)}: {found}.\n"
     write_atomically(folder / BEST_CONFIG, head + (place / CONFIG).read_text(encoding="utf-8"))
-    command = TrainingCommand([*args, *_options(best.params, command)])
+    command = _command([*args, *_options(best.params, command)])
     runs[:] = [build(command, folder, data=command.build_data(splits_of=folder))]
     console.print(
         f"{place.name} is the best in validation and is tested: {found}\nbest config    {folder / BEST_CONFIG}"

@@ -47,6 +47,7 @@ from litlens.cli.resume import Resumption, check_resumption, check_splits
 from litlens.cli.run_folder import (
     ASSIGNMENT,
     BEST,
+    LAST,
     new_run_folder,
     parent_run,
     removed_if_refused,
@@ -97,13 +98,13 @@ def run(args: list[str], *, console: Console) -> None:
     if in_folds:
         check_folds(command)
     with run_folder(command) as (folder, runs):
-        set_found_values(command, folder, console=console)
-        if command.config.search:
+        if command.config.search is not None:
             import_extra("optuna", extra="search", needed_by="--search")
             from litlens.cli.search import search
 
             search(command, folder, runs, console=console)
             return
+        set_found_values(command, folder, console=console)
         if in_folds:
             cross_validate(command, folder, runs, console=console)
             return
@@ -117,12 +118,14 @@ def run_folder(command: TrainingCommand) -> Iterator[tuple[Path, list[Run]]]:
     """The folder that a command writes into, and a list for the run that it builds and trains there.
 
     A new folder is removed where an error comes before the first step of that run. Of several runs, in folders inside,
-    the list holds the one in training; the folder stays where one has a best checkpoint.
+    the list holds the one in training; the folder stays where another has a checkpoint.
     """
     runs: list[Run] = []
 
     def kept() -> bool:
-        return bool(command.resumed or any(run.trainer.global_step for run in runs) or any(folder.glob(f"*/{BEST}")))
+        # A run has a checkpoint from step 0 on.
+        others = {path.parents[1] for path in folder.glob(f"*/{LAST}")} - {run.folder for run in runs}
+        return bool(command.resumed or others or any(run.trainer.global_step for run in runs))
 
     signals.hold()  # until what removes the folder knows of it
     folder = command.resumed or new_run_folder(command.run_name)

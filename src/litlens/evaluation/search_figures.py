@@ -48,7 +48,8 @@ class SearchResult:
 @house_style
 def search_figure(result: SearchResult) -> Figure:
     """The value of each trial with the best so far, and against each option that was searched."""
-    options = list(result.trials[0].values)
+    found = result.trials[result.best_trial].values
+    options = list(found)
     rows = math.ceil((1 + len(options)) / _ACROSS)
     figure = new_figure(9.6, 2.7 * rows)
     axes = figure.subplots(rows, _ACROSS, squeeze=False, sharey=True).flatten().tolist()
@@ -63,7 +64,8 @@ def search_figure(result: SearchResult) -> Figure:
     axes[0].set(xlabel="trial", title="History")
     axes[0].legend(frameon=False, fontsize=8)
     for of_option, option in zip(axes[1:], options, strict=False):
-        tried = [trial.values[option] for trial in result.trials]
+        # A trial that failed before it had all values is not drawn.
+        tried = [trial.values.get(option, found[option]) for trial in result.trials]
         _points(of_option, result, _places(of_option, tried))
         of_option.set(xlabel=option)
     for first in axes[::_ACROSS]:
