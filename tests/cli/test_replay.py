@@ -73,7 +73,8 @@ def test_a_step_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_trial_has_its_own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search has 32 images in a batch."""
     monkeypatch.chdir(tmp_path)
-    train([*OPTIONS, "--trainer.max_epochs=1", "--search={data.batch_size: {choices: [24]}}", "--trials=1"])
+    few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    train([*OPTIONS, *few, "--search={data.batch_size: {choices: [24]}}", "--trials=1"])
     (trial,) = Path().glob("runs/*/*/trial-0")
     assert len(litlens.replay(trial, 0).names) == 2 * 24
 

@@ -208,7 +208,7 @@ def test_a_search_of_what_links_and_constants_follow_from(
     fill(folder / "mine", {"a": 12, "b": 12})
     space = "{data.image_size: {choices: [32, 40]}, model.network.weights: {choices: [DEFAULT, null]}}"
     options = ["--data.folder=mine", "--data.batch_size=4", "--trainer.max_epochs=1", "--model.strategy=frozen"]
-    train(["--config=configs/folder.yaml", *QUIET, *options, f"--search={space}", "--trials=4", "--seed_everything=3"])
+    train(["--config=configs/folder.yaml", *QUIET, *options, f"--search={space}", "--trials=2", "--seed_everything=2"])
     (run,) = Path("runs", "folder").iterdir()
     seen: set[int] = set()
     for number, trial in enumerate(result(run)["trials"]):
