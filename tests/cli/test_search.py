@@ -280,7 +280,7 @@ def test_the_study_is_data(searched: Path, monkeypatch: pytest.MonkeyPatch, caps
         ("model.optimizer.lr: {low: 1}", [], "line 1: model.optimizer.lr: give either low and high"),
         ("model.optimizer.lr: {low: 0.1, high: 1}", ["--trainer.devices=2"], "--search: trainer.devices: 2: a trial"),
         ("model.optimizer.lr: {low: 0.1, high: 1}", ["--folds=3"], "--search: it compares runs of one split"),
-        ("model.optimizer.lr: {low: 0.1, high: 1}", ["--folds=0"], "--search: it compares runs of one split"),
+        ("model.optimizer.lr: {low: 0.1, high: 1}", ["--folds=0"], "folds: 0: give 2 or more"),
         ("{}", [], "--search: nothing to search"),
         ("model.optimizer.lr: {low: 0.1, high: 1}", ["--search=range.yaml"], "--search: there is no file range.yaml"),
     ],
