@@ -63,7 +63,7 @@ def torchvision_network(backbone: str, image_size: tuple[int, int] = (224, 224))
 def timm_base(backbone: str, image_size: tuple[int, int] = (224, 224), weights: str | None = None) -> nn.Module:
     """Build a network of timm (`timm/convnext_tiny`) without its classifier: images to pooled features (B, F).
 
-    `weights` is `DEFAULT`, timm's own download of the weights that the name stands for (`timm/NAME.TAG` chooses
+    `weights` is `DEFAULT`, timm's own download of the weights that the name means (`timm/NAME.TAG` chooses
     others), or a state dict in a file; timm resizes position embeddings to the images.
 
     Raises UserError for an unknown name, weights that cannot be downloaded, and a file like those of `load_weights`.
