@@ -71,8 +71,8 @@ def measure(root: Path, *, epochs: int, limit: int | None, rounds: int) -> dict[
     seconds: dict[bool, list[float]] = {True: [], False: []}
     spent: Counter[str] = Counter()
     weights: list[dict[str, Tensor]] = []
-    for number in range(rounds + 1):
-        # The first is to warm up (caches, threads, fonts); then the order alternates.
+    for number in range(1 if limit == 1 else 0, rounds + 1):
+        # Number 0 is to warm up (caches, threads, fonts); then the order alternates.
         for on in (False, True) if number % 2 else (True, False):
             inside, elapsed, state = fit(root, on=on, epochs=epochs if number else 1, limit=limit if number else 10)
             if number:

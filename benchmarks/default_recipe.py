@@ -132,6 +132,44 @@ def fastai_in_a_process(python: str, ours: dict[str, Any], folder: Path, weights
 def fine_tune(*, folder: str, weights: str, splits: str, side: int, seconds: float, seed: int) -> dict[str, Any]:
     """fastai's `vision_learner` and `fine_tune`, with the epochs that fit into the seconds."""
     import fastai
+
+    make, held_out = _fastai(folder=folder, weights=weights, splits=splits, side=side, seed=seed)
+    # What an epoch of the head, and of all layers, takes: some batches of each, and the validation.
+    probe = make()
+    head = _seconds_of_epoch(probe)
+    probe.unfreeze()
+    epochs = max(1, int((seconds - head) / _seconds_of_epoch(probe)))
+    learn = make()
+    start, before = time.perf_counter(), os.times()
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(epochs)
+    took, cpu = time.perf_counter() - start, _cpu_since(before)
+    with learn.no_bar():
+        test_images = learn.dls.test_dl(held_out, with_labels=True)
+        (_, val), (_, test) = learn.validate(), learn.validate(dl=test_images)
+    return {
+        "epochs": 1 + epochs,
+        "batch_size": learn.dls.bs,
+        "accuracy_val": float(val),
+        "accuracy_test": float(test),
+        "seconds": round(took, 1),
+        "cpu_seconds": round(cpu, 1),
+        "version": fastai.__version__,
+    }
+
+
+def frozen_epoch(*, folder: str, weights: str, splits: str, side: int, seed: int) -> float:
+    """Seconds of one epoch of fastai's head on frozen layers, and its validation."""
+    make, _ = _fastai(folder=folder, weights=weights, splits=splits, side=side, seed=seed)
+    learn = make()  # is frozen
+    start = time.perf_counter()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(1)
+    return time.perf_counter() - start
+
+
+def _fastai(*, folder: str, weights: str, splits: str, side: int, seed: int) -> tuple[Any, Any]:
+    """A function that makes a learner with its defaults, and the table of the test split."""
     import torch
     from fastai.vision import learner
     from fastai.vision.all import ImageDataLoaders, Resize, accuracy, imagenet_stats, set_seed, vision_learner
@@ -158,28 +196,7 @@ def fine_tune(*, folder: str, weights: str, splits: str, side: int, seconds: flo
         )
         return vision_learner(dls, arch, metrics=accuracy)
 
-    # What an epoch of the head, and of all layers, takes: some batches of each, and the validation.
-    probe = make()
-    head = _seconds_of_epoch(probe)
-    probe.unfreeze()
-    epochs = max(1, int((seconds - head) / _seconds_of_epoch(probe)))
-    learn = make()
-    start, before = time.perf_counter(), os.times()
-    with learn.no_bar(), learn.no_logging():
-        learn.fine_tune(epochs)
-    took, cpu = time.perf_counter() - start, _cpu_since(before)
-    with learn.no_bar():
-        held_out = learn.dls.test_dl(table[table.split == "test"], with_labels=True)
-        (_, val), (_, test) = learn.validate(), learn.validate(dl=held_out)
-    return {
-        "epochs": 1 + epochs,
-        "batch_size": learn.dls.bs,
-        "accuracy_val": float(val),
-        "accuracy_test": float(test),
-        "seconds": round(took, 1),
-        "cpu_seconds": round(cpu, 1),
-        "version": fastai.__version__,
-    }
+    return make, table[table.split == "test"]
 
 
 def _seconds_of_epoch(learn: Any, batches: int = 4) -> float:

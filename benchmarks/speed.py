@@ -26,8 +26,11 @@ from typing import Any
 import torch
 from on_gpu.timing import DEVICE
 from speed_rows.batches import batches
+from speed_rows.commands import evaluate, starts, whole_run
+from speed_rows.pretrained import callbacks, fastai_epoch, features, frozen_vgg16, grad_cam
+from speed_rows.processes import processes
 from speed_rows.row import Row, Skipped
-from speed_rows.steps import step
+from speed_rows.steps import settings, step
 
 from litlens.checkpoints.provenance import hardware, versions
 
@@ -36,6 +39,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "batches": batches,
     "step": step,
+    "settings": settings,
+    "frozen_vgg16": frozen_vgg16,
+    "fastai_epoch": fastai_epoch,
+    "features": features,
+    "grad_cam": grad_cam,
+    "callbacks": callbacks,
+    "starts": starts,
+    "processes": processes,
+    "evaluate": evaluate,
+    "whole_run": whole_run,
 }
 
 

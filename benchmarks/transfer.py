@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options)
+        print("\n" + json.dumps(measure(options)))
         return
     with tempfile.TemporaryDirectory() as cache:
         results = {name: _in_a_process(name, cache=cache) for name in MEASUREMENTS}
@@ -70,8 +70,8 @@ def main() -> None:
         JSON.write_text(text)
 
 
-def measure(options: argparse.Namespace) -> None:
-    """One measurement in this process; prints it as JSON."""
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """One measurement in this process."""
     name, maps = options.measure, options.measure.startswith("maps")
     seed_everything(42, verbose=False)
     size = 96 if options.quick else 224
@@ -117,14 +117,13 @@ def measure(options: argparse.Namespace) -> None:
     cache = Path(os.environ["LITLENS_CACHE"])
     torch.save(dict(network.head.state_dict()), cache / f"{name}.pt")
     kept = sum(path.stat().st_size for path in cache.glob("features-*.npy"))
-    found = {
+    return {
         "backbone": backbone,
         "images": len(data.samples("train")) + len(data.samples("val")),
         "seconds": round(seconds, 2),
         "peak_memory_mb": peak.stop(),
         "kept_on_disk_mb": round(kept / 1e6, 1),
     }
-    print("\n" + json.dumps(found))
 
 
 class _PeakMemory:

@@ -26,7 +26,7 @@ def batches(options: argparse.Namespace) -> list[Row]:
     number = 2 * BATCH if options.quick else len(loader) * BATCH
     (mean,), (std,) = data.preprocessing.normalize.mean, data.preprocessing.normalize.std
     with tempfile.TemporaryDirectory() as folder:
-        root = _unpacked(data.source_files(), Path(folder))
+        root = unpacked(data.source_files(), Path(folder))
         theirs = datasets.MNIST(root, transform=Compose([ToTensor(), Normalize((mean,), (std,))]))
     workers = 0 if options.quick else 2
     theirs = DataLoader(Subset(theirs, range(number)), batch_size=BATCH, shuffle=True, num_workers=workers)
@@ -55,7 +55,7 @@ def batches(options: argparse.Namespace) -> list[Row]:
     ]
 
 
-def _unpacked(files: list[Path], root: Path) -> Path:
+def unpacked(files: list[Path], root: Path) -> Path:
     """A folder in torchvision's layout; it reads no archives."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)

@@ -17,7 +17,7 @@ class Row:
     """One line of the table: `ratio` and what it should reach, and both sides in seconds, if `what` says no other unit.
 
     Of a row that is to be fast, the ratio is theirs / ours (how many times as fast); of one that is to cost little,
-    ours / theirs (how much longer).
+    ours / theirs (how much longer) or, where `what` says so, the difference in seconds.
     """
 
     what: str
@@ -46,14 +46,13 @@ def row(
     *,
     at_least: float | None = None,
     at_most: float | None = None,
+    difference: bool = False,
 ) -> Row:
-    """A row of the seconds of both sides, turn by turn: medians, and the median of the turns' ratios."""
+    """A row of the seconds of both sides, turn by turn: medians, and the median of the turns' ratios or differences."""
     pairs = list(zip(ours, theirs, strict=True))
-    ratio = (
-        statistics.median(b / a for a, b in pairs) if at_most is None else statistics.median(a / b for a, b in pairs)
-    )
+    ratios = [a - b if difference else b / a if at_most is None else a / b for a, b in pairs]
     reach = f"at least {at_least}" if at_most is None else f"at most {at_most}"
-    return Row(what, statistics.median(ours), statistics.median(theirs), ratio, reach, len(pairs))
+    return Row(what, statistics.median(ours), statistics.median(theirs), statistics.median(ratios), reach, len(pairs))
 
 
 def take_turns(*sides: Callable[[], object], repeats: int, warm_up: int = 1) -> list[list[float]]:

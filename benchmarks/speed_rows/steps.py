@@ -32,15 +32,33 @@ def step(options: argparse.Namespace) -> list[Row]:
         ("FashionMLP", lambda classes: litlens.FashionMLP(classes), (128, 1, 28, 28), False, 1.5),
     ]
     rows = []
-    for name, network, shape, bf16, at_most in cases:
-        if options.quick and name == "BottleneckCNN":
-            continue
-        steps, turns = (1, 2) if options.quick else (20, 8) if bf16 else (200, 30)
+    for name, network, shape, bf16, at_most in cases[-1:] if options.quick else cases:
+        steps, turns = (1, 1) if options.quick else (20, 8) if bf16 else (200, 30)
         ours = Ours(network, shape, bf16=bf16)
         hand = HandLoop(network, shape, bf16=bf16)
         what = f"training step of {name}, batch {shape[0]}, {'bf16' if bf16 else 'float32'}, every callback, logger"
-        seconds = [[one / steps for one in side] for side in ours.against(hand, steps=steps, turns=turns)]
+        seconds = ours.against(hand, steps=steps, turns=turns)
         rows.append(row(f"{what} and bar, against a hand loop", *seconds, at_most=at_most))
+    return rows
+
+
+def settings(options: argparse.Namespace) -> list[Row]:
+    """The CNNs in the settings of the shipped configs, bf16 and channels last, against a plain loop in float32."""
+    cases: list[tuple[str, Network, tuple[int, ...]]] = [
+        (
+            "mnist_cnn",
+            lambda classes: litlens.MnistCNN(classes, inner_activation="relu"),
+            (2 if options.quick else 64, 1, 28, 28),
+        ),
+        ("fonts_bottleneck", lambda classes: litlens.BottleneckCNN(classes, activation="silu"), (64, 1, 90, 90)),
+    ]
+    rows = []
+    for config, network, shape in cases[: 1 if options.quick else None]:
+        steps, turns = (1, 1) if options.quick else (10, 8)
+        hand = HandLoop(network, shape, bf16=False, channels_last=False)
+        seconds = Ours(network, shape, bf16=True).against(hand, steps=steps, turns=turns)
+        what = f"training step of {config}, bf16 and channels last, every callback, against a hand loop in float32"
+        rows.append(row(f"{what}, contiguous", *seconds, at_least=2.0))
     return rows
 
 
@@ -84,7 +102,7 @@ class Ours:
         self.batch, self.precision = random_batch(shape, classes), "bf16-mixed" if bf16 else "32-true"
 
     def against(self, hand: HandLoop, *, steps: int, turns: int) -> list[list[float]]:
-        """Seconds of so many steps, ours and the hand loop's in turn, within one epoch; the first turn warms up."""
+        """Seconds of a step, ours and the hand loop's in turn, so many each, in one epoch; the first turn warms up."""
         taken = _Turns(hand, steps=steps)
         arguments = ["--data=DigitsDataModule", "--model=ImageClassifier", "--model.network=FashionMLP"]
         arguments += [f"--trainer.precision={self.precision}", "--trainer.enable_progress_bar=true"]
@@ -94,7 +112,7 @@ class Ours:
             trainer.callbacks.append(taken)  # type: ignore[attr-defined]
             batches = Repeated(self.batch, steps * (turns + 1))
             trainer.fit(self.classifier, train_dataloaders=batches, val_dataloaders=Repeated(self.batch, 1))
-        return [taken.ours[1:], taken.theirs[1:]]
+        return [[seconds / steps for seconds in side[1:]] for side in (taken.ours, taken.theirs)]
 
 
 class Repeated:
