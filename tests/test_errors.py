@@ -1,11 +1,13 @@
 """The phrases that error messages share."""
 
 import json.decoder
+import os
+import shlex
 from pathlib import Path
 
 import pytest
 
-from litlens.errors import UserError, import_extra, listed, nearest
+from litlens.errors import UserError, import_extra, listed, nearest, quoted
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,12 @@ def test_nearest_offers_several() -> None:
 def test_listed() -> None:
     assert listed(["a", "b"]) == "a, b"
     assert listed(range(8), most=3) == "0, 1, 2 and 5 more"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="another shell")
+def test_a_path_with_a_blank_is_one_word_of_a_command() -> None:
+    assert quoted(Path("runs/digits_cnn/2026-11-27_10-00-00")) == "runs/digits_cnn/2026-11-27_10-00-00"
+    assert shlex.split(f"--resume {quoted('runs/my data/1')}") == ["--resume", "runs/my data/1"]
 
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it() -> None:

@@ -1,6 +1,9 @@
-"""The one exception for a user's mistake, and the three phrases that its messages share."""
+"""The one exception for a user's mistake, and the phrases that its messages share."""
 
 import difflib
+import os
+import shlex
+import subprocess
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -34,6 +37,11 @@ def listed(items: Iterable[object], most: int = 5) -> str:
     words = [str(item) for item in items]
     more = f" and {len(words) - most:,} more" if len(words) > most else ""
     return ", ".join(words[:most]) + more
+
+
+def quoted(word: object) -> str:
+    """A path or an option as one word of a command that is printed to be copied."""
+    return subprocess.list2cmdline([str(word)]) if os.name == "nt" else shlex.quote(str(word))
 
 
 def import_extra(module: str, *, extra: str, needed_by: str) -> Any:

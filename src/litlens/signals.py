@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from litlens.errors import quoted
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 6.0  # seconds in which a process that ends cleans up
 _PAUSE = 0.2  # seconds between two looks at the store
@@ -260,7 +262,7 @@ class _Signals:
         """The end of a line: the command that goes on, once there is a checkpoint."""
         if self.run is None or not any(self.run.rglob("last.ckpt")):
             return ""
-        return f"; resume with: python train.py --resume {self.run}"
+        return f"; resume with: python train.py --resume {quoted(self.run)}"
 
 
 signals = _Signals()

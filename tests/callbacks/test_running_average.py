@@ -1,6 +1,7 @@
 """The running average: against one kept by hand, before it begins, in the checkpoint, and on resume."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -156,6 +157,25 @@ def test_the_mean_of_the_last_epochs_is_validated_and_saved(trainer, small, samp
     torch.testing.assert_close(classifier.layer.weight.detach(), seen.validated[-1])
     (path,) = tmp_path.glob("*.ckpt")
     assert torch.equal(saved(path), seen.validated[-1])
+
+
+@pytest.mark.parametrize("average", [RunningAverage(decay=DECAY), EpochAverage(start=0.0)])
+def test_the_average_lies_on_the_device_of_the_training(average: RunningAverage | EpochAverage, small) -> None:
+    """As on a GPU, which Lightning moves the module to after `setup`."""
+    gpu = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")), max_epochs=1)
+    average.setup(gpu, small(), "fit")
+    assert {value.device.type for value in average._average_model.state_dict().values()} == {"meta"}
+
+
+def test_counters_of_batch_norm_are_averaged_as_on_a_gpu(
+    trainer, small, samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, torch averages many tensors at once, which fails on integers."""
+    monkeypatch.setattr("torch.optim.swa_utils._get_foreach_kernels_supported_devices", lambda: ["cpu"])
+    classifier = small()
+    classifier.layer = torch.nn.Sequential(torch.nn.BatchNorm1d(4), classifier.layer)
+    trainer(EpochAverage(start=0.0), max_epochs=3).fit(classifier, samples(size=40), samples(size=10))
+    assert classifier.layer[0].num_batches_tracked == 8  # the mean of 4, 8 and 12
 
 
 def test_an_average_of_a_share_of_the_epochs_needs_their_number(trainer, small, samples) -> None:

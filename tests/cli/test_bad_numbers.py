@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from litlens.checkpoints.logs import written_logs
 from litlens.checkpoints.reading import read_checkpoint
@@ -164,3 +165,26 @@ def test_out_of_memory_on_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert stop.value.code == 1
     said = capsys.readouterr().err
     assert said == "error: data.batch_size: 9: the device ran out of memory; try --data.batch_size=4\n"
+
+
+@pytest.mark.parametrize("pass_over", ["--images", "--robustness"])
+def test_out_of_memory_with_a_fixed_batch(
+    pass_over: str,
+    digits_runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def forward(*args: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    options = ["--images", str(tmp_path)]
+    if pass_over == "--robustness":
+        monkeypatch.setattr("litlens.evaluation.distortions._accuracy", forward)
+        options = ["--robustness", "--output", str(tmp_path)]
+    else:
+        monkeypatch.setattr(torch.nn.Linear, "forward", forward)
+    with pytest.raises(SystemExit):
+        evaluate(["--ckpt_path", str(digits_runs["mlp"]), *options])
+    assert capsys.readouterr().err == "error: the device ran out of memory: add --accelerator cpu\n"

@@ -178,7 +178,10 @@ def test_an_evaluation_of_a_fold_neither_finishes_it_nor_changes_its_scores(run:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--folds=140"], "folds: 140: class 8 has 139 images in training and validation: use 2 to 139 folds"),
+        (
+            ["--folds=140", f"--config={WITH / 'lr_finder.yaml'}"],
+            "folds: 140: class 8 has 139 images in training and validation: use 2 to 139 folds",
+        ),
         (["--folds=0", f"--config={WITH / 'lr_finder.yaml'}"], "folds: 0: give 2 or more"),
         (
             ["--folds=2", "--model_checkpoint=ModelCheckpoint", "--model_checkpoint.dirpath=here"],

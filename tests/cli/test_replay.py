@@ -1,6 +1,7 @@
 """A replayed step is the one that was trained."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def test_a_trial_has_its_own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     train([*OPTIONS, *few, "--search={data.batch_size: {choices: [24]}}", "--trials=1"])
     (trial,) = Path().glob("runs/*/*/trial-0")
     assert len(litlens.replay(trial, 0).names) == 2 * 24
+    with pytest.raises(UserError, match=f"is a search, .* give {re.escape(str(trial))}"):
+        litlens.replay(trial.parent, 0)
 
 
 def test_no_run_and_no_such_step(tmp_path: Path) -> None:

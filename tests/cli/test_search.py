@@ -175,7 +175,7 @@ def test_a_trial_that_fails_or_is_pruned_does_not_end_the_search(
 def test_a_failure_is_of_one_trial_and_a_mistake_of_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Out of memory at the first step of all; more devices on resume; a process killed while a trial got its values."""
+    """Out of memory at the first step, where bf16 is emulated; more devices on resume; a process killed in `ask`."""
     plain = ImageClassifier.training_step
 
     def training_step(self: ImageClassifier, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -184,7 +184,9 @@ def test_a_failure_is_of_one_trial_and_a_mistake_of_none(
         return plain(self, batch, batch_idx)
 
     monkeypatch.setattr(ImageClassifier, "training_step", training_step)
-    run = search("--trainer.max_epochs=1", trials=2)
+    monkeypatch.setattr("litlens.cli.checks.cpu_has_bf16", lambda: False)
+    run = search("--trainer.max_epochs=1", "--trainer.precision=bf16-mixed", trials=2)
+    assert yaml.safe_load((run / "trial-1" / "config.yaml").read_text())["trainer"]["precision"] == "32-true"
     assert [trial["state"] for trial in result(run)["trials"]] == ["fail", "complete"]
     assert ", 1 epoch " in capsys.readouterr().out
 

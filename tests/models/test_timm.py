@@ -173,6 +173,12 @@ def test_weights_of_another_network_are_one_line(
     assert "\n" not in str(failure.value)
 
 
+def test_a_network_of_patches_that_an_image_does_not_fit_names_its_own_size() -> None:
+    with pytest.raises(UserError, match=r"images of 100x100 do not fit .*: set image_size 160x160 on the data"):
+        TransferNetwork(image_size=(100, 100), backbone="timm/test_vit")
+    assert timm.get_pretrained_cfg("test_vit").input_size == (3, 160, 160)
+
+
 def test_a_missing_or_damaged_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no file a.pth; DEFAULT downloads .*test_vit\.r160_in1k"):
         TransferNetwork(image_size=SIZE, backbone="timm/test_vit", weights="a.pth")

@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim.swa_utils import get_swa_avg_fn
 
 from litlens.errors import UserError
 
@@ -26,6 +27,11 @@ class _WeightAverage(WeightAveraging):
     def begun(self) -> bool:
         """Whether the average has been updated."""
         return self._average_model is not None and int(self._average_model.n_averaged) > 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning takes the module's device, but the module is moved to a GPU only after `setup`.
+        self._device = self._device or trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.begun:
@@ -80,7 +86,8 @@ class EpochAverage(_WeightAverage):
     """
 
     def __init__(self, start: float = 0.75) -> None:
-        super().__init__()
+        # torch's default on a GPU, `_foreach_addcdiv_`, fails on the integer buffers of batch norm.
+        super().__init__(avg_fn=get_swa_avg_fn())  # type: ignore[no-untyped-call]
         if not 0 <= start < 1:
             raise UserError(f"EpochAverage: start: {start}: give a share of the epochs, from 0 to below 1")
         self.start = start

@@ -6,6 +6,8 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from litlens.errors import quoted
+
 
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger without the chart of `epoch`, which Lightning adds to every metric."""
@@ -34,4 +36,4 @@ def tensorboard_command(trainer: Trainer, runs: Path) -> str:
 
     TensorBoard keeps ten by default, and none for `images=0`.
     """
-    return f"tensorboard --logdir {runs} --samples_per_plugin images=1000" if tensorboards(trainer) else ""
+    return f"tensorboard --logdir {quoted(runs)} --samples_per_plugin images=1000" if tensorboards(trainer) else ""

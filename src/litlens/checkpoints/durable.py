@@ -10,7 +10,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
 from litlens.checkpoints.reading import LAST, previous_checkpoint
-from litlens.errors import UserError
+from litlens.errors import UserError, quoted
 from litlens.files import load_tensors, write_atomically
 
 _REMEDIES = {
@@ -48,7 +48,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             remedy = _REMEDIES.get(error.errno or 0, "make room on its disk")
             if path.with_name(LAST.name).is_file():
-                remedy += f", then resume the run: python train.py --resume {path.parents[1]}"
+                remedy += f", then resume the run: python train.py --resume {quoted(path.parents[1])}"
             raise UserError(f"{path} cannot be written ({error.strerror or error}): {remedy}") from error
         self._complete.add(path.resolve())
 

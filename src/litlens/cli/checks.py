@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import nn
 
 from litlens.data.module import SPLITS, ImageDataModule
@@ -119,7 +120,8 @@ def check_model(classifier: ImageClassifier, data: ImageDataModule) -> None:
 def check_sync_batchnorm(trainer: Trainer, classifier: ImageClassifier, *, asked: bool) -> None:
     """Raise UserError where batch norm cannot be over the images of all devices, as `sync_batchnorm` asks."""
     norms = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in classifier.network.modules())
-    if asked and norms and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+    parallel = isinstance(trainer.strategy, ParallelStrategy)  # converts them on one device, too
+    if asked and norms and parallel and trainer.strategy.root_device.type == "cpu":
         raise UserError("trainer.sync_batchnorm: torch's SyncBatchNorm needs GPUs: set it to false on the CPU")
 
 

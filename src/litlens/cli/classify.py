@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.fabric import Fabric
 from numpy.typing import NDArray
 from rich.console import Console
@@ -64,12 +63,9 @@ def classify(
     folder = output or run_home(checkpoint) / f"images-{title}"
     found = _Classified()
     names = list(files)
-    try:
-        for start in progress(range(0, len(files), _AT_ONCE), description="Classified batches"):
-            batch = {name: files[name] for name in names[start : start + _AT_ONCE]}
-            _classify_batch(found, loaded, loaded.preprocessing, batch)
-    except torch.OutOfMemoryError as error:
-        raise UserError(f"--images: {_AT_ONCE} images are too many for the device: add --accelerator cpu") from error
+    for start in progress(range(0, len(files), _AT_ONCE), description="Classified batches"):
+        batch = {name: files[name] for name in names[start : start + _AT_ONCE]}
+        _classify_batch(found, loaded, loaded.preprocessing, batch)
     page = rendered(
         "labeled.html",
         cards=found.cards,

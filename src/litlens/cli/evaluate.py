@@ -28,7 +28,7 @@ from litlens.checkpoints.reading import checkpoint_path
 from litlens.checkpoints.record import is_trusted
 from litlens.cli.classify import classify
 from litlens.cli.command_line import read_command_line
-from litlens.cli.mistakes import mistakes_of_values, parse
+from litlens.cli.mistakes import enough_memory, mistakes_of_values, parse
 from litlens.cli.processes import follow_launcher, meet
 from litlens.cli.results import print_results, seen_before, test, write_run_report
 from litlens.cli.run_folder import ASSIGNMENT, BEST, config_text, run_home, run_title, write_results
@@ -67,6 +67,7 @@ class Scored:
     predictions: Predictions
 
 
+@enough_memory()
 def run(args: list[str], *, console: Console) -> None:
     """Classify the images of a folder, or score the given checkpoints and compare them."""
     try:

@@ -55,7 +55,7 @@ def _set_batch_size(command: TrainingCommand, spec: Namespace, folder: Path, con
         raise UserError("BatchSizeFinder: the data module has no batch_size: remove the finder")
     # Lightning returns a size above the split's at once, and `auto` would be announced.
     options.batch_size = 1
-    data = command.build_data()
+    data = command.build_data(fold=1 if command.config.folds else None)
     data.prepare_data()
     data.setup("fit")
     # Lightning counts on after the whole split is one batch, and returns the largest size of all without having tried
@@ -94,7 +94,7 @@ def _set_rate(command: TrainingCommand, spec: Namespace, folder: Path, console: 
 
 def _search(command: TrainingCommand, spec: Namespace, folder: Path) -> Any:
     """Run one finder, and return it."""
-    data = command.build_data()
+    data = command.build_data(fold=1 if command.config.folds else None)
     config = command.config.clone()
     config.trainer.callbacks, config.trainer.logger = [spec], False
     built = command.build(config, data)

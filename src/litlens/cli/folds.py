@@ -7,7 +7,6 @@ import json
 import statistics
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,7 @@ from litlens.cli.processes import is_first_process, is_launched, meet
 from litlens.cli.results import test
 from litlens.cli.run_folder import ASSIGNMENT, BEST, CONFIG, LAST, METRICS, OUT_OF_FOLD, RESULTS, write_config
 from litlens.cli.train import Run, build, finished_loggers, fit_run, load_weights, test_run
-from litlens.data.folds import fold_assignment
-from litlens.errors import UserError
+from litlens.errors import UserError, quoted
 from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.scores import accuracy, label_errors
 from litlens.files import copy_atomically, write_atomically
@@ -49,9 +47,8 @@ def cross_validate(command: TrainingCommand, folder: Path, runs: list[Run], *, c
             continue
         begun = any(path.is_file() for path in (place / LAST, previous_checkpoint(place / LAST)))
         known = place if begun else first  # the run's images, in case others have come since
-        data = command.build_data(splits_of=known if (known / ASSIGNMENT).is_file() else None)
-        if not begun:
-            data.divide_by(partial(fold_assignment, number=number, folds=count, seed=data.seed))
+        known_splits = known if (known / ASSIGNMENT).is_file() else None
+        data = command.build_data(splits_of=known_splits, fold=None if begun else number)
         runs[:] = [build(command, place, data=data, resume=begun)]
         if is_first_process() and not (folder / CONFIG).is_file():
             write_config(folder, {"folds": count, **runs[0].config})
@@ -96,7 +93,7 @@ def check_same_settings(command: TrainingCommand, *, part: str) -> None:
         if not (given.where.startswith(own) or as_before or given.key.startswith(_FREE)):
             raise UserError(
                 f"{given.where}: {given.key}: {given.value}: the {part}s of a run have the same settings: remove it, "
-                f"or start a new run: --config {own} --{given.key}={given.value}"
+                f"or start a new run: --config {quoted(own)} {quoted(f'--{given.key}={given.value}')}"
             )
 
 

@@ -24,7 +24,7 @@ from litlens.cli.choices import CLASS_OPTIONS, choices, class_path
 from litlens.cli.command_line import CommandLine, config_paths
 from litlens.cli.links import parameters
 from litlens.data.module import ImageDataModule
-from litlens.errors import UserError, mistake_behind, nearest
+from litlens.errors import UserError, mistake_behind, nearest, quoted
 
 # The name of a metric that is monitored and never logged: quoted by ModelCheckpoint, between backticks from
 # EarlyStopping, bare for ReduceLROnPlateau. What a classifier logs is known only after it has logged.
@@ -125,11 +125,20 @@ def out_of_memory(trainer: Trainer, data: ImageDataModule) -> Iterator[None]:
         raise UserError(f"{line}; try {', or '.join(remedies)}") from error
 
 
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raise UserError where a device runs out of memory for a batch whose size is not an option's."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError("the device ran out of memory: add --accelerator cpu") from error
+
+
 def _one_line(message: str, parser: ArgumentParser, line: CommandLine) -> str:
     if match := re.search(r"unrecognized arguments: (\S+)", message):
         option = match[1].partition("=")[0]
         if not option.startswith("-"):
-            return f"command line: '{option}' is not an option: to name a config, write --config {option}"
+            return f"command line: '{option}' is not an option: to name a config, write --config {quoted(option)}"
         name = option.removeprefix("--")
         # In a class, only what follows the class's own option is reported.
         for key in (given.key for given in line.given if given.key.endswith(f".{name}")):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from litlens.cli.links import link_data_to_model, linked_values
 from litlens.cli.mistakes import mistakes_of_values, parse
 from litlens.cli.resume import keep_splits, resumed_folder
 from litlens.cli.run_folder import BEST, BEST_CONFIG, CONFIG
+from litlens.data.folds import fold_assignment
 from litlens.data.module import ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
@@ -96,10 +98,10 @@ class TrainingCommand:
         of_a_run = first.name in (CONFIG, BEST_CONFIG) and (first.parent / BEST).parent.is_dir()  # in runs/NAME/VERSION
         return first.parents[1].name if of_a_run else first.stem
 
-    def build_data(self, *, splits_of: Path | None = None) -> ImageDataModule:
+    def build_data(self, *, splits_of: Path | None = None, fold: int | None = None) -> ImageDataModule:
         """Seed every random generator, build the data module, and resolve every `auto`.
 
-        The data keep the splits of a run's folder, if any.
+        The data keep the splits of a run's folder, if any, and are divided for a fold of a cross-validation (from 1).
         """
         seed_everything(self.config.seed_everything, workers=True)
         only_data = Namespace({key: self.config[key] for key in ("seed_everything", "data")})  # type: ignore[no-untyped-call]
@@ -107,6 +109,8 @@ class TrainingCommand:
             data: ImageDataModule = self.parser.instantiate(only_data).data
         if splits_of is not None:
             keep_splits(data, splits_of, class_names=self.line.last("model.class_names"))
+        if fold is not None:
+            data.divide_by(partial(fold_assignment, number=fold, folds=self.config.folds, seed=data.seed))
         self.automatic = resolve_auto(self.config, data) or self.automatic
         return data
 

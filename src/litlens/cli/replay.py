@@ -54,6 +54,10 @@ def replay(run: str | Path, step: int) -> Replay:
     if not config.is_file():
         raise UserError(f"there is no {config}: give the folder of a run")
     command = TrainingCommand(["--config", str(config)])
+    if command.config.search is not None:
+        raise UserError(
+            f"{run} is a search, which trains in the folders of its trials: give {Path(run) / 'trial-0'}, say"
+        )
     data = command.build_data(splits_of=Path(run))
     data.prepare_data()
     data.setup("fit")

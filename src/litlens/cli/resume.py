@@ -15,7 +15,7 @@ from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.run_folder import ASSIGNMENT, CONFIG, parent_run, write_config
 from litlens.data.assignment import SplitAssignment
 from litlens.data.module import ImageDataModule
-from litlens.errors import UserError, listed
+from litlens.errors import UserError, listed, quoted
 
 
 def resumed_folder(name: str) -> Path:
@@ -49,7 +49,7 @@ def _splits(folder: Path) -> SplitAssignment:
 
 
 def _otherwise(folder: Path) -> str:
-    return f"start a new run from its weights: --config {folder / CONFIG} --model.init_from {folder}"
+    return f"start a new run from its weights: --config {quoted(folder / CONFIG)} --model.init_from {quoted(folder)}"
 
 
 def check_resumption(trainer: Trainer, newest: Newest, config: dict[str, Any]) -> None:

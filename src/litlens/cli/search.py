@@ -34,7 +34,7 @@ from litlens.cli.run_folder import ASSIGNMENT, BEST, BEST_CONFIG, CONFIG, LAST, 
 from litlens.cli.search_space import Space, arguments, check_space, distributions, read_space
 from litlens.cli.train import Run, build, check, finished_loggers, fit_run, test_run
 from litlens.data.module import ImageDataModule
-from litlens.errors import UserError, mistake_behind
+from litlens.errors import UserError, mistake_behind, quoted
 from litlens.files import copy_atomically, write_atomically
 
 STUDY = "study.db"
@@ -101,7 +101,7 @@ def _check(command: TrainingCommand) -> None:
     if command.resumed is not None:
         own = str(command.resumed / CONFIG)
         if not any(given.key.startswith("search.") and given.where.startswith(own) for given in command.line.given):
-            raise UserError(f"{command.resumed} is not a search: start one by --config {own} --search FILE")
+            raise UserError(f"{command.resumed} is not a search: start one by --config {quoted(own)} --search FILE")
     check_same_settings(command, part="trial")
 
 

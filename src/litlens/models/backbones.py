@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,10 @@ class TransferNetwork(Network):
         self.layer_names = [prefix + layer for name, module in children.items() for layer in _layers(name, module)]
         self.aliases = _keras_names(stages["features"]) if backbone.startswith("vgg") else {}
         self.pool = _Average() if pool == "avg" else nn.Flatten()
-        layers, width = [], self.flat_size(nn.Sequential(*stages.values(), self.pool), 3, image_size)
+        known: Any = getattr(network, "pretrained_cfg", {})  # timm's
+        own = known["input_size"][1:] if known.get("fixed_input_size") else None
+        base = nn.Sequential(*stages.values(), self.pool)
+        layers, width = [], self.flat_size(base, 3, image_size, designed_for=own)
         for hidden in head:
             layers += [nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU()]
             width = hidden

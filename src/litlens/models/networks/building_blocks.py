@@ -28,19 +28,33 @@ class Network(KeepsArguments, nn.Module):
         logits: Tensor = self.head(self.features(images).flatten(1))
         return logits
 
-    def flat_size(self, layers: nn.Module, in_channels: int, image_size: tuple[int, int]) -> int:
+    def flat_size(
+        self,
+        layers: nn.Module,
+        in_channels: int,
+        image_size: tuple[int, int],
+        *,
+        designed_for: tuple[int, int] | None = None,
+    ) -> int:
         """The number of values that `layers` computes from one image.
 
-        Raises UserError, with the smallest size that works, where an image of this size is too small.
+        Raises UserError where an image of this size does not fit, with the size that a network of windows or patches is
+        designed for, of others with the smallest that works.
         """
         size = _flat_size_on_meta(layers, in_channels, *image_size)
         if size:
             return size
+        height, width = image_size
+        if designed_for is not None:
+            own = "x".join(map(str, designed_for))
+            raise UserError(
+                f"{type(self).__name__}: images of {height}x{width} do not fit this network, which is designed for "
+                f"{own}: set image_size {own} on the data"
+            )
         sides = (side for side in range(1, 1025) if _flat_size_on_meta(layers, in_channels, side, side))
         smallest = next(sides, None)
         if smallest is None:
             raise UserError(f"{type(self).__name__}: no image_size up to 1024x1024 works with {in_channels} channels")
-        height, width = image_size
         raise UserError(
             f"{type(self).__name__}: images of {height}x{width} are too small, the smallest that work are "
             f"{smallest}x{smallest}: set a larger image_size on the data"
