@@ -57,7 +57,7 @@ def test_workers_give_uint8_and_the_loader_normalizes() -> None:
     assert (pixels.dtype, pixels.shape) == (torch.uint8, (4, 6, 6, 1))
     images, _ = next(iter(EvaluationLoader(dataset, batch_size=4)))
     assert torch.equal(images, dataset.preprocessing.normalize(pixels))
-    raw, _ = next(iter(EvaluationLoader(dataset, batch_size=4, normalized=False)))
+    raw, _ = next(iter(EvaluationLoader(dataset, batch_size=4, device=torch.device("cpu"))))
     assert torch.equal(raw, pixels)
 
 

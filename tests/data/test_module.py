@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from litlens.constants import NORMALIZATIONS
-from litlens.data import module, sampling
+from litlens.data import loader, module, sampling
 from litlens.data.datasets.arrays import DigitsDataModule
 from litlens.data.datasets.folder import FolderDataModule
 from litlens.data.duplicates import shared_between_splits
@@ -201,8 +201,17 @@ def test_the_data_module_normalizes_uint8_on_the_device() -> None:
 class OnDevice(Gray):
     """Hands on bytes, as a trainer's GPU gets them."""
 
-    def _loader_options(self, dataset: Any) -> dict[str, Any]:
-        return {**super()._loader_options(dataset), "normalized": False}
+    hold = False
+
+    def _loader_options(self, split: str, dataset: Any) -> dict[str, Any]:
+        hold = self.hold and dataset.table is not None
+        return {**super()._loader_options(split, dataset), "device": torch.device("cpu"), "hold": hold}
+
+
+class HeldOnDevice(OnDevice):
+    """Holds what it can on the device, as by default on a GPU."""
+
+    hold = True
 
 
 class Kept(LightningModule):
@@ -224,15 +233,46 @@ class Kept(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_a_fit_gets_the_same_batches_wherever_they_are_normalized() -> None:
+@pytest.mark.parametrize("augment", [None, ["rotation"]])
+def test_a_fit_gets_the_same_batches_wherever_they_are_indexed_and_normalized(
+    augment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_CHUNK", 4 * 4 * 2)  # two images at a time
     kept = []
-    for kind in (Gray, OnDevice):
+    for kind in (Gray, OnDevice, HeldOnDevice):
         options = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        model, data = Kept(), kind([10, 30] * 6, batch_size=1, augment=["rotation"])
+        model, data = Kept(), kind([10, 30] * 6, batch_size=1, augment=augment)
         Trainer(accelerator="cpu", max_epochs=2, logger=False, **options).fit(model, datamodule=data)
         kept.append(model.images)
-    assert len(kept[0]) == len(kept[1]) > 12
-    assert all(torch.equal(images, others) for images, others in zip(*kept, strict=True))
+    for others in kept[1:]:
+        assert len(kept[0]) == len(others) > 12
+        assert all(torch.equal(images, same) for images, same in zip(kept[0], others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "expected"),
+    [
+        ({}, "cpu", (0, False)),
+        ({"augment": "rotation"}, "cpu", (0, False)),
+        ({"augment": "rotation", "num_workers": 2}, "cpu", (2, False)),
+        ({}, "cuda", (0, True)),  # 24 bytes of 240
+        ({"on_device": False}, "cuda", (0, False)),
+        ({"num_workers": 2}, "cuda", (0, True)),
+        ({"augment": "rotation", "on_device": True}, "cuda", (7, False)),  # eight cores
+        ({}, "meta", (0, False)),  # of a device that does not tell its memory
+        ({"on_device": True}, "meta", (0, True)),
+    ],
+)
+def test_how_images_are_fetched_follows_from_device_and_augmentation(
+    options: dict[str, Any], device: str, expected: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=240))
+    data = Gray([10, 30] * 6, **options)
+    data.setup()
+    assert data.fetching("train", torch.device(device)) == expected
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=239))
+    assert data.fetching("train", torch.device(device))[1] is (expected[1] and device != "cuda")
 
 
 def test_auto_means_imagenet_for_color(tmp_path: Path) -> None:
@@ -297,7 +337,7 @@ def test_a_spawned_worker_maps_the_images_itself(kind: str, tmp_path: Path, monk
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
 
-    def loader(num_workers: int) -> Any:
+    def make_loader(num_workers: int) -> Any:
         options: dict[str, Any] = {"num_workers": num_workers, "batch_size": 32, "normalize": "mnist"}
         if kind == "array":
             data: ImageDataModule = Mapped(tmp_path / "images.npy", **options)
@@ -306,9 +346,9 @@ def test_a_spawned_worker_maps_the_images_itself(kind: str, tmp_path: Path, monk
         data.setup()
         return data.train_dataloader()
 
-    spawned = loader(1)
+    spawned = make_loader(1)
     assert len(pickle.dumps(spawned.dataset)) < 30_000 < pixels.nbytes
-    for batch, expected in zip(spawned, loader(0), strict=True):
+    for batch, expected in zip(spawned, make_loader(0), strict=True):
         assert torch.equal(batch[0], expected[0])
         assert torch.equal(batch[1], expected[1])
 

@@ -52,7 +52,7 @@ from litlens.files import write_atomically
 from litlens.signals import signals
 
 # Options that say where the files are, of which the fingerprint is independent, or how they are read.
-_PLACES = ("root", "folder", "csv", "batch_size", "num_workers", "class_names")
+_PLACES = ("root", "folder", "csv", "batch_size", "num_workers", "on_device", "class_names")
 _SEED = 0  # of the distortions
 _EXPORT_CHECKED = 32  # images
 

@@ -29,7 +29,7 @@ _OF_FOLD = "predictions-val.csv"
 # What may differ between the folds or trials of one run, when it is resumed.
 _FREE = (
     *("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.strategy", "trainer.enable_"),
-    *("trainer.logger", "data.num_workers", "data.root", "data.folder", "checkpoint_minutes"),
+    *("trainer.logger", "data.num_workers", "data.on_device", "data.root", "data.folder", "checkpoint_minutes"),
     *("resume", "folds", "trials"),
 )
 

@@ -1,9 +1,11 @@
 """From a split to batches, in the order that `sampling` gives and from any point of it.
 
-A batch is fetched at once: one index array, one slice of a uint8 array. It is normalized last, in this process.
+A batch is fetched at once: one index array, one slice of a uint8 array. It is normalized last, in this process or on
+the device that trains.
 """
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from litlens.data import sampling
 from litlens.data.preprocessing import Pixels, Preprocessing
-from litlens.data.split import Split
+from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]
 # An epoch and the indices of a batch. The epoch goes with the indices, so that no state of a worker can be outdated.
 Request = tuple[int, sampling.Indices]
+_CHUNK = 2**25  # bytes of float32 images that are indexed and normalized on a device at once
 
 
 class BatchDataset(Dataset[Any], ABC):
@@ -69,6 +72,12 @@ class SplitDataset(BatchDataset):
         epoch, indices = request
         return torch.from_numpy(self.pixels(indices, epoch=epoch)), torch.from_numpy(self.split.labels[indices])
 
+    @property
+    def table(self) -> Pixels | None:
+        """The array that batches are taken from as they are: uint8 (N, H, W, C); None where there is more to do."""
+        images = self.split.images
+        return images.pixels if self.augmentation is None and isinstance(images, ArrayImages) else None
+
     def pixels(self, indices: sampling.Indices, *, epoch: int) -> Pixels:
         """Images at the network's size, uint8 (B, H, W, C), augmented for `epoch` where there is an augmentation."""
         if self.augmentation is None:
@@ -95,7 +104,10 @@ class _Loader(ABC):
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that fetch batches.
         trainer: Gives epoch, rank and world size.
-        normalized: False yields images as uint8 (B, H, W, C).
+        device: Where the batches are sent to; None yields them for the CPU. Images are uint8 (B, H, W, C), to be
+            normalized there.
+        hold: Whether the images, one array that is not augmented, are held on the device. Batches are on the device
+            and normalized.
     """
 
     def __init__(
@@ -105,10 +117,12 @@ class _Loader(ABC):
         batch_size: int,
         num_workers: int = 0,
         trainer: Trainer | None = None,
-        normalized: bool = True,
+        device: torch.device | None = None,
+        hold: bool = False,
     ) -> None:
         self.dataset, self.batch_size, self.trainer = dataset, batch_size, trainer
-        self._normalized = normalized
+        self._num_workers, self._device, self._hold = num_workers, device, hold
+        self._held: _Held | None = None
         self._requests = _Requests()
         self._fetching: DataLoader[Any] = DataLoader(
             dataset,
@@ -132,14 +146,28 @@ class _Loader(ABC):
         """The samples of each batch of an epoch on this rank, as indices of the split."""
 
     def _batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        self._requests.current = [(epoch, chosen) for chosen in self.indices(epoch)[start:]]
-        for batch in self._fetching:
-            if isinstance(batch, UserError):
-                raise batch
-            images, labels = batch
-            if self._normalized and isinstance(images, Tensor) and images.dtype == torch.uint8:
+        for images, labels in self._fetched([(epoch, chosen) for chosen in self.indices(epoch)[start:]]):
+            if self._device is None and isinstance(images, Tensor) and images.dtype == torch.uint8:
                 images = self.dataset.preprocessing.normalize(images)
             yield images, labels
+
+    def _fetched(self, requests: list[Request]) -> Iterator[Batch]:
+        dataset = self.dataset
+        table = dataset.table if isinstance(dataset, SplitDataset) else None
+        if self._num_workers == 0 and self._device is None:
+            yield from map(dataset.fetch, requests)
+        elif self._num_workers == 0 and isinstance(dataset, SplitDataset) and table is not None:
+            if self._hold:
+                self._held = self._held or _Held(table, dataset, self._device)
+                yield from self._held.batches(requests)
+            else:
+                yield from _pinned(table, dataset.split, requests)
+        else:
+            self._requests.current = requests
+            for batch in self._fetching:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
 
     @property
     def _world_size(self) -> int:
@@ -148,6 +176,44 @@ class _Loader(ABC):
     @property
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer is not None else 0
+
+
+class _Held:
+    """A split that is held on a device, where its batches are indexed and normalized, many of them at a time."""
+
+    def __init__(self, table: Pixels, dataset: SplitDataset, device: torch.device | None) -> None:
+        rows, shape = dataset.split.rows, table.shape[1:]
+        self._normalize = dataset.preprocessing.normalize
+        self._labels = torch.from_numpy(dataset.split.labels).to(device)
+        self._images = torch.empty((len(rows), *shape), dtype=torch.uint8, device=device)
+        at_once = max(1, _CHUNK // math.prod(shape))
+        for start in range(0, len(rows), at_once):
+            part = slice(start, start + at_once)
+            self._images[part] = torch.from_numpy(table[rows[part]])
+
+    def batches(self, requests: list[Request]) -> Iterator[Batch]:
+        # The order is copied once an epoch: a copy in every step would make the host wait for the device.
+        order = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *(indices for _, indices in requests)]))
+        order = order.to(self._labels.device)
+        sizes = [len(indices) for _, indices in requests]
+        ends = list(itertools.accumulate(sizes, initial=0))
+        at_once = max(1, _CHUNK // (4 * math.prod(self._images.shape[1:]) * max(sizes, default=1)))
+        for first in range(0, len(sizes), at_once):
+            of_chunk = sizes[first : first + at_once]
+            rows = order[ends[first] : ends[first + len(of_chunk)]]
+            images, labels = self._normalize(self._images[rows]), self._labels[rows]
+            yield from zip(torch.split(images, of_chunk), torch.split(labels, of_chunk), strict=True)
+
+
+def _pinned(table: Pixels, split: Split, requests: list[Request]) -> Iterator[Batch]:
+    """Batches in pinned memory, each image copied once; a `DataLoader` copies them there from a first copy."""
+    pinned = torch.cuda.is_available()
+    for _, indices in requests:
+        images = torch.empty((len(indices), *table.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+        # In any other mode, numpy copies twice.
+        np.take(table, split.rows[indices], axis=0, out=images.numpy(), mode="clip")
+        labels = torch.from_numpy(split.labels[indices])
+        yield images, labels.pin_memory() if pinned else labels
 
 
 class _Requests:

@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import logging
+import math
+import multiprocessing
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 Sampling = Literal["shuffled", "balanced"]
+_MOST_WORKERS = 16
+_OF_MEMORY = 10  # images are held on a GPU where they take at most this part of its memory
 _FEWEST_STEPS = 5  # an epoch of fewer steps is rarely meant
 _log = logging.getLogger(__name__)
 
@@ -48,7 +53,11 @@ class ImageDataModule(LightningDataModule, ABC):
     Args:
         batch_size: Samples in a batch, on each device; at most the split. Training leaves out the tail of an epoch
             that fills no batch.
-        num_workers: Processes that fetch batches; 0 fetches in the training process, best for images in memory.
+        num_workers: Processes that fetch batches; 0 fetches in the training process. `auto`: one less than the cores of
+            each GPU, at most 16; 0 where a CPU trains, for images in memory that are not augmented, and where processes
+            are not forked (Windows, macOS).
+        on_device: Whether images in memory that are not augmented are held on the GPU that trains, and indexed and
+            normalized there; batches are the same. `auto`: where they take at most a tenth of its memory.
         seed: Every split, order and augmentation follows from it. The command sets it to `seed_everything`.
         normalize: A preset (`mnist`, `fashion`, `imagenet`, `imagenet_features`, `half`), `{mean: […], std: […]}` of
             pixels in [0, 1], or `auto`: the constants of the pretrained weights where the command finds some, else of
@@ -73,7 +82,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self,
         *,
         batch_size: int = 64,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = "auto",
+        on_device: bool | Literal["auto"] = "auto",
         seed: int = 0,
         normalize: str | dict[str, list[float]] = "auto",
         augment: list[str | dict[str, Any]] | str | None = None,
@@ -82,14 +92,14 @@ class ImageDataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size: {batch_size} is less than 1")
-        if num_workers < 0:
+        if num_workers != "auto" and num_workers < 0:
             raise UserError(f"data.num_workers: {num_workers} is less than 0")
         if sampling not in get_args(Sampling):
             raise UserError(f"data.sampling: '{sampling}' is not one of {', '.join(get_args(Sampling))}")
         if normalize != "auto":
             mean_and_std(normalize, key="data.normalize", others="auto, ")
         self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.num_workers, self.on_device = num_workers, on_device
         self.seed = seed
         self.normalize = normalize
         self.augment: list[str | dict[str, Any]] | None = [augment] if isinstance(augment, str) else augment
@@ -205,7 +215,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self._report_few_steps(len(dataset))
         cached = self._or_features("train", dataset)
         balance = self.balance
-        return TrainingLoader(cached, epochs=self._epochs, balance=balance, **self._loader_options(cached))
+        return TrainingLoader(cached, epochs=self._epochs, balance=balance, **self._loader_options("train", cached))
 
     @property
     def balance(self) -> Indices | None:
@@ -214,11 +224,11 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> EvaluationLoader:
         """The validation split, each sample once, in its own order."""
-        return self._evaluation_loader(self._or_features("val", self._dataset("val")))
+        return self._evaluation_loader("val", self._or_features("val", self._dataset("val")))
 
     def test_dataloader(self) -> EvaluationLoader:
         """The test split, each sample once, in its own order."""
-        return self._evaluation_loader(self._dataset("test"))
+        return self._evaluation_loader("test", self._dataset("test"))
 
     def predict_dataloader(self) -> EvaluationLoader:
         """The test split for `trainer.predict`, with labels; `predict_step` takes only the images."""
@@ -274,19 +284,40 @@ class ImageDataModule(LightningDataModule, ABC):
         memory = self._feature_memory * 2**30
         return FeatureDataset(images, self._frozen_at, views=self._views, memory=memory, name=split)
 
-    def _evaluation_loader(self, dataset: BatchDataset) -> EvaluationLoader:
+    def _evaluation_loader(self, split: str, dataset: BatchDataset) -> EvaluationLoader:
         allow_empty = self.allow_zero_length_dataloader_with_multiple_devices
-        return EvaluationLoader(dataset, allow_empty=allow_empty, **self._loader_options(dataset))
+        return EvaluationLoader(dataset, allow_empty=allow_empty, **self._loader_options(split, dataset))
 
-    def _loader_options(self, dataset: BatchDataset) -> dict[str, Any]:
-        trainer = self.trainer
-        on_device = trainer is not None and is_running(trainer) and trainer.strategy.root_device.type != "cpu"
+    def fetching(self, split: str, device: torch.device) -> tuple[int, bool]:
+        """For a trainer on `device`: how many workers fetch the images, and whether they are held there; after `setup`.
+
+        On a CPU the network needs the cores; a worker takes more from it than it gives (benchmarks/workers.py).
+        """
+        dataset = self._dataset(split, augmented=split == "train")
+        table = dataset.table
+        if table is not None and device.type != "cpu" and self.on_device is not False:
+            memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+            if self.on_device is True or len(dataset) * math.prod(table.shape[1:]) <= memory / _OF_MEMORY:
+                return 0, True
+        if self.num_workers != "auto":
+            return self.num_workers, False
+        # A spawned process imports everything for seconds, and fails in a script without a main guard.
+        if table is not None or device.type == "cpu" or multiprocessing.get_start_method() != "fork":
+            return 0, False
+        return min(suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1), _MOST_WORKERS), False
+
+    def _loader_options(self, split: str, dataset: BatchDataset) -> dict[str, Any]:
+        trainer, device = self.trainer, torch.device("cpu")
+        if trainer is not None and is_running(trainer):
+            device = trainer.strategy.root_device
+        # The network that computes features is in this process.
+        workers, hold = (0, False) if isinstance(dataset, FeatureDataset) else self.fetching(split, device)
         return {
             "batch_size": self.batch_size,
-            # The network that computes features is in this process.
-            "num_workers": 0 if isinstance(dataset, FeatureDataset) else self.num_workers,
+            "num_workers": workers,
             "trainer": trainer,
-            "normalized": not on_device,
+            "device": None if device.type == "cpu" else device,
+            "hold": hold,
         }
 
     def _report_few_steps(self, size: int) -> None:
