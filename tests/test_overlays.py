@@ -157,6 +157,14 @@ def clip(watch: Watch, run: Run) -> None:
     assert max(watch.norms) == pytest.approx(1, abs=1e-4)
 
 
+def fused(watch: Watch, run: Run) -> None:
+    assert run.trainer.optimizers[0].defaults["fused"] is True
+
+
+def accumulate(watch: Watch, run: Run) -> None:
+    assert (len(watch.trained), run.trainer.global_step) == (8, 2)
+
+
 def profile(watch: Watch, run: Run) -> None:
     assert "run_training_epoch" in (run.folder / "fit-profile.txt").read_text()
 
@@ -191,6 +199,8 @@ EFFECTS: dict[Callable[[Watch, Run], None], tuple[int, int] | None] = {
     class_weights: (1, 1),
     warmup: (2, 10),
     clip: (1, 4),
+    fused: (1, 1),
+    accumulate: (1, 8),
     profile: (1, 1),
     debug: None,
     overfit: None,
@@ -208,6 +218,18 @@ def test_an_overlay_has_its_effect(effect: Callable[[Watch, Run], None], monkeyp
         others += [f"--trainer.max_epochs={size[0]}", f"--trainer.limit_train_batches={size[1]}"]
     watch = Watch()
     effect(watch, fitted([base, others[0], BARE, *others[1:]], watch))
+
+
+def test_a_compiled_network_is_compiled_once_and_trains_as_it_does_without() -> None:
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    few = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=2"]
+    compiled = fitted([*with_overlays("compile"), "--model.torch_compile={backend: eager}", *few])
+    assert counters["stats"]["unique_graphs"] == 1
+    state, plain = (run.classifier.state_dict() for run in (compiled, fitted([*with_overlays(), *few])))
+    assert list(state) == list(plain)
+    assert all(torch.equal(state[name], plain[name]) for name in plain)
 
 
 def test_a_short_run_writes_everything() -> None:

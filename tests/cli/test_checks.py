@@ -32,6 +32,9 @@ def plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ("bf16-mixed", "auto", "32-true"),
         ("bf16-mixed", "cpu", "32-true"),
         ("bf16-mixed", "gpu", "bf16-mixed"),
+        ("16-mixed", "cpu", "32-true"),  # Lightning computes it in bf16 there
+        ("16", "auto", "32-true"),
+        ("16-mixed", "gpu", "16-mixed"),
         ("32-true", "auto", "32-true"),
         ("64-true", "cpu", "64-true"),
         ("bf16-true", "cpu", "bf16-true"),  # asks for weights in bf16: another network, not a faster way to the same
@@ -51,6 +54,7 @@ def test_an_accelerator_keeps_what_was_asked_for(plain_cpu: None, monkeypatch: p
 def test_a_processor_with_bf16_keeps_it(plain_cpu: None, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {found: True}, raising=False)
     assert available_precision("bf16-mixed", accelerator="cpu") == "bf16-mixed"
+    assert available_precision("16-mixed", accelerator="cpu") == "bf16-mixed"
 
 
 @pytest.mark.parametrize(("level", "has"), [("AVX2", False), ("DEFAULT", False), ("AVX512", True)])
@@ -76,7 +80,7 @@ def test_the_command_reports_and_records_the_precision(
     train([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", *options, "--trainer.logger=false"])
     said = capsys.readouterr().out
     assert "bf16-mixed is emulated here" in said
-    assert "precision 32-true" in said
+    assert "32 per step, cpu, precision 32-true, channels_last, images from 0 workers, seed 42\n" in said
     (config,) = tmp_path.glob("runs/digits_cnn/*/config.yaml")
     assert yaml.safe_load(config.read_text())["trainer"]["precision"] == "32-true"
 

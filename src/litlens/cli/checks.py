@@ -126,14 +126,19 @@ def check_sync_batchnorm(trainer: Trainer, classifier: ImageClassifier, *, asked
 
 
 def available_precision(asked: str | int | None, *, accelerator: str) -> str | int | None:
-    """The precision asked for, or "32-true" for bf16 autocast on a processor without bf16, where torch emulates it.
+    """The precision asked for; on a processor bf16-mixed for 16-mixed, and 32-true for both where it has no bf16.
 
-    Emulated, a step of the scratch CNNs takes 13 to 17 times as long as in float32 (benchmarks/precision.py): a config
-    that is fast on one machine would not end on another.
+    Lightning computes 16-mixed in bf16 there. Without bf16, torch emulates it: a step of the scratch CNNs takes 13 to
+    17 times as long as in float32 (benchmarks/precision.py), so a config that is fast on one machine would not end on
+    another.
     """
     devices = (CUDAAccelerator, MPSAccelerator, XLAAccelerator)
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not any(device.is_available() for device in devices))
-    return "32-true" if asked in ("bf16-mixed", "bf16") and on_cpu and not cpu_has_bf16() else asked
+    if not on_cpu or asked not in ("bf16-mixed", "bf16", "16-mixed", "16", 16):
+        return asked
+    if not cpu_has_bf16():
+        return "32-true"
+    return asked if asked in ("bf16-mixed", "bf16") else "bf16-mixed"
 
 
 def cpu_has_bf16() -> bool:

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, Timer
@@ -92,7 +93,9 @@ def run(args: list[str], *, console: Console) -> None:
     asked = command.config.trainer.precision
     command.config.trainer.precision = available_precision(asked, accelerator=command.config.trainer.accelerator)
     if command.config.trainer.precision != asked:
-        console.print(f"trainer.precision: {asked} is emulated here, many times slower: training in float32")
+        given = command.config.trainer.precision
+        reason = "is emulated here, many times slower" if given == "32-true" else "is for GPUs"
+        console.print(f"trainer.precision: {asked} {reason}: training in {given}")
     check_checkpointing(command.config)
     in_folds = command.config.folds is not None and not command.config.trainer.fast_dev_run
     if in_folds:
@@ -353,13 +356,27 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console, brief: b
     if command.automatic:
         console.print(command.automatic)
     total = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    layout = "channels_last" if parts.classifier.channels_last else "contiguous"
     console.print(
-        f"batches of {data.batch_size} on {trainer.world_size} device(s), {total} per step, "
-        f"precision {trainer.precision}, seed {command.config.seed_everything}\n"
+        f"batches of {data.batch_size} on {trainer.world_size} device(s), {total} per step, {_device(trainer)}, "
+        f"precision {trainer.precision}, {layout}, {_images(parts)}, seed {command.config.seed_everything}\n"
         f"run folder   {folder}"
     )
     if shown := tensorboard_command(trainer, folder.parent.parent):
         console.print(f"TensorBoard  {shown}")
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _images(parts: Run) -> str:
+    """Where training images come from."""
+    if getattr(parts.classifier, "frozen_layers", lambda epoch: None)(0) is not None:
+        return "cached features"
+    workers, held = parts.data.fetching("train", parts.trainer.strategy.root_device)
+    return "images on the device" if held else f"images from {workers} worker{'s' * (workers != 1)}"
 
 
 def fit(parts: Run) -> None:

@@ -1,6 +1,7 @@
 """The LightningModule around a network: steps, metrics, optimizer, and its entry in the checkpoint."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,11 +59,12 @@ class ImageClassifier(KeepsArguments, LightningModule):
         cutmix: Alpha of CutMix, 0 for none.
         lr_scales: Factors of the learning rate by module or parameter of the network: `{head: 0.03}`.
         channels_last: Whether images and weights have the memory format in which convolutions are fastest.
+        torch_compile: Whether to compile the network for training, or options of torch.compile: `{mode: max-autotune}`.
         init_from: A run or checkpoint whose weights the command starts from; not used by the classifier itself.
     """
 
     # Options of a subclass are recorded and restored from a checkpoint in the same way.
-    not_kept: ClassVar[frozenset[str]] = frozenset({"optimizer", "lr_scheduler", "init_from"})
+    not_kept: ClassVar[frozenset[str]] = frozenset({"optimizer", "lr_scheduler", "torch_compile", "init_from"})
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class ImageClassifier(KeepsArguments, LightningModule):
         cutmix: float = 0.0,
         lr_scales: dict[str, float] | None = None,
         channels_last: bool = True,
+        torch_compile: bool | dict[str, Any] = False,
         init_from: str | None = None,
     ) -> None:
         super().__init__()
@@ -97,6 +100,8 @@ class ImageClassifier(KeepsArguments, LightningModule):
         self.mixup, self.cutmix = mixup, cutmix
         self.lr_scales = dict(lr_scales or {})
         self.channels_last = channels_last
+        self.torch_compile = torch_compile
+        self._compiled: Callable[..., Any] | None = None
         self.init_from = init_from
         # The rebuild record, if it has been checked; otherwise `describe` makes it on saving.
         self.record: dict[str, Any] | None = None
@@ -117,7 +122,9 @@ class ImageClassifier(KeepsArguments, LightningModule):
         """Compute the logits (B, K) of images (B, C, H, W)."""
         if self.channels_last and isinstance(images, Tensor):  # a network may take features as well
             images = images.contiguous(memory_format=torch.channels_last)
-        output = self.network(images)
+        # Only in training: maps and feature maps come from hooks, which a compiled network does not call.
+        network = self._compiled if self._compiled is not None and self.training else self.network
+        output = network(images)
         # In training, torchvision's GoogLeNet and Inception also return the logits of their auxiliary classifiers.
         logits: Tensor = getattr(output, "logits", output)
         if logits.shape[1] != self.num_classes:
@@ -169,7 +176,11 @@ class ImageClassifier(KeepsArguments, LightningModule):
         add_penalty_gradients(weights, l1=self.l1 * scale, l2=self.l2 * scale)
 
     def on_fit_start(self) -> None:
-        """Compute balanced class weights from the training split, and move class weights to the device."""
+        """Compile; compute balanced class weights from the training split, and move class weights to the device."""
+        if self.torch_compile:
+            options = self.torch_compile if isinstance(self.torch_compile, dict) else {}
+            # The call, as nn.Module.compile does it; a compiled module would have its weights under other names.
+            self._compiled = torch.compile(self.network.__call__, **options)
         if self.class_weights == "balanced":
             samples = getattr(self.trainer.datamodule, "samples", None)  # type: ignore[attr-defined]
             if samples is None:
