@@ -22,7 +22,7 @@ from litlens.cli.main import train
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 # The effect of the others is tried in test_overlays, and that of the finders in cli/test_finders.
-TRIED = {"short", "lr_finder", "batch_size_finder", *(effect.__name__ for effect in EFFECTS)}
+TRIED = {"short", "compile", "lr_finder", "batch_size_finder", *(effect.__name__ for effect in EFFECTS)}
 OVERLAYS = sorted({path.stem for path in (CONFIGS / "with").glob("*.yaml")} - TRIED)
 # Some configs validate every fifth epoch, and there is one here.
 ONE_BATCH = ["--trainer.fast_dev_run=true", "--trainer.check_val_every_n_epoch=1"]
