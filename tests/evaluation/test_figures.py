@@ -47,6 +47,17 @@ def test_sixty_two_classes_show_no_numbers_and_few_names(made_up) -> None:
     assert max(pixels(figure).shape) <= 720  # twice a card of TensorBoard
 
 
+def test_a_cell_of_a_thousand_classes_is_the_largest_of_sixteen() -> None:
+    counts = np.eye(1000, dtype=int)
+    counts[998, 3] = 1
+    axes = confusion_matrix_figure(counts, [f"class {k}" for k in range(1000)], small=True).axes[0]
+    expected = np.eye(250)
+    expected[249, 0] = 0.5
+    np.testing.assert_allclose(axes.images[0].get_array() ** 2, expected)
+    assert axes.images[0].get_extent() == [-0.5, 999.5, 999.5, -0.5]
+    assert len(axes.get_yticklabels()) <= 16
+
+
 @pytest.mark.parametrize("classes", [1, 2, 10, 20, 21, 62])
 def test_long_names_fit_into_the_figure_without_a_warning(classes: int) -> None:
     names = [f"$x_{k}$ <script> an endless name that ends in {k}" for k in range(classes)]

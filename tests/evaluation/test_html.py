@@ -51,7 +51,11 @@ def test_shown_samples_are_mistakes_and_correct_ones_of_every_class(made_up) -> 
 
 
 def test_more_classes_than_room(made_up) -> None:
-    assert len(shown_samples(made_up(3000, 62, strength=9.0), limit=30)) == 30
+    some = made_up(3000, 62, strength=9.0)
+    shown = shown_samples(some, limit=30)
+    assert len(shown) == 30
+    labels = some.labels[[k for k in shown if some.correct[k]]]
+    assert (labels.min(), labels.max()) == (0, 61)
 
 
 def test_few_samples_are_all_shown(made_up) -> None:

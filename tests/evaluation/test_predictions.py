@@ -43,6 +43,28 @@ def test_random_bit_patterns_survive(tmp_path: Path) -> None:
     assert Predictions.load(tmp_path / "p.csv").logits.tobytes() == logits.tobytes()
 
 
+def test_the_logits_of_many_classes_are_in_a_file_beside(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(5, 101)).astype(np.float32)
+    saved = Predictions(logits, np.arange(5), list("abcde"), [f"class {k}" for k in range(101)])
+    saved.save(tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "name,label,predicted,probability"
+    written = (tmp_path / "p.pt").read_bytes()
+    loaded = Predictions.load(tmp_path / "p.csv")
+    assert loaded.logits.tobytes() == logits.tobytes()
+    assert (loaded.labels.tolist(), loaded.names, loaded.class_names) == (
+        [0, 1, 2, 3, 4],
+        list("abcde"),
+        saved.class_names,
+    )
+    saved.subset([1, 0, 2, 3, 4]).save(tmp_path / "q.csv")
+    (tmp_path / "q.pt").write_bytes(written)
+    with pytest.raises(UserError, match=r"q.csv: q.pt holds other predictions"):
+        Predictions.load(tmp_path / "q.csv")
+    (tmp_path / "q.pt").unlink()
+    with pytest.raises(UserError, match=r"no file of logits at .*q.pt"):
+        Predictions.load(tmp_path / "q.csv")
+
+
 def test_equal_predictions_are_equal_bytes_in_a_single_file(tmp_path: Path) -> None:
     awkward().save(tmp_path / "a.csv")
     awkward().save(tmp_path / "b.csv")

@@ -7,6 +7,7 @@ import sklearn.metrics
 import torch
 import torchmetrics.functional.classification as reference
 from sklearn.metrics import average_precision_score, precision_recall_curve
+from torch.utils.tensorboard.summary import compute_curve
 
 from litlens.evaluation import scores
 from litlens.evaluation.figures import precision_recall_figure
@@ -100,7 +101,7 @@ def test_macro_leaves_out_classes_that_never_occur_as_torchmetrics_does() -> Non
 
 def test_losses_stay_finite_where_probabilities_underflow() -> None:
     some = Predictions(np.array([[0.0, 2000.0], [0.0, 3000.0]]), [0, 0], ["a", "b"], ["x", "y"])
-    assert scores.sample_losses(some).tolist() == [2000, 3000]
+    assert some.losses.tolist() == [2000, 3000]
     assert scores.highest_losses(some).tolist() == [1, 0]
 
 
@@ -167,7 +168,7 @@ def test_bootstrap_of_macro_f1_equals_drawing_every_sample(made_up) -> None:
 def test_bootstrap_of_the_loss_equals_scipys(made_up) -> None:
     some = made_up(300, 4, strength=1.0)
     expected = scipy.stats.bootstrap(
-        (scores.sample_losses(some),), np.mean, n_resamples=5000, method="percentile", rng=1
+        (some.losses,), np.mean, n_resamples=5000, method="percentile", rng=1
     ).confidence_interval
     interval = bootstrap_intervals(some)["loss"]
     np.testing.assert_allclose([interval.low, interval.high], expected, rtol=0.02)
@@ -185,7 +186,8 @@ def test_bootstrap_follows_its_seed_and_leaves_the_global_states_alone(made_up) 
 @pytest.mark.parametrize("classes", [10, 62])
 def test_ten_thousand_resamples_of_ten_thousand_samples_are_quick(made_up, processor_seconds, classes: int) -> None:
     some = made_up(10_000, classes, strength=4.0)
-    assert processor_seconds(lambda: bootstrap_intervals(some, resamples=10_000)) < 2
+    assert scores.number_of_resamples(len(some)) == 10_000
+    assert processor_seconds(lambda: bootstrap_intervals(some)) < 2
 
 
 def test_noise_is_what_two_equal_classifiers_differ_by() -> None:
@@ -199,14 +201,25 @@ def test_noise_is_what_two_equal_classifiers_differ_by() -> None:
 @pytest.mark.parametrize("classes", [2, 7])
 def test_the_curves_are_scikit_learns(made_up, classes: int) -> None:
     some = made_up(500, classes, strength=1.0)
-    curves = precision_recall_curves(some)
-    assert [curve.name for curve in curves] == list(some.class_names)
-    for label, curve in enumerate(curves):
-        positive, scores = some.labels == label, some.probabilities[:, label]
-        assert curve.average_precision == pytest.approx(average_precision_score(positive, scores))
-        precision, recall, _ = precision_recall_curve(positive, scores)
-        every_point = set(zip(recall.tolist(), precision.tolist(), strict=True))
-        assert set(zip(curve.recall.tolist(), curve.precision.tolist(), strict=True)) <= every_point
+    # Rounded, many have the same logits: equal scores are one threshold.
+    rounded = Predictions(some.logits.round(), some.labels, some.names, some.class_names)
+    for some in (made_up(500, classes, strength=1.0), rounded):
+        curves = precision_recall_curves(some)
+        assert [curve.name for curve in curves] == list(some.class_names)
+        for label, curve in enumerate(curves):
+            positive, scores = some.labels == label, some.log_probabilities[:, label]
+            assert curve.average_precision == pytest.approx(average_precision_score(positive, scores))
+            precision, recall, _ = precision_recall_curve(positive, scores, drop_intermediate=True)
+            assert (curve.precision.tolist(), curve.recall.tolist()) == (precision.tolist(), recall.tolist())
+
+
+@pytest.mark.parametrize("classes", [range(40), range(17, 18)])
+def test_the_curves_of_tensorboard_are_those_of_torch(made_up, classes: range) -> None:
+    some = made_up(500, 40, strength=2.0)
+    some.logits[0] = 500 * np.eye(40)[1]  # a probability of 1
+    own = (some.labels[:, None] == np.array(classes)).ravel()
+    expected = compute_curve(own, some.probabilities[:, classes].ravel(), num_thresholds=127)
+    assert scores.threshold_counts(some, classes).tolist() == expected.tolist()
 
 
 def test_a_class_without_samples_has_no_curve_and_nothing_warns() -> None:
@@ -222,7 +235,7 @@ def test_many_classes_name_the_worst_and_leave_the_others_gray(made_up) -> None:
     assert words[0].split("  ")[0] == worst[0].name
     assert words[-1] == "56 others"
     assert len(words) == 7
-    assert len(axes.lines) == 62
+    assert len(axes.lines) + len(axes.collections[0].get_segments()) == 62
     mean = np.mean([curve.average_precision for curve in curves])
     assert axes.get_title(loc="left").endswith(f"{100 * mean:.2f} %")
 

@@ -163,6 +163,9 @@ def gather_in_order(shard: Shard | None) -> tuple[NDArray[np.float32], NDArray[n
     filled = [(rank, *shard) for rank, shard in enumerate(shards) if shard is not None]
     if not filled:
         raise ValueError("the split had no samples")
+    if len(shards) == 1:  # many classes take gigabytes: no copies
+        _, logits, labels = filled[0]
+        return logits, labels, np.arange(len(labels))
     places = np.concatenate([rank + np.arange(len(labels)) * len(shards) for rank, _, labels in filled])
     order = np.argsort(places)
     logits = np.concatenate([logits for _, logits, _ in filled])[order]

@@ -4,6 +4,7 @@ import csv
 import gc
 import io
 import json
+import math
 import statistics
 import sys
 from dataclasses import replace
@@ -161,9 +162,8 @@ def _summary(folder: Path, places: list[Path], folds: list[dict[str, Any]], *, c
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "label", "predicted", "probability of label"])
     for k in errors:
-        label, predicted = predictions.labels[k], predictions.predicted[k]
-        names = [predictions.class_names[index] for index in (label, predicted)]
-        writer.writerow([predictions.names[k], *names, f"{predictions.probabilities[k, label]:.6f}"])
+        names = [predictions.class_names[of[k]] for of in (predictions.labels, predictions.predicted)]
+        writer.writerow([predictions.names[k], *names, f"{math.exp(-predictions.losses[k]):.6f}"])
     write_atomically(folder / LABEL_ERRORS, text.getvalue())
     means: dict[str, Any] = {}
     for name in ("accuracy", "loss", "f1"):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from litlens.evaluation.predictions import Predictions
+from litlens.evaluation.predictions import Predictions, sums_of_exponentials
 
 _LOWEST, _HIGHEST = 0.05, 20.0  # temperatures
 
@@ -51,13 +51,13 @@ def temperature(predictions: Predictions) -> float:
         return math.nan
     from scipy.optimize import minimize_scalar
 
-    logits = predictions.logits.astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    own = logits[np.arange(len(logits)), predictions.labels]
+    logits, labels = predictions.logits, predictions.labels[:, None]
+    largest = logits.max(axis=1, keepdims=True).astype(np.float64)
+    own = (np.take_along_axis(logits, labels, axis=1) - largest)[:, 0]
 
     def mean_loss(log_temperature: float) -> float:
         scale = np.exp(-log_temperature)
-        return float((np.log(np.exp(logits * scale).sum(axis=1)) - own * scale).mean())
+        return float((np.log(sums_of_exponentials(logits, largest, scale=scale)[:, 0]) - own * scale).mean())
 
     # Convex in 1 / T, hence with one minimum in log T too.
     found = minimize_scalar(mean_loss, bounds=(np.log(_LOWEST), np.log(_HIGHEST)), method="bounded")
@@ -66,5 +66,5 @@ def temperature(predictions: Predictions) -> float:
 
 def with_temperature(predictions: Predictions, value: float) -> Predictions:
     """Divide the logits by a temperature."""
-    scaled = (predictions.logits / np.float32(value)).astype(np.float32)
+    scaled = predictions.logits / np.float32(value)
     return Predictions(scaled, predictions.labels, predictions.names, predictions.class_names)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +27,7 @@ from litlens.evaluation.style import (
 
 _NUMBERED = 20  # classes up to which a confusion matrix has a number in every cell
 _TICKS = 32  # class names that an axis has room for
+_CELLS = 256  # in a row that are large enough to be seen
 
 
 @house_style
@@ -35,8 +37,8 @@ def confusion_matrix_figure(
     """Counts `(K, K)`, rows labels and columns predictions, colored by the fraction of each row.
 
     Up to 20 classes every cell shows its count; with more only the colors are left, on a scale on which single
-    mistakes are visible, and the axes name as many classes as fit. A `small` one can be read as a card of TensorBoard;
-    its colors have no scale.
+    mistakes are visible, and the axes name as many classes as fit. Above 256 classes, a cell shows the largest fraction
+    of several rows and columns. A `small` one can be read as a card of TensorBoard; its colors have no scale.
     """
     table = np.asarray(counts, dtype=np.int64)
     classes = len(class_names)
@@ -46,12 +48,16 @@ def confusion_matrix_figure(
     # Its layout knows that the cells are square.
     figure = new_figure(side if small else side + 1.2, side, layout="compressed")
     axes = figure.add_subplot()
+    block = -(-classes // _CELLS)
+    places = np.arange(0, classes, block)
+    cells = np.maximum.reduceat(np.maximum.reduceat(fractions, places, axis=0), places, axis=1)
+    end = len(places) * block - 0.5
     # Mistakes are a few percent: on a linear scale they would be invisible.
-    image = axes.imshow(np.sqrt(fractions), cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(np.sqrt(cells), cmap="Blues", vmin=0, vmax=1, extent=(-0.5, end, end, -0.5))
     accuracy = np.trace(table) / max(table.sum(), 1)
     scored = f"{100 * accuracy:.2f} % accuracy, {table.sum():,} images"
     axes.set_title(f"{title}\n{scored}" if small else f"{title}: {scored}", pad=10)
-    axes.set_xlabel("predicted")
+    axes.set_xlabel("predicted" if block == 1 else f"predicted; a cell is the largest of {block} × {block} classes")
     axes.set_ylabel("label")
     _name_classes(axes, class_names, most=_TICKS // 2 if small else _TICKS)
     if numbered:
@@ -157,9 +163,10 @@ def precision_recall_figure(curves: Sequence[PrecisionRecall], *, title: str = "
     plain_axes(axes)
     worst = sorted(curves, key=lambda curve: curve.average_precision)
     named, others = worst[: len(PALETTE)], worst[len(PALETTE) :]
-    for number, curve in enumerate(others):
-        label = None if number else f"{len(others)} others"
-        axes.step(curve.recall, curve.precision, where="post", color=GRAY, linewidth=0.7, alpha=0.6, label=label)
+    if others:
+        steps = [np.column_stack([curve.recall.repeat(2)[1:], curve.precision.repeat(2)[:-1]]) for curve in others]
+        label = f"{len(others)} others"
+        axes.add_collection(LineCollection(steps, color=GRAY, linewidth=0.7, alpha=0.6, label=label), autolim=False)
     for curve, color in reversed(list(zip(named, PALETTE, strict=False))):
         label = f"{shortened(curve.name)}  {100 * curve.average_precision:.2f} %"
         axes.step(curve.recall, curve.precision, where="post", color=color, linewidth=1.6, label=label)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.scores import Interval, highest_losses, sample_losses, worst_mistakes
+from litlens.evaluation.scores import Interval, highest_losses, worst_mistakes
 from litlens.evaluation.style import percent, pixels, svg
 
 ImageOf = Callable[[int], NDArray[np.uint8]]  # the image (h, w, 1 or 3) of a sample, by its index
@@ -52,7 +52,7 @@ class Card:
 
 def sample_card(predictions: Predictions, index: int, *, image: str | None, overlay: str | None = None) -> Card:
     """The card of one labeled sample; if its logits are not finite, with the predicted class only."""
-    best = ranking(predictions.probabilities[index], predictions.class_names)
+    best = ranking(predictions.subset([index]).probabilities[0], predictions.class_names)
     if not predictions.finite[index]:
         best = [(predictions.class_names[predictions.predicted[index]], math.nan)]
     return Card(
@@ -61,7 +61,7 @@ def sample_card(predictions: Predictions, index: int, *, image: str | None, over
         overlay=overlay,
         ranking=best,
         label=predictions.class_names[predictions.labels[index]],
-        loss=float(sample_losses(predictions)[index]),
+        loss=float(predictions.losses[index]),
     )
 
 
@@ -80,14 +80,16 @@ def least_confident(predictions: Predictions, *, limit: int) -> list[int]:
 def shown_samples(predictions: Predictions, *, limit: int) -> list[int]:
     """At most `limit` samples, highest loss first: at most half of them mistakes, the others correct.
 
-    Every class gets the same number of correct ones, from its least to its most confident sample.
+    Every class gets the same number of correct ones, from its least to its most confident sample; of more classes than
+    there is room for, some get one.
     """
     order = highest_losses(predictions)
     if len(predictions) <= limit:
         return [int(index) for index in order]
     chosen = set(worst_mistakes(predictions)[: limit // 2])
-    of_class = max(1, (limit - len(chosen)) // predictions.num_classes)
-    for label in range(predictions.num_classes):
+    classes = min(predictions.num_classes, limit - len(chosen))
+    of_class = (limit - len(chosen)) // classes
+    for label in np.linspace(0, predictions.num_classes - 1, classes, dtype=int):
         own = np.flatnonzero(predictions.correct & (predictions.labels == label))
         own = own[np.argsort(predictions.confidence[own], kind="stable")]
         if len(own) and len(chosen) < limit:

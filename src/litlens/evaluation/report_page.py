@@ -33,6 +33,7 @@ from litlens.evaluation.scores import (
     label_errors,
     most_confused,
     noise_difference,
+    number_of_resamples,
     precision_recall_curves,
     wilson_interval,
     worst_mistakes,
@@ -44,6 +45,7 @@ from litlens.files import write_atomically
 _MISTAKES = 24  # shown large, each with a map
 _FEW = 6  # with fewer mistakes, the least confident correct images are added up to this number
 _SAMPLES = 400  # shown small
+_MANY = 100  # classes; the table of more scrolls
 
 Overlays = Callable[[Sequence[int]], Sequence[NDArray[np.uint8]]]
 
@@ -135,8 +137,10 @@ def render_report(
         "report.html",
         run=run,
         predictions=predictions,
+        many=_MANY,
         accuracy=accuracy(predictions),
         intervals=bootstrap_intervals(predictions),
+        resamples=number_of_resamples(len(predictions)),
         wrong=int((~predictions.correct).sum()),
         not_finite=len(predictions) - len(finite),
         noise=noise_difference(int(predictions.correct.sum()), len(predictions)),

@@ -16,8 +16,10 @@ from litlens.evaluation.scores import (
     bootstrap_intervals,
     macro,
     macro_metrics,
+    number_of_resamples,
     percentile_interval,
     resampled_counts,
+    sums_by_class,
 )
 
 _DISAGREEMENTS = 24  # shown for each of the two sides
@@ -41,12 +43,13 @@ class Comparison:
 
 
 def compare(
-    first: Predictions, second: Predictions, *, resamples: int = 10_000, seed: int = 0, level: float = 0.95
+    first: Predictions, second: Predictions, *, resamples: int | None = None, seed: int = 0, level: float = 0.95
 ) -> Comparison:
     """Compare two classifiers sample by sample, with paired bootstrap intervals of accuracy and macro F1.
 
     Samples are matched by name. Raises UserError if the samples or labels of the two differ.
     """
+    resamples = resamples or number_of_resamples(len(first))
     second = _in_order_of(first, second)
     only_first = np.flatnonzero(first.correct & ~second.correct)
     only_second = np.flatnonzero(~first.correct & second.correct)
@@ -81,10 +84,10 @@ def _in_order_of(first: Predictions, second: Predictions) -> Predictions:
             f"the two runs cannot be compared: they were tested on {len(first)} and {len(second)} samples, "
             f"of which {shared} are the same; test both on one data set"
         )
-    rows = np.array([row_of[name] for name in first.names], dtype=np.int64)
+    rows = [row_of[name] for name in first.names]
     if not np.array_equal(first.labels, second.labels[rows]):
         raise UserError("the two runs cannot be compared: the labels of some samples differ")
-    return Predictions(second.logits[rows], second.labels[rows], first.names, second.class_names)
+    return second.subset(rows)
 
 
 def _resampled_differences(
@@ -92,17 +95,19 @@ def _resampled_differences(
 ) -> dict[str, NDArray[np.float64]]:
     triples = np.stack([first.labels, first.predicted, second.predicted])
     cells, counts = np.unique(triples, axis=1, return_counts=True)
-    classes = np.arange(first.num_classes)
-    labeled, one, other = (np.float32(side[:, None] == classes) for side in cells)
-    better = np.float32(cells[0] == cells[2]) - np.float32(cells[0] == cells[1])
+    labels, one, other = cells
+    better = np.float32(labels == other) - np.float32(labels == one)
     gains, f1 = [], []
     for drawn in resampled_counts(counts, resamples=resamples, generator=np.random.default_rng(seed)):
-        label_counts = drawn @ labeled
+
+        def sums(classes: NDArray[np.int64], drawn: NDArray[np.float32] = drawn) -> NDArray[np.float32]:
+            return sums_by_class(drawn, classes, first.num_classes)
+
+        def macro_f1(predicted: NDArray[np.int64]) -> NDArray[np.float64]:
+            return macro_metrics(sums(np.where(labels == predicted, labels, -1)), sums(labels), sums(predicted))["f1"]
+
         gains.append((drawn @ better).astype(np.float64) / len(first))
-        f1.append(
-            macro_metrics(drawn @ (labeled * other), label_counts, drawn @ other)["f1"]
-            - macro_metrics(drawn @ (labeled * one), label_counts, drawn @ one)["f1"]
-        )
+        f1.append(macro_f1(other) - macro_f1(one))
     return {"accuracy": np.concatenate(gains), "f1": np.concatenate(f1)}
 
 
@@ -116,6 +121,7 @@ def render_comparison(runs: Mapping[str, Predictions], comparisons: Mapping[str,
         "comparison.html",
         first=first,
         total=len(runs[first]),
+        resamples=number_of_resamples(len(runs[first])),
         rows=[(name, accuracy(run), bootstrap_intervals(run)["f1"]) for name, run in runs.items()],
         pairs=[
             (name, comparisons[name], *_disagreements(runs[first], runs[name], comparisons[name], image=image))

@@ -23,7 +23,7 @@ from litlens.callbacks.live.drawing import (
 from litlens.callbacks.live.score_figures import PassFigure
 from litlens.evaluation.predictions import Predictions
 from litlens.evaluation.sample_figures import prediction_grid_figure, wrong_samples_figure
-from litlens.evaluation.scores import sample_losses, worst_mistakes
+from litlens.evaluation.scores import worst_mistakes
 from litlens.explain.map_layers import NoMapError
 from litlens.explain.preserve_state import at_home, plain, preserve_state
 
@@ -181,12 +181,12 @@ class WrongSamples(PassFigure):
                 samples.pixels,
                 samples.names,
                 labels,
-                predictions.probabilities[worst],
+                predictions.subset(worst).probabilities,
                 predictions.class_names,
                 title=title,
             ),
         )
-        losses, confidence = sample_losses(predictions)[worst], predictions.confidence[worst]
+        losses, confidence = predictions.losses[worst], predictions.confidence[worst]
         classes = [
             [predictions.class_names[k] for k in of[worst]] for of in (predictions.labels, predictions.predicted)
         ]

@@ -3,7 +3,6 @@
 from abc import ABC
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litlens.callbacks.collect_predictions import PassPredictions
@@ -24,7 +23,7 @@ from litlens.evaluation.figures import (
     precision_recall_figure,
 )
 from litlens.evaluation.predictions import Predictions
-from litlens.evaluation.scores import class_table, precision_recall_curves
+from litlens.evaluation.scores import class_table, precision_recall_curves, threshold_counts
 
 _TRAIN = ("loss/train", "accuracy/train")
 _VAL = ("loss/val", "accuracy/val")
@@ -144,17 +143,13 @@ class PrecisionRecallCurves(PassFigure):
             f"precision_recall/{split}",
             lambda: precision_recall_figure(precision_recall_curves(predictions), title=title),
         )
-        boards = tensorboards(trainer)
-        if not boards:
-            return
-        hits = predictions.labels[:, None] == np.arange(predictions.num_classes)
-        curves = {f"pr_curve/{split}": (hits.ravel(), predictions.probabilities.ravel())}
+        curves = {f"pr_curve/{split}": range(predictions.num_classes)}
         if predictions.num_classes <= _CURVES:
-            columns = zip(predictions.class_names, hits.T, predictions.probabilities.T, strict=True)
-            curves = {f"pr_curve/{split}/{name}": (hit, probability) for name, hit, probability in columns}
-        for logger in boards:
-            for tag, (hit, probability) in curves.items():
-                logger.experiment.add_pr_curve(tag, hit, probability, trainer.global_step)
+            curves = {f"pr_curve/{split}/{name}": range(k, k + 1) for k, name in enumerate(predictions.class_names)}
+        for logger in tensorboards(trainer):
+            for tag, classes in curves.items():
+                counts = threshold_counts(predictions, classes)
+                logger.experiment.add_pr_curve_raw(tag, *counts, global_step=trainer.global_step)
 
 
 class ConfusionMatrix(PassFigure):
