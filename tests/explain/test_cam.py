@@ -335,3 +335,20 @@ def test_randomcam_is_the_same_each_time(inplace_net: Any, images: Tensor) -> No
     first = cam(inplace_net, images, method="randomcam")
     np.random.random(3)
     assert torch.equal(first.maps, cam(inplace_net, images, method="randomcam").maps)
+
+
+def test_a_layer_that_was_found_is_searched_again_only_after_a_change() -> None:
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(images)  # type: ignore[no-any-return]
+
+    network = Counting(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(72, 2))
+    images = torch.randn(2, 1, 10, 10, generator=torch.Generator().manual_seed(0))
+    found = [(cam(network, images).layer, network.calls) for _ in range(2)]
+    assert found == [("2", 2), ("2", 3)]
+    with torch.no_grad():
+        network[2].weight.zero_()  # now its maps are constant
+    assert (cam(network, images).layer, network.calls) == ("1", 5)

@@ -1,9 +1,10 @@
 """Class activation maps: which parts of an image support a class."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def cam(
     network = plain(network)
     with preserve_state(network):
         own = at_home(images, network)
-        for attempt, wanted in enumerate(last_map_layers(network, own) if layer == "auto" else [layer]):
+        for attempt, wanted in enumerate(_explained_layers(network, own) if layer == "auto" else [layer]):
             name, module = find_layer(network, wanted)
             try:
                 if attempt:  # one image shows whether the logits depend on a layer
@@ -96,6 +97,24 @@ def cam(
         value.to(images.device) for value in (maps, maxima, found.predicted, found.classes)
     )
     return CamResult(maps, maxima, predicted, classes, name)
+
+
+# The layer that `auto` has found for a network, with what it depends on: the search takes a forward pass.
+_FOUND: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+
+
+def _explained_layers(network: nn.Module, images: Tensor) -> Iterator[str]:
+    """The layers of `last_map_layers`; before them the one that was found for the same weights and size of images."""
+    tensors = [*network.parameters(), *network.buffers()]
+    # Every change in place counts up the version, except of a tensor made in inference mode, which may change unseen.
+    versions = [(id(one), object() if one.is_inference() else one._version) for one in tensors]
+    state = images.shape[1:], images.device, versions, [(name, id(part)) for name, part in network.named_modules()]
+    known, name = _FOUND.get(network, (None, ""))
+    if known == state:
+        yield name
+    for name in last_map_layers(network, images):
+        _FOUND[network] = state, name
+        yield name
 
 
 class _UnusedLayerError(UserError):
