@@ -52,7 +52,7 @@ def tried(python: str, versions: str, *, folder: Path, tests: list[str]) -> dict
     """Install everything into an environment of its own and run mypy and the tests in it."""
     home = folder / f"{Path(python).name}-{versions}"
     interpreter = str(home / "bin" / "python")
-    _run("uv", "venv", "--quiet", "--clear", "--python", python, str(home))
+    _run("uv", "venv", "--quiet", "--clear", "--seed", "--python", python, str(home))
     # grad-cam and litlens are built here; everything else must have a wheel for this Python.
     wheels = ("--only-binary", ":all:", "--no-binary", "grad-cam")
     install = ("uv", "pip", "install", "--quiet", "--python", interpreter)

@@ -210,7 +210,7 @@ def test_heic_without_pillow_heif_is_named_with_the_remedy(monkeypatch: pytest.M
         read_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+@pytest.mark.skipif("avif" not in features.modules or not features.check("avif"), reason="this Pillow reads no AVIF")
 def test_avif_is_not_mistaken_for_heic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     data = encoded(Image.new("RGB", (16, 16), "red"), "AVIF").replace(b"ftypavif", b"ftypmif1", 1)

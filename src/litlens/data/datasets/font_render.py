@@ -60,7 +60,7 @@ def draw_font(path: Path, characters: Sequence[str]) -> list[Pixels]:
     _check_glyphs(path, characters)
     try:
         # Basic layout: the complex one joins and replaces glyphs, and is not part of every Pillow.
-        font = ImageFont.truetype(path, size=_EM, layout_engine=ImageFont.Layout.BASIC)
+        font = ImageFont.truetype(str(path), size=_EM, layout_engine=ImageFont.Layout.BASIC)
         drawn = [_drawn(font, character) for character in characters]
     except (OSError, ValueError) as error:
         raise FontError("cannot be read", str(error)) from error
