@@ -232,6 +232,19 @@ def test_a_compiled_network_is_compiled_once_and_trains_as_it_does_without() -> 
     assert all(torch.equal(state[name], plain[name]) for name in plain)
 
 
+def test_the_settings_by_config_train_together() -> None:
+    """The lines of docs/performance.md; `cli/test_checks` and the test of `compile` have the others."""
+    page = (ROOT / "docs" / "performance.md").read_text()
+    lines = re.findall(r"^\| `(\w+: \{.*?\})` \|", page, flags=re.M)
+    assert len(lines) == 9
+    chosen = [line for line in lines if not any(word in line for word in ("16-mixed", "torch_compile"))]
+    few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4"]
+    run = fitted([*with_overlays(), *(f"--config={{{line}}}" for line in chosen), *few])
+    assert (run.trainer.precision, run.trainer.global_step) == ("32-true", 1)
+    assert (run.data.num_workers, run.data.on_device, run.classifier.channels_last) == (2, True, False)
+    assert run.trainer.optimizers[0].defaults["fused"] is True
+
+
 def test_a_short_run_writes_everything() -> None:
     _, *args = shlex.split(COMMANDS["short"])
     train([str(ROOT / arg) if arg.endswith(".yaml") else arg for arg in [*args[:2], BARE, *args[2:]]])

@@ -22,6 +22,8 @@ from litlens.callbacks.learning_rate import LearningRate
 from litlens.callbacks.random_state import RandomState
 from litlens.explain.cam import cam
 
+Batch = tuple[Tensor, Tensor]
+
 # Rows
 
 
@@ -39,14 +41,12 @@ def limit(options: argparse.Namespace) -> list[Row]:
     ]
 
 
-def step(options: argparse.Namespace) -> list[Row]:
-    """One training step, the batch on the GPU: ours with the default callbacks that act in every step."""
+def small_steps(options: argparse.Namespace) -> list[Row]:
+    """One training step of small networks, the batch on the GPU: ours with the callbacks that act in every step."""
     cases: list[tuple[str, Callable[..., nn.Module], tuple[int, ...]]] = [
-        ("MnistCNN", mnist_cnn, (64, 1, 28, 28)),
-        ("MnistCNN", mnist_cnn, (1024, 1, 28, 28)),
-        ("BottleneckCNN", litlens.BottleneckCNN, (64, 1, 90, 90)),
-        ("BottleneckCNN", litlens.BottleneckCNN, (512, 1, 90, 90)),
         ("FashionMLP", litlens.FashionMLP, (128, 1, 28, 28)),
+        ("MnistCNN", mnist_cnn, (64, 1, 28, 28)),
+        ("BottleneckCNN", litlens.BottleneckCNN, (64, 1, 90, 90)),
     ]
     return [
         _compare_steps(f"step of {name}, batch {shape[0]}", network, shape, options)
@@ -54,12 +54,50 @@ def step(options: argparse.Namespace) -> list[Row]:
     ]
 
 
+def large_steps(options: argparse.Namespace) -> list[Row]:
+    """The same in large batches."""
+    cases = [("MnistCNN", mnist_cnn, (1024, 1, 28, 28)), ("BottleneckCNN", litlens.BottleneckCNN, (512, 1, 90, 90))]
+    return [
+        _compare_steps(f"step of {name}, batch {shape[0]}", network, shape, options)
+        for name, network, shape in (cases[:0] if options.quick else cases)
+    ]
+
+
+def compiled(options: argparse.Namespace) -> list[Row]:
+    """The small networks' step with `torch_compile: {mode: reduce-overhead}` (hand: eager)."""
+    backend = {"backend": "eager"} if options.quick else {"mode": "reduce-overhead"}
+    cases = [("FashionMLP", litlens.FashionMLP, (128, 1, 28, 28)), ("MnistCNN", mnist_cnn, (64, 1, 28, 28))]
+    return [
+        _compare_steps(f"step of {name}, batch {shape[0]}, compiled", network, shape, options, torch_compile=backend)
+        for name, network, shape in cases[: 1 if options.quick else 2]
+    ]
+
+
+def held(options: argparse.Namespace) -> list[Row]:
+    """An epoch of MnistCNN with the set held on the GPU, not augmented; the hand loop has it there normalized."""
+    rows = []
+    for batch in (64,) if options.quick else (512, 64):
+        data = litlens.MNISTDataModule(options.data, batch_size=batch, seed=SEED)
+        data.prepare_data()
+        data.setup("fit")
+        steps = 3 if options.quick else min(len(data.train_dataloader()), 300)
+        whole = [torch.cat(parts) for parts in zip(*data.train_dataloader(), strict=True)]
+        images, labels = whole[0].to(DEVICE), whole[1].to(DEVICE)
+
+        def on_the_gpu(images: Tensor = images, labels: Tensor = labels, size: int = batch) -> Iterator[Batch]:
+            for indices in torch.randperm(len(images), device=DEVICE).split(size):
+                yield images[indices], labels[indices]
+
+        what = f"{steps} steps of MnistCNN, batch {batch}, not augmented, set held on the GPU"
+        rows.append(_compare_epochs(what, mnist_cnn, on_the_gpu, data, steps=steps))
+    return rows
+
+
 def resnet18(options: argparse.Namespace) -> list[Row]:
     """ResNet18 at 224: one step with the batch on the GPU, then from uint8 images in pinned memory."""
     from torchvision.models import resnet18 as network
 
     size, batch, number = (32, 8, 64) if options.quick else (224, 256, 4096)
-    rows = [_compare_steps(f"step of ResNet18, batch {batch}, {size}²", network, (batch, 3, size, size), options)]
     random = np.random.default_rng(SEED)
     pixels = random.integers(0, 256, (number, size, size, 3), dtype=np.uint8)
     labels = torch.from_numpy(random.integers(0, 10, number))
@@ -68,24 +106,22 @@ def resnet18(options: argparse.Namespace) -> list[Row]:
     mean = torch.tensor([0.485, 0.456, 0.406], device=DEVICE).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], device=DEVICE).view(3, 1, 1)
 
-    def from_pinned() -> Iterator[tuple[Tensor, Tensor]]:
+    def from_pinned() -> Iterator[Batch]:
         # Whole slices: the least that a loop has to do, a shuffle would gather rows on the host.
         for start in range(0, number, batch):
             images = pinned[start : start + batch].to(DEVICE, non_blocking=True).permute(0, 3, 1, 2)
             yield (images / 255 - mean) / std, labels[start : start + batch].to(DEVICE, non_blocking=True)
 
-    steps = 2 if options.quick else number // batch
-    hand = hand_epochs(network(num_classes=10), from_pinned, steps=steps)
-    for workers in (0,) if options.quick else (0, 8):
-        data = _in_memory(pixels, labels.numpy(), batch_size=batch, workers=workers)
-        ours, waits = our_epochs(network(num_classes=10), data, steps=steps)
-        rows.append(
-            {"what": f"epoch of ResNet18 from uint8 in memory, batch {batch}, {workers} workers"}
-            | {"ours_s": round(ours, 4), "hand_s": round(hand, 4), "ratio": round(hand / ours, 3)}
-            | {"images_per_s": round(batch * steps / ours), "hand_images_per_s": round(batch * steps / hand)}
-            | {"synchronizations_per_step": waits}
-        )
-    return rows
+    rows, hand = [], 0.0
+    for name, on_device in (("in memory, copied to pinned memory", False), ("held on the GPU", True)):
+        data = in_memory(pixels, labels.numpy(), batch_size=batch, on_device=on_device, num_workers=0)
+        what = f"epoch of ResNet18, batch {batch}, {size}², uint8 {name} (hand: in pinned memory, in order)"
+        rows.append(_compare_epochs(what, network, from_pinned, data, steps=number // batch, hand=hand))
+        hand = rows[0]["hand_s"]
+    return [
+        *rows,
+        _compare_steps(f"step of ResNet18, batch {batch}, {size}²", network, (batch, 3, size, size), options),
+    ]
 
 
 def grad_cam(options: argparse.Namespace) -> list[Row]:
@@ -136,27 +172,55 @@ def mnist_cnn(num_classes: int = 10) -> nn.Module:
     return litlens.MnistCNN(num_classes, inner_activation="relu")
 
 
+def _compare_epochs(
+    what: str,
+    network: Callable[..., nn.Module],
+    batches: Callable[[], Iterator[Batch]],
+    data: Any,
+    *,
+    steps: int,
+    hand: float = 0.0,
+) -> Row:
+    hand = hand or hand_epochs(network(num_classes=10), batches, steps=steps)
+    ours, waits = our_epochs(network(num_classes=10), data, steps=steps)
+    row = {"what": what, "ours_s": round(ours, 4), "hand_s": round(hand, 4), "ratio": round(hand / ours, 3)}
+    size = data.batch_size
+    row |= {"images_per_s": round(size * steps / ours), "hand_images_per_s": round(size * steps / hand)}
+    tflops = _flops(network, next(batches())[0]) * steps / ours / 1e12
+    return row | {"tflops": float(f"{tflops:.3g}"), "synchronizations_per_step": waits}
+
+
+def _flops(network: Callable[..., nn.Module], images: Tensor) -> int:
+    """Of the forward and the backward pass."""
+    model = network(num_classes=10).to(DEVICE)
+    with FlopCounterMode(display=False) as counter:
+        model(images).sum().backward()
+    return int(counter.get_total_flops())
+
+
 def _compare_steps(
-    what: str, network: Callable[..., nn.Module], shape: tuple[int, ...], options: argparse.Namespace
+    what: str,
+    network: Callable[..., nn.Module],
+    shape: tuple[int, ...],
+    options: argparse.Namespace,
+    **ours_alone: Any,
 ) -> Row:
     repeats, steps = (1, 10) if options.quick else (3, 40 if shape[-1] == 224 else 100)
     batch = _random_batch(shape)
     hand, ours, waits = [], [], 0.0
     for _ in range(repeats):  # in turn
         hand.append(hand_epochs(network(num_classes=10), lambda: iter([batch] * steps), steps=steps) / steps)
-        timed, waits = _our_steps(network(num_classes=10), batch, steps=steps, callbacks=_basics())
+        made = network(num_classes=10)
+        timed, waits = _our_steps(made, batch, steps=steps, callbacks=_basics(), **ours_alone)
         ours.append(timed)
-    model = network(num_classes=10).to(DEVICE)
-    with FlopCounterMode(display=False) as counter:
-        model(batch[0]).sum().backward()
     theirs, own = statistics.median(hand), statistics.median(ours)
     row = {"what": what, "ours_s": round(own, 6), "hand_s": round(theirs, 6), "ratio": round(theirs / own, 3)}
     row |= {"images_per_s": round(shape[0] / own), "hand_images_per_s": round(shape[0] / theirs)}
-    tflops = counter.get_total_flops() / own / 1e12
+    tflops = _flops(network, batch[0]) / own / 1e12
     return row | {"tflops": float(f"{tflops:.3g}"), "synchronizations_per_step": waits}
 
 
-def hand_epochs(network: nn.Module, batches: Callable[[], Iterator[tuple[Tensor, Tensor]]], *, steps: int) -> float:
+def hand_epochs(network: nn.Module, batches: Callable[[], Iterator[Batch]], *, steps: int) -> float:
     """Seconds of the faster of two epochs of the usual loop, after one to warm up."""
     network.to(DEVICE, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=GPU)
@@ -197,15 +261,15 @@ def our_epochs(network: nn.Module, data: Any, *, steps: int) -> tuple[float, flo
 
 
 def _our_steps(
-    network: nn.Module, batch: tuple[Tensor, Tensor], *, steps: int, callbacks: list[Callback]
+    network: nn.Module, batch: Batch, *, steps: int, callbacks: list[Callback], **settings: Any
 ) -> tuple[float, float]:
     """Seconds of a step under a Trainer, and how often a step synchronizes (counted in a run of its own)."""
     between = _Between(steps // 5, steps)
     with tempfile.TemporaryDirectory() as folder:
         trainer = _trainer(folder, [*callbacks, between], max_epochs=1)
-        trainer.fit(_classifier(network, 10), train_dataloaders=_Repeated(batch, steps))
+        trainer.fit(_classifier(network, 10, **settings), train_dataloaders=_Repeated(batch, steps))
         counted = _Synchronizations(10, 30)
-        if GPU:
+        if GPU and not settings:
             trainer = _trainer(folder, [*callbacks, counted], max_epochs=1)
             trainer.fit(_classifier(network, 10), train_dataloaders=_Repeated(batch, 30))
     return between.seconds / (steps - steps // 5), counted.count / 20
@@ -232,13 +296,13 @@ class _Between(Callback):
 class _Repeated:
     """The same batch again and again, as a loader."""
 
-    def __init__(self, batch: tuple[Tensor, Tensor], number: int) -> None:
+    def __init__(self, batch: Batch, number: int) -> None:
         self.batch, self.number = batch, number
 
     def __len__(self) -> int:
         return self.number
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         return iter([self.batch] * self.number)
 
 
@@ -294,15 +358,17 @@ def _trainer(folder: str, callbacks: list[Callback], **settings: Any) -> Trainer
     )
 
 
-def _classifier(network: nn.Module, classes: int) -> Any:
+def _classifier(network: nn.Module, classes: int, **settings: Any) -> Any:
     return litlens.ImageClassifier(
         network,
         [str(label) for label in range(classes)],
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3, fused=GPU),
+        **settings,
     )
 
 
-def _in_memory(pixels: Any, labels: Any, *, batch_size: int, workers: int) -> Any:
+def in_memory(pixels: Any, labels: Any, **options: Any) -> Any:
+    """A data module of uint8 images (N, H, W, 3) and labels in memory."""
     from litlens.data.split import ArrayImages, Split
 
     class InMemory(litlens.ImageDataModule):  # type: ignore[name-defined,misc]
@@ -318,10 +384,10 @@ def _in_memory(pixels: Any, labels: Any, *, batch_size: int, workers: int) -> An
             split = Split(ArrayImages(pixels), rows=np.arange(len(pixels)), labels=labels, names=names)
             return {"train": split, "val": split, "test": split}
 
-    return InMemory(batch_size=batch_size, num_workers=workers, seed=SEED, normalize="imagenet")
+    return InMemory(seed=SEED, normalize="imagenet", **options)
 
 
-def _random_batch(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def _random_batch(shape: tuple[int, ...]) -> Batch:
     """Images and labels of ten classes, on the device."""
     generator = torch.Generator().manual_seed(SEED)
     labels = torch.randint(10, shape[:1], generator=generator)

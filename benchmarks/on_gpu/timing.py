@@ -34,13 +34,21 @@ def median_seconds(run: Callable[[], object], *, repeats: int) -> float:
     return statistics.median(seconds)
 
 
+class Skipped(Exception):  # noqa: N818  (not an error)
+    """Why a row is not measured."""
+
+
 class Stopwatch(Callback):
-    """Write the seconds of every epoch, its training part, validation and drawing, to a file."""
+    """Write the seconds of every epoch, of its training part, and from the first step to the last, to a file."""
 
     def __init__(self, file: str) -> None:
         self.file = Path(file)
         self.epochs: list[dict[str, float]] = []
-        self._start = self._trained = 0.0
+        self._start = self._trained = self._first = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Start the watch of all steps."""
+        self._first = self._first or now()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start an epoch's watch, which ends the one before."""
@@ -60,4 +68,5 @@ class Stopwatch(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the last epoch's watch, and write."""
         self.epochs[-1]["whole"] = now() - self.epochs[-1].pop("start")
-        self.file.write_text(json.dumps(self.epochs), encoding="utf-8")
+        seconds = self._trained - self._first  # from the first step to the last
+        self.file.write_text(json.dumps({"epochs": self.epochs, "seconds": seconds}), encoding="utf-8")

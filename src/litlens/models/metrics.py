@@ -1,11 +1,13 @@
 """What is counted in training and evaluation: per sample, exact on ranks with different numbers of batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+_AT_ONCE = 64  # training batches whose predictions are counted together
 
 
 class PassMetrics(Metric):
@@ -51,21 +53,33 @@ class PassMetrics(Metric):
 class EpochSums:
     """The training epoch so far: tensors on the device, so that no step waits for them.
 
-    A torchmetrics update costs as much as a small network's step.
+    A torchmetrics update costs as much as a small network's step. So does each operation that a GPU is given there: of
+    many batches, the predictions are compared with the labels at once.
     """
 
     loss: Tensor | float = 0.0
     weight: Tensor | float = 0.0
     correct: Tensor | float = 0.0
     seen: float = 0.0
+    _uncounted: list[tuple[Tensor, Tensor]] = field(default_factory=list, init=False)
 
     def add(self, *, loss: Tensor, weight: Tensor | int, logits: Tensor, labels: Tensor) -> None:
         """Count one batch: its mean loss and the weight of that, logits (B, K) and labels (B,)."""
         self.loss = self.loss + loss.detach() * weight
         self.weight = self.weight + weight
-        self.correct = self.correct + (logits.detach().argmax(dim=1) == labels).sum()
+        self._uncounted.append((logits.detach().argmax(dim=1), labels))
         self.seen += len(labels)
+        if len(self._uncounted) == _AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        predicted, labels = map(torch.cat, zip(*self._uncounted, strict=True))
+        self.correct = self.correct + (predicted == labels).sum()
+        self._uncounted.clear()
 
     def to_dict(self) -> dict[str, float]:
         """Plain numbers for a checkpoint."""
-        return {name: float(value) for name, value in vars(self).items()}
+        if self._uncounted:
+            self._count()
+        sums = {"loss": self.loss, "weight": self.weight, "correct": self.correct, "seen": self.seen}
+        return {name: float(value) for name, value in sums.items()}
