@@ -17,7 +17,7 @@ import pytest
 import litlens
 from litlens.cli.main import train
 from litlens.data import cache
-from litlens.data.cache import cache_folder, cached_array, filled_array, mapped_array
+from litlens.data.cache import cache_folder, cached_array, mapped_array
 from litlens.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is multi-threaded")
@@ -60,20 +60,6 @@ def test_built_once_and_mapped(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["key.npy"]
 
 
-def test_filled_in_place(folder: Path) -> None:
-    dtype = [("pixels", np.uint8, (2, 2)), ("reason", "S8")]
-
-    def fill(table: np.ndarray, earlier: np.ndarray) -> None:
-        assert len(earlier) == 0
-        table["pixels"][1] = 7
-        table["reason"][0] = b"broken"
-
-    for _ in range(2):
-        table = filled_array("key", fill, shape=(3,), dtype=dtype)
-        assert table["pixels"].sum(axis=(1, 2)).tolist() == [0, 28, 0]
-        assert table["reason"].tolist() == [b"broken", b"", b""]
-
-
 @pytest.mark.parametrize("damage", ["short", "long", "header", "empty", "pickle"])
 def test_a_damaged_file_is_built_again(folder: Path, damage: str) -> None:
     expected = np.arange(1000)
@@ -95,30 +81,21 @@ def test_a_new_cache_takes_the_place_of_its_owners_old_one(folder: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["cats.2.npy", "dogs.1.npy", "plain.npy"]
 
 
-def test_a_new_cache_is_filled_from_its_owners_old_one(folder: Path) -> None:
-    found = []
-    for key, owner, dtype in (("1", "a", np.uint8), ("2", "b", np.uint8), ("3", "a", np.int64), ("4", "a", np.int64)):
-        filled_array(
-            key, lambda table, earlier: found.append(earlier.tolist()), shape=(int(key),), dtype=dtype, owner=owner
-        )
-    assert found == [[], [], [], [0, 0, 0]]  # neither another owner's nor one of another dtype
-
-
 def test_a_file_of_a_killed_process_is_removed_after_a_day(folder: Path) -> None:
     folder.mkdir()
-    for name, age in ((".old.tmp", 2), (".new.tmp", 0)):
+    for name, age in ((".old.part", 2), (".new.part", 0)):
         (folder / name).touch()
         os.utime(folder / name, (time.time() - age * 86_400,) * 2)
     cached_array("key", lambda: np.zeros(1))
-    assert sorted(path.name for path in folder.iterdir()) == [".new.tmp", "key.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == [".new.part", "key.npy"]
 
 
 def test_a_failing_build_leaves_nothing(folder: Path) -> None:
-    def fill(table: np.ndarray, earlier: np.ndarray) -> None:
+    def interrupted() -> np.ndarray:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        filled_array("key", fill, shape=(3,), dtype=np.uint8)
+        cached_array("key", interrupted)
     assert list(folder.iterdir()) == []
 
 
@@ -126,7 +103,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder: Path, monkeypatch: p
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"no space is left.*LITLENS_CACHE"):
         cached_array("key", lambda: np.zeros(3))
     assert list(folder.iterdir()) == []

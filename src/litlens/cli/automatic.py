@@ -22,7 +22,7 @@ def resolve_auto(config: Namespace, data: ImageDataModule) -> str:
         return ""
     if not isinstance(data, FolderDataModule):
         raise UserError("trainer.max_epochs: auto follows from the number of images in a folder: give a number")
-    images = len(data.source_files()) - bool(data.csv)
+    images = data.number_of_files
     size, batch_size, epochs = recipe(images, pretrained=_is_pretrained(config))
     chosen = []
     if options.image_size == "auto":

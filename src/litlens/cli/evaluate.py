@@ -154,7 +154,7 @@ def evaluate(
     assignment = _assignment(run_home(path) / ASSIGNMENT, checksum=metadata.get("splits"))
     kept = assignment is not None and not changed and _keep_splits(data, assignment, split=split)
     now, then = data.fingerprint(), metadata["data"]
-    own = kept or now["stat"] == then["stat"] or now["content"] == then["content"]
+    own = kept or now["stat"] == then["stat"] or now["content"] == then["content"] != ""
     if split is None:
         split = "test" if own or "test" in getattr(data, "given_splits", ["test"]) else "all"
     data.test_on(split)
@@ -229,7 +229,7 @@ def _keep_splits(data: ImageDataModule, assignment: SplitAssignment, *, split: s
 
 def _described(seen: dict[str, int], number: int) -> str:
     if not seen:
-        return "unknown: the run has no splits.csv"
+        return "unknown: the run has no splits.csv, or no hashes in it"
     trained_on, validated_on = seen.values()
     text = f"{trained_on:,} of {number:,} images were trained on, {validated_on:,} were in validation"
     return text + (": the accuracy is too high for new images" if trained_on + validated_on else "")

@@ -18,7 +18,10 @@ _COLUMNS = ["name", "label", "split", "content_hash"]
 
 
 class Sample(NamedTuple):
-    """An image of a run; `label` is the name of its class, and `content_hash` as in `litlens.data.split`."""
+    """An image of a run; `label` is the name of its class, and `content_hash` as in `litlens.data.split`.
+
+    The hash is empty of a file that was not decoded yet; what it contains is then not compared.
+    """
 
     name: str
     label: str
@@ -109,7 +112,7 @@ class SplitAssignment:
         for name, label, _, content_hash in self.samples:
             if name not in found:
                 reasons[name] = "missing or damaged"
-            elif found[name].content_hash != content_hash:
+            elif content_hash and found[name].content_hash not in ("", content_hash):
                 reasons[name] = "its content has changed"
             elif found[name].label != label:
                 reasons[name] = f"labeled {found[name].label} instead of {label}"
@@ -134,14 +137,14 @@ class SplitAssignment:
     def seen(self, hashes: Iterable[str]) -> Seen | None:
         """Count images, given by hash, that the run was trained on or validated on.
 
-        None where the hashes are of another kind, files instead of arrays.
+        None where the hashes are not known, or of another kind, files instead of arrays.
         """
         splits: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
         for sample in self.samples:
             splits[sample.split].add(sample.content_hash)
         kinds = {known.partition(":")[0] for members in splits.values() for known in members}
         found = list(hashes)
-        if {one.partition(":")[0] for one in found} - kinds:
+        if "" in kinds or {one.partition(":")[0] for one in found} - kinds:
             return None
         return Seen(*(sum(one in splits[name] for one in found) for name in ("train", "val")))
 

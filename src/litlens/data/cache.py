@@ -1,4 +1,4 @@
-"""Arrays that are kept between runs: npy files in one folder, mapped into memory and never pickled."""
+"""What is kept between runs, in one folder: npy files, mapped into memory and never pickled, and the rules for all."""
 
 import hashlib
 import json
@@ -10,16 +10,15 @@ import shutil
 import sys
 import tempfile
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, BinaryIO, TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from litlens import files
 from litlens.errors import UserError
@@ -32,7 +31,7 @@ except ImportError:  # Windows, which removes no file that is in use
 Mapped: TypeAlias = np.memmap[Any, Any]
 _SECONDS_A_DAY = 86_400
 # What is kept, by name. The folder may be a user's own: nothing else in it is ever removed.
-_OURS = re.compile(r"[a-z]+(-[a-z]+)?-[0-9a-f]{32}(\.[0-9a-f]{32})?\.npy|features-[0-9a-f]{32}")
+_OURS = re.compile(r"[a-z]+(-[a-z]+)?-[0-9a-f]{32}(\.[0-9a-f]{32})?\.npy|(features|images)-[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
 
 
@@ -63,12 +62,12 @@ def digest(values: Any) -> str:
     return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
 
 
-def file_state(path: Path) -> tuple[int, int, int]:
+def file_state(path: str | Path) -> tuple[int, int, int]:
     """Size, modification time and change time of a file, which change with its content.
 
     `cp -p` over a file keeps the modification time, but not the change time.
     """
-    at = path.stat()
+    at = os.stat(path)  # noqa: PTH116  (for a million files, making a Path of each takes longer)
     return at.st_size, at.st_mtime_ns, at.st_ctime_ns
 
 
@@ -84,30 +83,7 @@ def cached_array(key: str, build: Callable[[], NDArray[Any]], *, owner: str | No
     Raises:
         UserError: The cache folder cannot be written, or its disk is full. No partial file is left.
     """
-
-    def write(path: Path) -> Mapped:
-        array = build()
-        return _written(
-            path, lambda table, _: np.copyto(table, array), shape=array.shape, dtype=array.dtype, owner=owner
-        )
-
-    return _once(key, owner, write)
-
-
-def filled_array(
-    key: str,
-    fill: Callable[[NDArray[Any], NDArray[Any]], None],
-    *,
-    shape: tuple[int, ...],
-    dtype: DTypeLike,
-    owner: str | None = None,
-) -> Mapped:
-    """Like `cached_array`, for an array that may not fit into memory and can reuse parts of an earlier one.
-
-    `fill` is called with an array of zeros on the disk, and with the owner's array of the same dtype and another key,
-    an empty one if there is none.
-    """
-    return _once(key, owner, lambda path: _written(path, fill, shape=shape, dtype=np.dtype(dtype), owner=owner))
+    return _once(key, owner, lambda path: _written(path, build()))
 
 
 def mapped_array(path: Path) -> Mapped | None:
@@ -118,7 +94,7 @@ def mapped_array(path: Path) -> Mapped | None:
     with ExitStack() as lock:
         try:
             file = lock.enter_context(path.open("rb"))
-            if not _locks(file, alone=False):
+            if not locks(file, alone=False):
                 return None  # it is being removed
             array: Mapped = np.load(path, mmap_mode="r", allow_pickle=False)
             state = path.stat()
@@ -149,8 +125,8 @@ def one_process(lock: Path) -> Iterator[None]:
 
 def limit_size() -> None:
     """Remove what was not used for longest until all caches fit into `LITLENS_CACHE_GB`, if that is set."""
-    folder, limit = cache_folder(), _limit()
-    for path in folder.glob(".*.tmp"):
+    folder, limit = cache_folder(), cache_limit()
+    for path in folder.glob(".*.part"):
         # No process writes for a day: an older temporary file is from a killed one.
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _SECONDS_A_DAY:
@@ -164,20 +140,45 @@ def limit_size() -> None:
             total -= remove(path)
 
 
+def cache_limit() -> float:
+    """The bytes that all caches may have: `LITLENS_CACHE_GB`, or infinity."""
+    given = os.environ.get("LITLENS_CACHE_GB", "inf")
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise UserError(f"LITLENS_CACHE_GB: '{given}' is not a number of gigabytes: give one, such as 20")
+    return limit * 1e9
+
+
 def remove(path: Path) -> int:
     """Remove a file or folder of the cache unless a process uses it; returns the number of bytes."""
     size = 0
     try:
-        with ExitStack() as locks:
+        with ExitStack() as held:
             for part in sorted(path.iterdir()) if path.is_dir() else [path]:
                 size += part.stat().st_size
                 # A network share locks alone only what is open for writing.
-                if fcntl is not None and not _locks(locks.enter_context(part.open("rb+")), alone=True):
+                if fcntl is not None and not locks(held.enter_context(part.open("rb+")), alone=True):
                     return 0
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError:  # removed by another process, another user's, or in use on Windows
         return 0
     return size
+
+
+def locks(file: IO[bytes], *, alone: bool) -> bool:
+    """Lock an open file without waiting, for this process alone or with others; False where another one has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: what was used within a day may be in use
+        return not alone or time.time() - os.fstat(file.fileno()).st_mtime > _SECONDS_A_DAY
+    return True
 
 
 def disk_errors() -> AbstractContextManager[None]:
@@ -222,18 +223,6 @@ def _writable(folder: Path) -> Path:
     return elsewhere
 
 
-def _limit() -> float:
-    """The bytes that all caches may have."""
-    given = os.environ.get("LITLENS_CACHE_GB", "inf")
-    try:
-        limit = float(given)
-    except ValueError:
-        limit = math.nan
-    if not limit >= 0:
-        raise UserError(f"LITLENS_CACHE_GB: '{given}' is not a number of gigabytes: give one, such as 20")
-    return limit * 1e9
-
-
 def _kept(folder: Path) -> Iterator[tuple[float, int, Path]]:
     """Time of last use, bytes and path of every cache in a folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -250,7 +239,7 @@ def _once(key: str, owner: str | None, write: Callable[[Path], Mapped]) -> Mappe
     for folder in cache_folders():
         if (found := mapped_array(folder / name)) is not None:
             return found
-    _limit()  # so that a mistake in it is reported before the work
+    cache_limit()  # so that a mistake in it is reported before the work
     path = cache_folder() / name
     with one_process(path.with_name(f".{path.stem}.lock")):
         if (found := mapped_array(path)) is None:
@@ -262,65 +251,24 @@ def _once(key: str, owner: str | None, write: Callable[[Path], Mapped]) -> Mappe
     return found
 
 
-def _written(
-    path: Path,
-    fill: Callable[[NDArray[Any], NDArray[Any]], None],
-    *,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    owner: str | None,
-) -> Mapped:
-    """Fill a file of its own and rename it, so that it appears complete or not at all."""
-    unfinished = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp")
-    try:
+def _written(path: Path, array: NDArray[Any]) -> Mapped:
+    """Write a file that appears complete or not at all, and is not removed before it is mapped."""
+    array = np.asarray(array, order="C")
+    with ExitStack() as lock:
+
+        def write(file: BinaryIO) -> None:
+            # np.save does not say that the disk is full.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.reshape(-1).view(np.uint8).data)
+            if fcntl is not None:  # a lock of the open file, not of its descriptor: it lasts until both are closed
+                locks(lock.enter_context(os.fdopen(os.dup(file.fileno()), "rb")), alone=False)
+
         with disk_errors():
-            create: Any = np.lib.format.open_memmap  # has no types in numpy 2.2
-            array: np.memmap[Any, Any] = create(unfinished, mode="w+", dtype=dtype, shape=shape)
-            _reserve(unfinished)
-        fill(array, _earlier(owner=owner, dtype=array.dtype))
-        array.flush()
-        del array
-        with disk_errors(), unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # otherwise a power cut may leave a file of zeros
-        with disk_errors(), ExitStack() as lock:
-            if fcntl is not None:  # so that no other process removes it before it is mapped
-                _locks(lock.enter_context(unfinished.open("rb")), alone=False)
-            unfinished.replace(path)
-            found = mapped_array(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            files.write_atomically(path, write)
+        found = mapped_array(path)
     if found is None:
         raise RuntimeError(f"the cache {path} cannot be read though it was just written")
     return found
-
-
-def _earlier(*, owner: str | None, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The owner's array of this type that was used last; an empty one where there is none."""
-    paths = [path for folder in cache_folders() for path in folder.glob(f"{owner}.*.npy")] if owner else []
-    for path in sorted(paths, key=_last_use, reverse=True):
-        if (found := mapped_array(path)) is not None and found.dtype == dtype:
-            return found
-    return np.empty(0, dtype)
-
-
-def _last_use(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _locks(file: IO[bytes], *, alone: bool) -> bool:
-    """Lock an open file without waiting, for this process alone or with others; False where another one has it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: what was used within a day may be in use
-        return not alone or time.time() - os.fstat(file.fileno()).st_mtime > _SECONDS_A_DAY
-    return True
 
 
 def _waited_for(lock: Path) -> IO[bytes]:
@@ -334,17 +282,10 @@ def _waited_for(lock: Path) -> IO[bytes]:
                 continue
         if fcntl is None:
             return file
-        if not _locks(file, alone=True):
+        if not locks(file, alone=True):
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
                 return file
         file.close()  # of the process before, which has removed it
-
-
-def _reserve(path: Path) -> None:
-    """Reserve the disk space of a sparse file: on a full disk, a write to the mapped file would kill the process."""
-    if hasattr(os, "posix_fallocate"):
-        with path.open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -5,14 +5,14 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from litlens.data.preprocessing import Pixels
+from litlens.data.preprocessing import Pixels, Resize
 from litlens.errors import UserError
 from litlens.files import user_path
 
@@ -40,6 +40,10 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves at least so many times the pixels, along each axis, of
+# what it is then resized to: Pillow's `reducing_gap`, whose documentation calls 2 nearly indistinguishable.
+_GAP = 2
+_QUARTER_TURNS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 # Images are decoded in threads, and warnings.catch_warnings changes the filters of the process.
 _opening = Lock()
 
@@ -58,6 +62,14 @@ class BadImage(UserError):  # noqa: N818
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
+
+
+class Decoded(NamedTuple):
+    """An image with what its file says: `size` (h, w) upright, and the range of values above 8 bits."""
+
+    pixels: Pixels
+    value_range: ValueRange | None
+    size: tuple[int, int]
 
 
 def read_image(
@@ -84,10 +96,10 @@ def read_image(
     Raises:
         BadImage: The source is missing, damaged, too large, or not an image, or it could not be read.
     """
-    pixels, values = decode_image(source, name=name, channels=channels, value_range=value_range)
-    if value_range is None and (better := narrow_range(values)):
+    decoded = decode_image(source, name=name, channels=channels, value_range=value_range)
+    if value_range is None and (better := narrow_range(decoded.value_range)):
         warnings.warn(f"{_name(source, name)}: {better}", stacklevel=2)
-    return pixels
+    return decoded.pixels
 
 
 def decode_image(
@@ -96,18 +108,24 @@ def decode_image(
     name: str | None = None,
     channels: int | None = None,
     value_range: ValueRange | None = None,
-) -> tuple[Pixels, ValueRange | None]:
-    """Read an image as `read_image` does, without its warning; also return the range of its values if above 8 bits."""
+    shorter_side: int | None = None,
+) -> Decoded:
+    """Read an image as `read_image` does, without its warning.
+
+    An image whose shorter side is above `shorter_side` is brought to that, its aspect ratio kept.
+    """
     name = _name(source, name)
     if isinstance(source, str | Path):
         source = read_file(user_path(source), name=name)
     try:
         if isinstance(source, np.ndarray):
             pixels, values = _from_array(source, value_range)
+            size = pixels.shape[:2]
         elif isinstance(source, Image.Image):
             pixels, values = _from_pillow(source, value_range)
+            size = pixels.shape[:2]
         elif isinstance(source, bytes):
-            pixels, values = _from_bytes(source, value_range)
+            pixels, values, size = _from_bytes(source, value_range, shorter_side)
         else:
             raise TypeError(f"{type(source).__name__} is not a path, bytes, a PIL image or a NumPy array")
     except MemoryError:
@@ -119,7 +137,11 @@ def decode_image(
     if channels not in (None, pixels.shape[2]):
         image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(*pixels.shape[:2], channels)
-    return pixels, values
+    if shorter_side is not None and min(pixels.shape[:2]) > shorter_side:
+        scale = shorter_side / min(pixels.shape[:2])
+        height, width = (max(shorter_side, round(side * scale)) for side in pixels.shape[:2])
+        pixels = Resize((height, width), "squash")(pixels)
+    return Decoded(pixels, values, size)
 
 
 def read_file(path: Path, *, name: str) -> bytes:
@@ -149,7 +171,7 @@ def _name(source: ImageSource, name: str | None) -> str:
     return name or (str(source) if isinstance(source, str | Path) else "image")
 
 
-def _from_bytes(data: bytes, value_range: ValueRange | None) -> tuple[Pixels, ValueRange | None]:
+def _from_bytes(data: bytes, value_range: ValueRange | None, shorter_side: int | None) -> Decoded:
     if not data:
         raise ValueError("an empty file")
     if data.startswith(_PNG) and data.rfind(_PNG_END) < 0:  # Pillow reads the rows that there are
@@ -157,11 +179,18 @@ def _from_bytes(data: bytes, value_range: ValueRange | None) -> tuple[Pixels, Va
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[12:64]:
         _register_heic()
     with _opened(data) as image:
-        if isinstance(image, JpegImageFile) and (pixels := image.width * image.height) > _LARGE_JPEG:
+        stored = image.size
+        if isinstance(image, JpegImageFile):
+            number = image.width * image.height
             _check_size(image, limit=_JPEG_LIMIT)
-            factor = 2 if pixels <= 4 * _LARGE_JPEG else 4
-            image.draft(None, (image.width // factor, image.height // factor))
-        return _from_pillow(image, value_range)
+            scale = 1 if number <= _LARGE_JPEG else 2 if number <= 4 * _LARGE_JPEG else 4
+            if shorter_side is not None:
+                scale = max(scale, min(stored) // (_GAP * shorter_side))
+            if scale > 1:  # Pillow takes the next lower power of two
+                image.draft(None, (image.width // scale, image.height // scale))
+        pixels, values = _from_pillow(image, value_range)
+        turned = _TURNS.get(_orientation(image)) in _QUARTER_TURNS
+    return Decoded(pixels, values, stored if turned else stored[::-1])
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -11,19 +11,24 @@ from litlens.data.progress import progress
 def shared_between_splits(data: ImageDataModule, *, chunk: int = 1024) -> list[tuple[str, str]]:
     """The names of each two images in different splits whose pixels at the network's size are equal.
 
-    An image is paired with the first equal one of an earlier split (in the order train, val, test).
+    Of files, those are compared whose pixels are equal before the resize, or which were decoded from one JPEG. An image
+    is paired with the first equal one of an earlier split (in the order train, val, test).
     """
-    seen: dict[bytes, tuple[str, str]] = {}
+    splits = [data.samples(name) for name in SPLITS]
+    signatures = [split.images.signatures(split.rows) for split in splits]
+    # Those of each split once, so that whatever is left twice is in two splits.
+    values, times = np.unique(np.concatenate([np.unique(found) for found in signatures]), return_counts=True)
+    in_two = values[(times > 1) & (values > 0)]
+    seen: dict[bytes, tuple[int, str]] = {}
     pairs = []
-    for split_name in SPLITS:
-        split = data.samples(split_name)
-        for start in progress(range(0, len(split), chunk), description=f"Duplicates in {split_name}"):
-            rows = split.rows[start : start + chunk]
-            for offset, pixels in enumerate(np.ascontiguousarray(split.images.batch(rows))):
-                name = split.names[start + offset]
-                first_split, first = seen.setdefault(
-                    hashlib.blake2b(pixels.data, digest_size=16).digest(), (split_name, name)
-                )
-                if first_split != split_name:
+    for number, (split, found) in enumerate(zip(splits, signatures, strict=True)):
+        places = np.flatnonzero(np.isin(found, in_two))
+        for start in progress(range(0, len(places), chunk), description=f"Duplicates in {SPLITS[number]}"):
+            chosen = places[start : start + chunk]
+            for place, pixels in zip(chosen.tolist(), split.images.batch(split.rows[chosen]), strict=True):
+                name = split.names[place]
+                key = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+                first_split, first = seen.setdefault(key, (number, name))
+                if first_split != number:
                     pairs.append((first, name))
     return pairs

@@ -381,7 +381,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _statistics(self, train: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of the training split, kept in the cache where the data come from files."""
-        if self.source_files():
+        if self.fingerprint()["files"]:
             rows = hashlib.blake2b(train.rows.tobytes(), digest_size=16).hexdigest()
             prepared = [self.image_size, self.in_channels, self.resize_mode, self.value_range]
             key = digest([self.fingerprint(), rows, *prepared])

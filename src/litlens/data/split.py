@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 
 from litlens.data.preprocessing import Pixels
 
-HASH_BYTES = 39  # the longest of `content_hash`
-
 
 def content_hash(kind: Literal["file", "pixels"], content: bytes | memoryview) -> str:
     """A hash of an image file's bytes, or of an array's, for data that do not come as one file each."""
     return f"{kind}:{hashlib.blake2b(content, digest_size=16).hexdigest()}"
+
+
+def signature(content: bytes | Pixels) -> int:
+    """A number of 64 bits, equal for equal bytes, and for equal pixels of an image."""
+    if not isinstance(content, bytes):
+        content = content[::4, ::4].tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
 
 class Images(Protocol):
@@ -29,7 +34,10 @@ class Images(Protocol):
         """One image before the resize: uint8 (h, w, C)."""
 
     def hashes(self, rows: NDArray[np.int64]) -> list[str]:
-        """The `content_hash` of each image: equal in every run, whatever its name is."""
+        """The `content_hash` of each image: equal in every run, whatever its name is; empty where it is not known."""
+
+    def signatures(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """A number of each image, equal for equal images and rarely for others; 0 where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,10 @@ class ArrayImages:
     def hashes(self, rows: NDArray[np.int64]) -> list[str]:
         """The hash of the pixels of each image."""
         return [content_hash("pixels", np.ascontiguousarray(self.pixels[row]).data) for row in rows.tolist()]
+
+    def signatures(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """A number of each image, equal for equal images and rarely for others."""
+        return np.fromiter((signature(self.pixels[row]) for row in rows.tolist()), np.uint64, len(rows))
 
 
 def _place(pixels: Pixels) -> tuple[str, int] | None:

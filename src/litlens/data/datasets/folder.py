@@ -1,29 +1,34 @@
 """The data module of images in folders, one a class, or listed in a CSV: new data of that kind need no code."""
 
+import hashlib
 import logging
-import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.assignment import SplitAssignment
+from litlens.data.cache import cache_folder, cache_limit, digest, file_state
 from litlens.data.datasets.download import extract, fetch
-from litlens.data.datasets.file_images import decode_files
+from litlens.data.datasets.file_images import FileImages, size_for_crops
 from litlens.data.datasets.folder_listing import Listing, class_folders, csv_classes, list_csv, list_folder
 from litlens.data.datasets.stratified_split import stratified_split
 from litlens.data.decode import narrow_range
 from litlens.data.loader import TrainingLoader
 from litlens.data.module import SPLITS, ImageDataModule
-from litlens.data.preprocessing import ResizeMode
+from litlens.data.preprocessing import Resize, ResizeMode
 from litlens.data.split import Split
 from litlens.errors import UserError, listed, nearest
 from litlens.files import user_path
 
+Cache = Literal["auto", "on", "off"]
+# Bytes of decoded images above which `cache: auto` decodes files each time: about 130,000 images of 224×224.
+_CACHED_AT_MOST = 20e9
 _log = logging.getLogger(__name__)
 
 
@@ -40,9 +45,9 @@ class Archive:
 class FolderDataModule(ImageDataModule):
     """Images in `folder/CLASS/*` or `folder/{train,val,test}/CLASS/*`, or listed in a CSV.
 
-    Files are decoded once, to the network's size, and kept in a cache; a file that changes is decoded again. The format
-    of a file follows from its content. A file that is not a complete image is left out of training and named; in val
-    and test it is an error.
+    Files are decoded once, and kept in a cache at the network's size (docs/cache.md); a file that changes is decoded
+    again. The format of a file follows from its content. A file that is not a complete image is left out of training
+    and named; in val and test it is an error.
 
     Missing splits are created, stratified and seeded: all three from one by `fractions`; val from train
     by its fraction of the two (one third); test from train by its fraction of all (one tenth).
@@ -65,6 +70,9 @@ class FolderDataModule(ImageDataModule):
             data to evaluate on need not have a training split, nor images of every class.
         value_range: The values of 16-bit or floating-point images that become 0 and 255, such as `[0, 4095]` for
             12 bits; by default 0 and 65,535. Other images are read as they are.
+        cache: `on` keeps decoded images in the cache. `off` decodes files whenever they are needed, best with
+            `num_workers`; a file that is not a complete image then stops the run. `auto` is `on` for up to 20 GB of
+            decoded images, if they take at most half of the free disk. Training sees the same images in each case.
         **kwargs: As for `ImageDataModule`.
     """
 
@@ -85,6 +93,7 @@ class FolderDataModule(ImageDataModule):
         splits: dict[str, str] | None = None,
         class_names: list[str] | None = None,
         value_range: tuple[float, float] | None = None,
+        cache: Cache = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_size=64 if batch_size == "auto" else batch_size, **kwargs)
@@ -98,6 +107,9 @@ class FolderDataModule(ImageDataModule):
         self.max_bad_files = max_bad_files
         self.splits = splits
         self.value_range = value_range
+        self.cache = cache
+        if cache not in get_args(Cache):
+            raise UserError(f"data.cache: '{cache}' is not one of {', '.join(get_args(Cache))}")
         if value_range is not None and value_range[0] >= value_range[1]:
             raise UserError(f"data.value_range: {list(value_range)} must be the lowest value, then the highest")
         if min(self.image_size) < 1:
@@ -114,14 +126,21 @@ class FolderDataModule(ImageDataModule):
         if len(self.class_names) < 2:
             raise UserError(f"data.folder: {self._source} has one class only, {self.class_names[0]}")
 
-    def source_files(self) -> list[Path]:
-        """Every file that is listed and can be read, and the CSV."""
-        files = [file for file in self._listing.files if file.is_file() and os.access(file, os.R_OK)]
-        return [*files, self.csv] if self.csv else files
+    @property
+    def number_of_files(self) -> int:
+        """How many files are listed."""
+        return len(self._listing.paths)
 
-    def source_folder(self) -> Path:
-        """The tree of classes, also where a CSV in another place lists the files."""
-        return self.folder
+    def fingerprint(self) -> dict[str, str | int]:
+        """As for `ImageDataModule`, from the hashes that were taken when the files were decoded."""
+        if not hasattr(self, "_files"):
+            self._load_once()
+        files, size, stat, content = self._images.fingerprint()
+        if self.csv:
+            table = self.csv.read_bytes()
+            files, size, stat = files + 1, size + len(table), digest([stat, file_state(self.csv)])
+            content = digest([content, hashlib.blake2b(table).hexdigest()])
+        return {"files": files, "bytes": size, "stat": stat, "content": content}
 
     def load(self) -> dict[str, Split]:
         """Decode the files that the cache does not have, leave out bad ones, and create missing splits."""
@@ -131,26 +150,36 @@ class FolderDataModule(ImageDataModule):
             extract(archive, self.folder, inner=self.archive.folder)
         kept = self._assignment
         listing = self._listing if kept is None else self._listing_of(kept)
-        images = decode_files(
-            listing.files,
+        self._crops, shorter_side = size_for_crops(self.augment or [], self.image_size)
+        images = self._images = FileImages(
+            source=self._source,
+            folder=self.folder,
+            paths=listing.paths,
             names=listing.names,
-            size=self.image_size,
             channels=self.in_channels,
-            resize_mode=self.resize_mode,
-            owner=self._source,
+            resize=Resize(self.image_size, self.resize_mode),
+            shorter_side=shorter_side,
             value_range=self.value_range,
         )
+        self._bounded = shorter_side is not None
+        of_split = np.array(listing.splits or ["train"] * len(listing.paths))
+        self._cached = self._fits(images)
+        if self._cached:  # where training crops, it does not need the images that evaluation sees
+            images.cache(np.flatnonzero((of_split == "train") & self._bounded), for_crops=True)
+            images.cache(np.flatnonzero((of_split != "train") | (not self._bounded)))
+        else:
+            images.find_missing()
         if self.value_range is None and (better := narrow_range(images.values)):
             _log.warning("data.value_range: %s: %s", self._source, better)
         if kept is None:
-            rows = self._rows_of_splits(listing, self._without_bad_files(listing, images.reasons))
+            rows = self._rows_of_splits(listing, of_split, self._without_bad_files(listing, of_split, images.bad))
             self._check_classes({split: listing.labels[members] for split, members in rows.items()})
         else:  # the base reports what is not a complete image any more
-            good, of_split = np.array(images.reasons) == "", np.array(listing.splits)
-            rows = {split: np.flatnonzero(good & (of_split == split)) for split in SPLITS}
+            of_split[list(images.bad)] = ""
+            rows = {split: np.flatnonzero(of_split == split) for split in SPLITS}
         if listing.groups is not None:
             self._report_divided_groups(listing.groups, rows)
-        numbers = np.arange(len(listing.files))
+        numbers = np.arange(len(listing.paths))
         self._files = Split(images, numbers, labels=listing.labels, names=listing.names, groups=listing.groups)
         return {split: self._files.at(members) for split, members in rows.items()}
 
@@ -171,6 +200,30 @@ class FolderDataModule(ImageDataModule):
         """As in `ImageDataModule`, after a check that there are training images of every class."""
         self._check_training({split: self.samples(split).labels for split in SPLITS})
         return super().train_dataloader()
+
+    def _load_once(self) -> None:
+        super()._load_once()
+        if self._cached:  # which files these are is known by now
+            self._images.cache(np.concatenate([self.samples(split).rows for split in ("val", "test")]))
+
+    def _fits(self, images: FileImages) -> bool:
+        """Whether decoded images are kept in the cache; says so where they are not, though nobody asked for it."""
+        if self.cache != "auto":
+            return self.cache == "on"
+        height, width = self.image_size
+        if images.shorter_side is not None:
+            height, width = images.shorter_side, images.shorter_side * 4 // 3
+        size = len(images.paths) * height * width * self.in_channels
+        free = shutil.disk_usage(
+            next(p for p in (cache_folder(), *cache_folder().absolute().parents) if p.exists())
+        ).free
+        if size <= min(_CACHED_AT_MOST, cache_limit()) and size * images.part_missing <= free / 2:
+            return True
+        _log.warning(
+            f"data.cache: {len(images.paths):,} images would take up to {size / 1e9:,.0f} GB: files are decoded when"
+            " they are needed; data.cache=on keeps the images"
+        )
+        return False
 
     def _check_classes(self, labels: dict[str, NDArray[np.int64]]) -> None:
         """Report classes without images in data to evaluate on; other data need training images of every class."""
@@ -214,7 +267,7 @@ class FolderDataModule(ImageDataModule):
     @cached_property
     def _listing(self) -> Listing:
         if self.csv:
-            return list_csv(self.csv, folder=self.folder, class_names=self.class_names)
+            return list_csv(self.csv, class_names=self.class_names)
         self._refuse_unknown_classes(self._found_classes())  # the folder was downloaded, or has changed
         return list_folder(self.folder, class_names=self.class_names, splits=self.splits)
 
@@ -223,38 +276,38 @@ class FolderDataModule(ImageDataModule):
         split_of = kept.split_of()
         self.not_in_run = [name for name in self._listing.names if name not in split_of]
         listing = self._listing.only(split_of)
-        if not listing.files:
+        if not listing.paths:
             kept.refuse(dict.fromkeys(split_of, "missing"))
         return listing
 
-    def _without_bad_files(self, listing: Listing, reasons: list[str]) -> NDArray[np.int64]:
+    def _without_bad_files(
+        self, listing: Listing, of_split: NDArray[np.str_], reasons: dict[int, str]
+    ) -> NDArray[np.int64]:
         """The rows of the good files; bad ones are reported, or are an error."""
-        bad = [row for row, reason in enumerate(reasons) if reason]
-        lines = {row: f"{listing.names[row]} ({reasons[row]})" for row in bad}
-        if len(bad) == len(reasons):
+        lines = {row: f"{listing.names[row]} ({reasons[row]})" for row in sorted(reasons)}
+        if len(reasons) == len(listing.names):
             raise UserError(f"data.folder: {self.folder} has no readable image: {listed(lines.values())}")
-        of_split = listing.splits or ["train"] * len(reasons)
-        held_out = [lines[row] for row in bad if of_split[row] != "train"]
-        if held_out:
+        if held_out := [line for row, line in lines.items() if of_split[row] != "train"]:
             raise UserError(
                 f"data.folder: {self.folder}: not a complete image in val or test: {listed(held_out)}; "
                 "fix or remove it: files of val and test are never skipped"
             )
-        training = sum(split == "train" for split in of_split)
-        if len(bad) > self.max_bad_files * training:
+        training = np.count_nonzero(of_split == "train")
+        if len(reasons) > self.max_bad_files * training:
             raise UserError(
-                f"data.max_bad_files: {len(bad)} of {training} files in train are not complete images, over "
+                f"data.max_bad_files: {len(reasons)} of {training} files in train are not complete images, over "
                 f"{self.max_bad_files:.2%}: {listed(lines.values())}; remove them, or raise max_bad_files"
             )
         self.left_out = list(lines.values())
-        if bad:
+        if reasons:
             left_out = "; ".join(self.left_out)
-            _log.warning("%s: left out %d of %d: %s", self.folder, len(bad), training, left_out)
-        return np.setdiff1d(np.arange(len(reasons)), bad).astype(np.int64)
+            _log.warning("%s: left out %d of %d: %s", self.folder, len(reasons), training, left_out)
+        return np.setdiff1d(np.arange(len(listing.names)), list(reasons)).astype(np.int64)
 
-    def _rows_of_splits(self, listing: Listing, good: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    def _rows_of_splits(
+        self, listing: Listing, of_split: NDArray[np.str_], good: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
         """The rows of each split: the given ones, and the missing ones taken from train."""
-        of_split = np.array(listing.splits or ["train"] * len(listing.files))
         rows = {split: good[of_split[good] == split] for split in SPLITS}
         missing = [split for split in SPLITS if split not in of_split]
         if not missing or "train" in missing:

@@ -30,10 +30,11 @@ _NAMES_UNDERSTOOD = (
 class Listing:
     """Files in a fixed order: file i has the name `names[i]`, the class `labels[i]` and the split `splits[i]`.
 
-    `splits` is None if the splits are to be created, and `groups` is None without groups.
+    `paths` are relative to the folder; a name is its path as it can be printed. `splits` is None if they are to be
+    created, and `groups` is None without groups.
     """
 
-    files: list[Path]
+    paths: list[str]
     names: list[str]
     labels: NDArray[np.int64]
     splits: list[str] | None
@@ -43,7 +44,7 @@ class Listing:
         """The files whose names have a split, in those splits."""
         rows = [row for row, name in enumerate(self.names) if name in split_of]
         return Listing(
-            files=[self.files[row] for row in rows],
+            paths=[self.paths[row] for row in rows],
             names=[self.names[row] for row in rows],
             labels=self.labels[rows],
             splits=[split_of[self.names[row]] for row in rows],
@@ -87,21 +88,22 @@ def list_folder(folder: Path, *, class_names: list[str], splits: Mapping[str, st
     Raises:
         UserError: A class folder is empty, or a folder cannot be read.
     """
-    files: list[Path] = []
+    paths: list[str] = []
     labels: list[int] = []
     of_split: list[str] = []
     tops = _split_folders(folder, splits)
+    start = len(str(folder / "_")) - 1
     for split, top in (tops or {"": folder}).items():
         for path in _subfolders(top):
-            found = sorted(files_below(path, key="data.folder"), key=lambda file: file.relative_to(folder).as_posix())
+            found = sorted(file[start:].replace(os.sep, "/") for file in map(str, files_below(path, key="data.folder")))
             if not found:
                 raise UserError(f"data.folder: the class folder {path} is empty; fill it or remove it")
-            files += found
+            paths += found
             labels += [class_names.index(_readable(path.name))] * len(found)
             of_split += [split] * len(found)
     return Listing(
-        files=files,
-        names=[_readable(file.relative_to(folder).as_posix(), errors="backslashreplace") for file in files],
+        paths=paths,
+        names=[path if path.isascii() else _readable(path, errors="backslashreplace") for path in paths],
         labels=np.array(labels, dtype=np.int64),
         splits=of_split if tops else None,
         groups=None,
@@ -113,13 +115,13 @@ def csv_classes(table: Path) -> list[str]:
     return sorted({row["label"] for _, row in _rows(table)})
 
 
-def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
-    """List a CSV with columns file and label, and optionally split and group; files are relative to `folder`.
+def list_csv(table: Path, *, class_names: list[str]) -> Listing:
+    """List a CSV with columns file and label, and optionally split and group.
 
     Raises:
         UserError: A column or a value is missing, a split is unknown, or a file is listed twice.
     """
-    rows = _rows(table)
+    rows, label_of = _rows(table), {name: label for label, name in enumerate(class_names)}
     columns = rows[0][1].keys()
     names = [row["file"] for _, row in rows]
     seen: set[str] = set()
@@ -133,9 +135,9 @@ def list_csv(table: Path, *, folder: Path, class_names: list[str]) -> Listing:
                 "leave the column out to create the splits"
             )
     return Listing(
-        files=[folder / name for name in names],
+        paths=names,
         names=names,
-        labels=np.array([class_names.index(row["label"]) for _, row in rows], dtype=np.int64),
+        labels=np.array([label_of[row["label"]] for _, row in rows], dtype=np.int64),
         splits=[split_named(row["split"]) or "" for _, row in rows] if "split" in columns else None,
         groups=[row["group"] for _, row in rows] if "group" in columns else None,
     )
