@@ -27,6 +27,7 @@ import torch
 from on_gpu.timing import DEVICE
 from speed_rows.batches import batches
 from speed_rows.commands import evaluate, starts, whole_run
+from speed_rows.folders import decoded, jpegs
 from speed_rows.pretrained import callbacks, fastai_epoch, features, frozen_vgg16, grad_cam
 from speed_rows.processes import processes
 from speed_rows.row import Row, Skipped
@@ -40,6 +41,8 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "batches": batches,
     "step": step,
     "settings": settings,
+    "jpegs": jpegs,
+    "decoded": decoded,
     "frozen_vgg16": frozen_vgg16,
     "fastai_epoch": fastai_epoch,
     "features": features,

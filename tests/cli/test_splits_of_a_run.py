@@ -141,7 +141,7 @@ def test_a_file_that_is_removed_in_training_stops_the_run(
     name = min(splits(run)["train"])
     monkeypatch.setattr("litlens.cli.train.announce", lambda *_, **__: remove(Path("noise") / name))
     with pytest.raises(SystemExit) as stopped:
-        train(["--config", "config.yaml", "--data.augment=[crop]", f"--data.num_workers={workers}"])
+        train(["--config", "config.yaml", "--data.cache=off", f"--data.num_workers={workers}"])
     assert stopped.value.code == 1
     assert capsys.readouterr().err.splitlines() == [f"error: {name}: No such file or directory"]
 

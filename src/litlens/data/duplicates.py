@@ -11,8 +11,8 @@ from litlens.data.progress import progress
 def shared_between_splits(data: ImageDataModule, *, chunk: int = 1024) -> list[tuple[str, str]]:
     """The names of each two images in different splits whose pixels at the network's size are equal.
 
-    Of files, those are compared whose pixels are equal before the resize, or which were decoded from one JPEG. An image
-    is paired with the first equal one of an earlier split (in the order train, val, test).
+    An image is paired with the first equal one of an earlier split (in the order train, val, test). Of files that are
+    not in the cache at the network's size, only those are compared whose pixels were equal before the resize.
     """
     splits = [data.samples(name) for name in SPLITS]
     signatures = [split.images.signatures(split.rows) for split in splits]

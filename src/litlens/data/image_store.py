@@ -27,6 +27,7 @@ RECORD = np.dtype(
         ("key", np.uint64),  # a digest of the file's name, size and times, and of how it was decoded
         ("hash", "V16"),  # of the file's bytes
         ("signature", np.uint64),  # equal where the pixels are equal, and rarely elsewhere
+        ("resized", np.uint64),  # the same of the pixels at the network's size, where those are kept
         ("size", np.int32, (2,)),  # height and width of the image in the file
         ("values", np.float64, (2,)),  # lowest and highest value of an image of more than 8 bits; else 0, 0
         ("offset", np.int64),  # of the pixels that are kept

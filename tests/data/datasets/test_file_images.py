@@ -2,6 +2,8 @@
 
 import errno
 import gc
+import hashlib
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -12,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from image_folders import counts, draw, fill, set_up
+from PIL import Image
 
 from litlens.data.datasets import file_images
+from litlens.data.datasets.file_images import size_for_crops
 from litlens.data.datasets.folder import FolderDataModule
+from litlens.data.duplicates import shared_between_splits
 from litlens.errors import UserError
 
 
@@ -185,6 +190,164 @@ def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
     data = set_up(folder)
     assert data.fingerprint()["files"] == 20
     assert r"a/\xff.png" in [n for s in ("train", "val", "test") for n in data.samples(s).names]
+
+
+def everything(data: FolderDataModule) -> dict[str, list[bytes]]:
+    """All batches of two epochs of training, of validation and of test."""
+    loaders = [data.train_dataloader(), data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    return {str(number): [images.numpy().tobytes() for images, _ in loader] for number, loader in enumerate(loaders)}
+
+
+@pytest.mark.parametrize("augment", [[{"rotation": 10}], ["crop"], [{"RandomCrop": {}}]])
+def test_the_cache_changes_no_bit(tmp_path: Path, cache: Path, augment: Any) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((600, 590))
+            pixels.save(tmp_path / "pets" / name / f"{number}.jpg")
+    without = everything(set_up(tmp_path / "pets", augment=augment, cache="off", batch_size=4))
+    assert list(cache.glob("images-*/pixels")) == []
+    assert everything(set_up(tmp_path / "pets", augment=augment, cache="on", batch_size=4)) == without
+    assert everything(set_up(tmp_path / "pets", augment=augment, cache="off", batch_size=4)) == without
+
+
+def test_without_a_cache_nothing_is_read_before_it_is_needed_nor_twice_to_hash_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, read_bytes = list[Path](), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    data = set_up(folder, cache="off", batch_size=4)
+    assert data.fingerprint()["content"] == ""
+    assert set(data.samples("train").hashes) == {""}
+    assert shared_between_splits(data) == []
+    assert read == []
+    before = everything(data)
+    assert len(read) == 2 * 12 + 6 + 2
+    of_files = {
+        path.relative_to(folder).as_posix(): hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        for path in folder.rglob("*.png")
+    }
+    read.clear()
+    train = data.samples("train")
+    assert train.hashes == [f"file:{of_files[name]}" for name in train.names]
+    content = data.fingerprint()["content"]
+    assert content == set_up(folder, cache="off").fingerprint()["content"] != ""
+    assert read == []
+    assert content == set_up(folder, cache="on").fingerprint()["content"]
+    assert len(read) == 20
+    assert everything(set_up(folder, cache="on", batch_size=4)) == before
+
+
+def test_what_would_take_more_than_the_limit_is_decoded_when_it_is_needed(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    monkeypatch.setenv("LITLENS_CACHE_GB", "0.000003")  # 20 images of 8×8 take 3,840 bytes
+    data = set_up(folder)
+    assert caplog.messages[0].startswith("data.cache: 20 images would take up to 0 GB: files are decoded when they are")
+    (folder / "a" / "000.png").write_bytes(b"\x89PNG")
+    (folder / "b" / "000.png").unlink()
+    with pytest.raises(UserError, match=r"(changed since the start|No such file)"):
+        everything(data)
+    assert list(cache.glob("images-*/pixels")) == []
+    with pytest.raises(UserError, match=r"data\.cache: 'never' is not one of auto, on, off"):
+        FolderDataModule(folder, cache="never")  # type: ignore[arg-type]
+
+
+def test_a_bad_file_without_a_cache(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "pets", {"a": 20, "b": 20})
+    (folder / "b" / "empty.png").touch()
+    data = set_up(folder, cache="off", max_bad_files=0.1, batch_size=4)
+    assert data.left_out == ["b/empty.png (an empty file)"]
+    name = data.samples("train").names[0]
+    (folder / name).write_bytes(b"GIF89a")
+    data = set_up(folder, cache="off", max_bad_files=0.1, batch_size=4)
+    with pytest.raises(
+        UserError, match=rf"{name}: .*; remove it, or give data\.cache=on, which checks all files first"
+    ):
+        everything(data)
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "expected"),
+    [
+        (["rotation"], (224, 224), (False, None)),
+        (["crop"], (224, 224), (True, 366)),  # 224 / √(1/2 · 3/4)
+        ([{"crop": {"range": [0.4, 1.0]}}, "ColorJitter"], (64, 64), (True, 256)),
+        ([{"crop": 1.0}], (224, 192), (True, 259)),  # 224 / √(3/4)
+        (
+            [{"OneOf": {"transforms": ["rotation", "RandomResizedCrop"]}}],
+            (224, 224),
+            (True, 448),
+        ),  # twice the network's
+        (["crop", {"RandomCrop": {"height": 8, "width": 8}}], (8, 8), (True, None)),
+    ],
+)
+def test_the_size_that_crops_are_taken_from(
+    steps: Any, size: tuple[int, int], expected: tuple[bool, int | None]
+) -> None:
+    assert size_for_crops(steps, size) == expected
+
+
+def test_a_large_jpeg_is_kept_at_a_bounded_size_with_what_the_network_sees(tmp_path: Path, cache: Path) -> None:
+    y, x = np.mgrid[:1500, :2000]
+    rng = np.random.default_rng(0)
+    pixels = 128 + 60 * np.sin(x / 9) * np.cos(y / 11) + 40 * np.sin((x + y) / 40) + rng.normal(0, 5, x.shape)
+    image = Image.fromarray(np.stack([pixels, pixels[::-1], pixels[:, ::-1]], axis=2).clip(0, 255).astype(np.uint8))
+    for name in ("train/a", "train/b", "val/a", "val/b", "test/a", "test/b"):
+        (tmp_path / "large" / name).mkdir(parents=True)
+        image.save(tmp_path / "large" / name / "0.jpg", quality=95)
+    data = FolderDataModule(tmp_path / "large", image_size=112, augment=["crop"], batch_size=2)
+    data.setup()
+    train: Any = data.samples("train")
+    kept = train.images.original(int(train.rows[0]))
+    assert kept.shape == (256, 341, 3)
+    assert train.images.sizes(train.rows).tolist() == [[1500, 2000]] * 2
+    sizes = sorted(path.stat().st_size for path in cache.glob("images-*/pixels"))
+    assert sizes == [4 * 112 * 112 * 3, 2 * 256 * 341 * 3]  # evaluation's images, and those for crops
+    # What docs/cache.md says of it: decoded at a quarter, then resized, against a resize of all pixels.
+    complete = np.asarray(image.resize((341, 256), Image.Resampling.BICUBIC), dtype=np.float64)
+    assert 10 * np.log10(255**2 / np.mean((kept - complete) ** 2)) > 38
+    # Not the images of evaluation: those are as if no crop were there.
+    plain = FolderDataModule(tmp_path / "large", image_size=112)
+    plain.setup()
+    np.testing.assert_array_equal(data.image("test", 0), plain.image("test", 0))
+    assert len(shared_between_splits(data)) == 4
+
+
+def test_only_a_few_files_wait_to_be_decoded() -> None:
+    begun = list[int]()
+    results = file_images._in_threads(lambda row: begun.append(row) or row, list(range(1000)), description="")
+    assert next(results) == 0
+    assert len(begun) < 100
+    assert list(results) == list(range(1, 1000))
+
+
+def test_records_of_files_that_are_gone_do_not_stay_forever(tmp_path: Path, cache: Path) -> None:
+    folder = fill(tmp_path / "pets", {"a": 10, "b": 10})
+    for time in range(1, 5):
+        for path in folder.rglob("*.png"):
+            os.utime(path, (time, time))
+        set_up(folder)
+        gc.collect()  # what is in use would be kept
+    (store,) = cache.glob("images-*")
+    assert (store / "pixels").stat().st_size in (20 * 192, 40 * 192)
+
+
+def test_of_several_processes_one_decodes(tmp_path: Path, cache: Path) -> None:
+    folder = fill(tmp_path / "pets", {"a": 20, "b": 20})
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=set_up, args=(folder,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    (store,) = cache.glob("images-*")
+    assert (store / "pixels").stat().st_size == 40 * 192
+    assert sorted(path.name for path in store.iterdir()) == ["index", "pixels"]
 
 
 def test_a_crop_is_taken_from_the_original(tmp_path: Path) -> None:

@@ -123,9 +123,13 @@ class FileImages:
         return [f"file:{raw[32 * place : 32 * place + 32]}" if found else "" for place, found in enumerate(has)]
 
     def signatures(self, rows: Rows) -> NDArray[np.uint64]:
-        """A number of each image, equal for equal images and rarely for others; 0 where it was never decoded."""
+        """A number of each image, equal for equal images and rarely for others; 0 where it was never decoded.
+
+        Images are equal at the network's size, or as they were decoded where the cache does not have all of that size.
+        """
         self._refresh(rows)
-        return self._facts_of("signature", rows)
+        resized = np.count_nonzero(self._resized.has(np.arange(len(self.paths)))) + len(self.bad) == len(self.paths)
+        return self._facts_of("resized" if resized else "signature", rows)
 
     @property
     def part_missing(self) -> float:
@@ -189,7 +193,11 @@ class FileImages:
                 self.bad[row] = error.reason
             if self._key(row) != self._keys[row]:
                 raise UserError(f"{self._path(row)} was changed or removed while it was read: start again")
-            return result if result is None or for_crops else (result[0], self.resize(result[1]))
+            if result is None or for_crops:
+                return result
+            record, pixels = result[0], self.resize(result[1])
+            record["resized"] = signature(pixels)
+            return record, pixels
 
         yield from filter(None, _in_threads(decode, rows.tolist(), description=f"Decoding {self.source.name}"))
 
