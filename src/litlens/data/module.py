@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 Sampling = Literal["shuffled", "balanced"]
 _MOST_WORKERS = 16
+_MOST_PLAIN = 4  # workers for files that are not augmented, as in validation
 _OF_MEMORY = 10  # images are held on a GPU where they take at most this part of its memory
 _FEWEST_STEPS = 5  # an epoch of fewer steps is rarely meant
 _log = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: Samples in a batch, on each device; at most the split. Training leaves out the tail of an epoch
             that fills no batch.
         num_workers: Processes that fetch batches; 0 fetches in the training process. `auto`: one less than the cores of
-            each GPU, at most 16; 0 where a CPU trains, for images in memory that are not augmented, and where processes
-            are not forked (Windows, macOS).
+            each GPU, at most 16, or 4 where nothing is augmented; 0 where a CPU trains, for images in memory that are
+            not augmented, and where processes are not forked (Windows, macOS).
         on_device: Whether images in memory that are not augmented are held on the GPU that trains, and indexed and
             normalized there; batches are the same. `auto`: where they take at most a tenth of its memory.
         seed: Every split, order and augmentation follows from it. The command sets it to `seed_everything`.
@@ -304,7 +305,8 @@ class ImageDataModule(LightningDataModule, ABC):
         # A spawned process imports everything for seconds, and fails in a script without a main guard.
         if table is not None or device.type == "cpu" or multiprocessing.get_start_method() != "fork":
             return 0, False
-        return min(suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1), _MOST_WORKERS), False
+        spare = suggested_max_num_workers(self.trainer.num_devices if self.trainer else 1)
+        return min(spare, _MOST_WORKERS if dataset.augmentation is not None else _MOST_PLAIN), False
 
     def _loader_options(self, split: str, dataset: BatchDataset) -> dict[str, Any]:
         trainer, device = self.trainer, torch.device("cpu")
