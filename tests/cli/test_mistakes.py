@@ -96,6 +96,8 @@ def test_in_a_config(tmp_path: Path, old: str, new: str, expected: list[str]) ->
         (["--data.batch_size=null"], ["command line", "data.batch_size: expected int, not null"]),
         (["--model.label_smoothing=null"], ["command line", "model.label_smoothing: expected float, not null"]),
         (["--data.batch_size=many"], ["command line", "expected int", "'many'"]),
+        (["--trials=0"], ["command line: trials: expected a whole number above 0, not '0'"]),
+        (["--checkpoint_minutes=-1"], ["checkpoint_minutes: expected a number of 0 or more, not '-1'"]),
         (["--devcies=2"], ["command line", "--devcies", "did you mean 'devices'"]),
         (["--model.loss=crossentropy"], ["model.loss", "'mse'", "did you mean 'cross_entropy'"]),
         (["--model.network=MnistCNN", "--model.network.activation=rleu"], ["activation", "did you mean 'relu'"]),

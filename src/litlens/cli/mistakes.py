@@ -29,6 +29,8 @@ from litlens.errors import UserError, mistake_behind, nearest, quoted
 # The name of a metric that is monitored and never logged: quoted by ModelCheckpoint, between backticks from
 # EarlyStopping, bare for ReduceLROnPlateau. What a classifier logs is known only after it has logged.
 _MISSING_METRIC = re.compile(r"(?:ModelCheckpoint\(monitor='|conditioned on metric `?)([^'` ]+)")
+# jsonargparse's types of numbers.
+_RESTRICTED = {"PositiveInt": "a whole number above 0", "NonNegativeFloat": "a number of 0 or more"}
 
 
 def parse(parser: ArgumentParser, line: CommandLine) -> Namespace:
@@ -196,6 +198,7 @@ def _type_mistake(message: str, key: str, line: CommandLine) -> str:
         word for found in re.findall(r"Literal\[([^\]]+)\]", message) for word in re.findall(r"'([^']+)'", found)
     ]
     types = [word for word in re.findall(r"Expected a <class '([^']+)'>", message) if word != "NoneType"]
+    types += [_RESTRICTED.get(name, name) for name in re.findall(r"Not of type (\w+)", message)]
     given = line.find(key)
     if given is None or not (literals or types):
         return " ".join(message.split())[:200]

@@ -157,16 +157,20 @@ def _next(
     """
     with closing(_lock(folder / ".search.lock", seconds=_SECONDS) or _busy(folder)):
         known = study.get_trials(deepcopy=False)
-        for frozen in known:
-            if frozen.state == TrialState.RUNNING and (lock := _lock(_lock_file(folder / f"trial-{frozen.number}"))):
-                trial = Trial(study, frozen._trial_id)  # what `ask` returns for a new one
-                if frozen.distributions.items() < space.items():  # killed within `ask`
-                    lock.close()
-                    _lock_file(folder / f"trial-{frozen.number}").unlink()
-                    _fail(study, trial, "stopped before it had all values")
-                    continue
+        for number in [trial.number for trial in known if trial.state == TrialState.RUNNING]:
+            place = _lock_file(folder / f"trial-{number}")
+            if (lock := _lock(place)) is None:
+                continue
+            frozen = study.get_trials(deepcopy=False)[number]  # its process may have ended it since
+            trial = Trial(study, frozen._trial_id)  # what `ask` returns for a new one
+            complete = not frozen.distributions.items() < space.items()
+            if frozen.state == TrialState.RUNNING and complete:
                 _check_params(frozen, space, folder)
                 return trial, lock
+            lock.close()
+            place.unlink(missing_ok=True)
+            if frozen.state == TrialState.RUNNING:  # killed within `ask`
+                _fail(study, trial, "stopped before it had all values")
         number = len(known)
         if number >= command.config.trials or (lock := _lock(_lock_file(folder / f"trial-{number}"))) is None:
             return None

@@ -39,6 +39,7 @@ from litlens.cli.checks import (
     check_monitors,
     check_sync_batchnorm,
 )
+from litlens.cli.finders import set_found_values
 from litlens.cli.inspection import inspect, layer_table
 from litlens.cli.mistakes import missing_metrics, mistakes_of_values, out_of_memory
 from litlens.cli.parser import TrainingCommand
@@ -81,8 +82,7 @@ class Run:
 
 def run(args: list[str], *, console: Console) -> None:
     """Parse and build, then train, or with `--inspect` show the data."""
-    # They use this module.
-    from litlens.cli.finders import set_found_values
+    # It uses this module.
     from litlens.cli.folds import check_folds, cross_validate
 
     command = TrainingCommand(args)

@@ -46,6 +46,6 @@ def _check(class_names: Sequence[str], labels: Sequence[str], groups: Sequence[s
     counts = dict.fromkeys(class_names, 0) | Counter(label for label, _ in found)
     smallest = min(counts, key=lambda name: counts[name])
     if counts[smallest] < folds:
-        remedy = f"use 2 to {counts[smallest]} folds" if counts[smallest] > 1 else "add some, or remove the class"
+        remedy = f"use at most {counts[smallest]} folds" if counts[smallest] > 1 else "add some, or remove the class"
         number = f"{counts[smallest]} {kind if counts[smallest] != 1 else kind[:-1]}"
         raise UserError(f"folds: {folds}: class {smallest} has {number} in training and validation: {remedy}")
