@@ -20,7 +20,7 @@ from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.command_line import read_command_line
 from litlens.cli.main import evaluate, train
 from litlens.cli.parser import TrainingCommand
-from litlens.cli.search_space import check_space, distributions, read_space
+from litlens.cli.search_space import arguments, check_space, distributions, read_space
 from litlens.models.classifier import ImageClassifier
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -314,6 +314,17 @@ def test_the_commands_of_the_page_run(searched: Path, monkeypatch: pytest.Monkey
         given = [word.replace("VERSION", searched.name) for word in command[command.index("train.py") + 1 :]]
         # The trials that there are; of everything else, one batch.
         train([*given, *QUIET, "--trials=3" if "--resume" in given else "--trainer.fast_dev_run=true"])
+
+
+def test_a_choice_may_be_a_class_with_options() -> None:
+    line = read_command_line(
+        ["--search={model.network: {choices: [{class_path: litlens.MLP, init_args: {widths: [8]}}, MnistCNN]}}"]
+    )
+    space = distributions(read_space(line), line)
+    args = ["--config", str(ROOT / "configs" / "digits_cnn.yaml")]
+    check_space(space, line, args)
+    tried = TrainingCommand([*args, *arguments({"model.network": space["model.network"].choices[0]})])
+    assert tried.config.model.init_args.network.init_args.widths == [8]
 
 
 def test_the_file_of_the_page_is_a_search_of_the_digits() -> None:

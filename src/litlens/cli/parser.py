@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
 
 from litlens.cli.automatic import resolve_auto
+from litlens.cli.checks import available_precision
 from litlens.cli.choices import show_help
 from litlens.cli.command_line import read_command_line
 from litlens.cli.links import link_data_to_model, linked_values
@@ -87,6 +88,9 @@ class TrainingCommand:
             self.line = read_command_line(["--config", str(self.resumed / CONFIG), *args])
         self.parser = self._parser()
         self.config = parse(self.parser, self.line)
+        options = self.config.trainer
+        self.asked_precision = options.precision
+        options.precision = available_precision(options.precision, accelerator=options.accelerator)
         self.automatic = ""  # what `auto` was replaced by, in one line
 
     @property

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from litlens.callbacks.random_state import RandomState
 from litlens.checkpoints.reading import previous_checkpoint, read_checkpoint
-from litlens.cli.checks import available_precision
 from litlens.cli.parser import TrainingCommand
 from litlens.cli.run_folder import CONFIG, LAST
 from litlens.data import sampling
@@ -120,7 +119,6 @@ def _loss(command: TrainingCommand, data: ImageDataModule, checkpoint: Path, *, 
     On one device, whose batches are those of all devices together; every W-th image is the first one's.
     """
     options: Any = command.config.trainer
-    precision: Any = available_precision(options.precision, accelerator=options.accelerator)
     classifier = command.build(command.config.clone(), data).model
     plain, size = classifier.training_step, len(data.samples("train"))
     data.batch_size = devices * sampling.training_shape(size=size, batch_size=data.batch_size, world_size=devices)[1]
@@ -136,7 +134,7 @@ def _loss(command: TrainingCommand, data: ImageDataModule, checkpoint: Path, *, 
         trainer = Trainer(
             accelerator=options.accelerator,
             devices=1,
-            precision=precision,
+            precision=options.precision,
             max_epochs=max(epoch + 1, options.max_epochs or 0),
             limit_train_batches=options.limit_train_batches,
             overfit_batches=options.overfit_batches,

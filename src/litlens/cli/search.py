@@ -24,7 +24,6 @@ from sqlalchemy.exc import DatabaseError
 
 from litlens.checkpoints.logs import open_logs
 from litlens.checkpoints.reading import previous_checkpoint
-from litlens.cli.checks import available_precision
 from litlens.cli.finders import set_found_values
 from litlens.cli.folds import check_same_settings
 from litlens.cli.mistakes import mistakes_of_values
@@ -116,13 +115,6 @@ def _checked_data(command: TrainingCommand, folder: Path) -> ImageDataModule:
         raise UserError(f"--search: trainer.devices: {devices}: a trial runs on one device: add --devices 1")
     check(command, parts)
     return data
-
-
-def _command(args: list[str]) -> TrainingCommand:
-    command = TrainingCommand(args)
-    options = command.config.trainer
-    options.precision = available_precision(options.precision, accelerator=options.accelerator)
-    return command
 
 
 def _monitor(command: TrainingCommand) -> str:
@@ -217,7 +209,7 @@ def _try(study: optuna.Study, trial: Trial, place: Path, args: list[str], runs: 
     runs.clear()
     gc.collect()  # a trainer and its module refer to each other, and hold the device's memory
     try:
-        command = _command(args)
+        command = TrainingCommand(args)
         runs.append(build(command, place, data=command.build_data(splits_of=place.parent), resume=begun))
         runs[0].trainer.callbacks.append(pruning)  # type: ignore[attr-defined]
         with finished_loggers(runs[0]):
@@ -313,7 +305,7 @@ def _test_best(
     found = ", ".join(f"{key} {_short(value)}" for key, value in best.params.items())
     head = f"# {place.name} of {len(trials)}: {found}.\n"
     write_atomically(folder / BEST_CONFIG, head + (place / CONFIG).read_text(encoding="utf-8"))
-    command = _command([*args, *_options(best.params, command)])
+    command = TrainingCommand([*args, *_options(best.params, command)])
     runs[:] = [build(command, folder, data=command.build_data(splits_of=folder))]
     console.print(
         f"{place.name} is the best in validation and is tested: {found}\nbest config    {folder / BEST_CONFIG}"

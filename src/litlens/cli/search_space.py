@@ -24,7 +24,10 @@ def read_space(line: CommandLine) -> dict[str, dict[str, Any]]:
             continue
         if name not in _NAMES:
             raise UserError(f"{given.where}: {key}: a range has no '{name}'{nearest(name, _NAMES)}")
-        space.setdefault(key, {})[name] = given.value
+        of_key = space.setdefault(key, {})
+        if isinstance(given.value, str) and isinstance(of_key.get(name), list):  # the class of a choice
+            continue
+        of_key[name] = given.value
     if not space:
         raise UserError("--search: nothing to search: give a file with options such as `model.optimizer.lr`")
     return space

@@ -31,7 +31,6 @@ from litlens.checkpoints.provenance import versions
 from litlens.checkpoints.reading import checkpoint_path, read_checkpoint
 from litlens.checkpoints.warm_start import initialize_from
 from litlens.cli.checks import (
-    available_precision,
     check_batches,
     check_callbacks,
     check_checkpointing,
@@ -90,10 +89,8 @@ def run(args: list[str], *, console: Console) -> None:
         data = command.build_data(splits_of=command.resumed)
         inspect(data, folder=Path("runs") / command.run_name, console=console)
         return
-    asked = command.config.trainer.precision
-    command.config.trainer.precision = available_precision(asked, accelerator=command.config.trainer.accelerator)
-    if command.config.trainer.precision != asked:
-        given = command.config.trainer.precision
+    asked, given = command.asked_precision, command.config.trainer.precision
+    if given != asked:
         reason = "is emulated here, many times slower" if given == "32-true" else "is for GPUs"
         console.print(f"trainer.precision: {asked} {reason}: training in {given}")
     check_checkpointing(command.config)
