@@ -1,6 +1,8 @@
 """Parameter groups, and penalties against autograd."""
 
+import copy
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
 from litlens.models.constructor_arguments import describe
 from litlens.models.networks.scratch import MnistCNN
-from litlens.models.optimization import add_penalty_gradients, build_optimizer, kernels
+from litlens.models.optimization import MuonAdamW, add_penalty_gradients, build_optimizer, kernels, orthogonal
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.01, 0.0), (0.0, 0.02), (0.01, 0.02)])
@@ -98,3 +100,52 @@ def test_a_checkpoint_records_the_lr_scales() -> None:
 def test_a_value_that_the_optimizer_refuses_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^model\.optimizer: Invalid learning rate: -1$"):
         build_optimizer(lambda groups: torch.optim.AdamW(groups, lr=-1), nn.Linear(2, 2))
+
+
+def test_muon_moves_the_inner_kernels_as_torchs_own_and_adamw_the_rest() -> None:
+    muon = pytest.importorskip("torch.optim._muon", reason="torch has no Muon before 2.9").Muon
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3))
+    theirs = copy.deepcopy(ours)
+    settings = {"lr": 0.01, "weight_decay": 0.1}
+    optimizer = build_optimizer(partial(MuonAdamW, betas=(0.9, 0.99), **settings), ours)
+    inner = [theirs[2].weight]
+    others = [weight for weight in kernels(theirs.parameters()) if weight is not inner[0]]
+    groups = [{"params": others}, {"params": [w for w in theirs.parameters() if w.ndim == 1], "weight_decay": 0.0}]
+    expected = [
+        muon(inner, momentum=0.9, adjust_lr_fn="match_rms_adamw", **settings),
+        torch.optim.AdamW(groups, betas=(0.9, 0.99), **settings),
+    ]
+    images, labels = torch.randn(4, 5), torch.tensor([0, 1, 2, 1])
+    for number in range(4):
+        for network, steps in ((ours, [optimizer]), (theirs, expected)):
+            network.zero_grad()
+            nn.functional.cross_entropy(network(images), labels).backward()
+            for step in steps:
+                step.step()
+        if number == 1:  # a state that is loaded goes on
+            state = optimizer.state_dict()
+            optimizer = build_optimizer(partial(MuonAdamW, betas=(0.9, 0.99), **settings), ours)
+            optimizer.load_state_dict(state)
+    for weight, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-3, atol=2e-5)  # Muon's is in bf16
+
+
+def test_a_kernel_of_a_convolution_is_moved_as_the_matrix_of_its_filters() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    kernel = network.to(memory_format=torch.channels_last)[1].weight
+    before = kernel.detach().clone()
+    for weight in network.parameters():
+        weight.grad = torch.randn_like(weight)
+    expected = orthogonal(kernel.grad.flatten(1)) * 0.1 * 0.2 * 36**0.5  # the momentum's direction is the gradient's
+    MuonAdamW(network.parameters(), lr=0.1, weight_decay=0.0).step()
+    torch.testing.assert_close((before - kernel).flatten(1), expected, rtol=0.05, atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (4, 30)])
+def test_the_singular_values_are_brought_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+    assert values.min() > 0.65  # Jordan's coefficients: 0.7 to 1.2, here in bf16
+    assert values.max() < 1.25

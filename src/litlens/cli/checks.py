@@ -1,9 +1,7 @@
 """Checks before anything is trained or written: settings of the trainer that a run does not support."""
 
 import math
-import platform
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
@@ -22,6 +20,7 @@ from torch import nn
 from litlens.data.module import SPLITS, ImageDataModule
 from litlens.errors import UserError
 from litlens.models.classifier import ImageClassifier
+from litlens.models.optimization import cpu_has_bf16
 
 
 def check_checkpointing(config: Namespace) -> None:
@@ -139,16 +138,6 @@ def available_precision(asked: str | int | None, *, accelerator: str) -> str | i
     if not cpu_has_bf16():
         return "32-true"
     return asked if asked in ("bf16-mixed", "bf16") else "bf16-mixed"
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor computes in bf16 natively; assumed of every processor that is not x86."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True
-    if hasattr(torch.cpu, "get_capabilities"):
-        known = torch.cpu.get_capabilities()
-        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"  # all that older torch reports
 
 
 def _number_of_batches(data: ImageDataModule, split: str, *, devices: int) -> int:

@@ -1,11 +1,12 @@
-"""Which weights decay, the learning rate of each group of parameters, and L1 and L2 penalties."""
+"""Which weights decay, the learning rate of each group of parameters, L1 and L2 penalties, and an optimizer."""
 
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from litlens.errors import UserError, nearest
 
@@ -90,3 +91,67 @@ def add_penalty_gradients(weights: Iterable[nn.Parameter], *, l1: float, l2: flo
         torch._foreach_add_(gradients, torch._foreach_sign(trained), alpha=l1)
     if l2 and trained:
         torch._foreach_add_(gradients, trained, alpha=2 * l2)
+
+
+class MuonAdamW(AdamW):
+    """Muon for the kernels between the first and the last layer, torch's AdamW for all other parameters.
+
+    Muon moves a kernel along its momentum, made orthogonal: equally far in all directions (K. Jordan et al., "Muon",
+    2024, https://kellerjordan.github.io/posts/muon). The length is that of a step of AdamW, so that learning rate
+    and decay are the same for all parameters (J. Liu et al., "Muon is scalable for LLM training", 2025, section 2.2).
+    `torch.optim.Muon` takes matrices alone.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.95, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Take a step; the gradients of Muon's kernels are gone after it."""
+        with torch.enable_grad():
+            loss = closure() if closure else None
+        inner = {id(weight) for weight in kernels(p for group in self.param_groups for p in group["params"])[1:-1]}
+        for group in self.param_groups:
+            rate, beta = group["lr"], group["betas"][0]
+            for weight in group["params"]:
+                if id(weight) not in inner or weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:  # with the names of AdamW, whose checks of a loaded state want `step`
+                    state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(weight)}
+                state["exp_avg"].lerp_(weight.grad, 1 - beta)
+                direction = orthogonal(weight.grad.lerp(state["exp_avg"], beta).flatten(1))
+                length = 0.2 * max(direction.shape) ** 0.5
+                weight.mul_(1 - rate * group["weight_decay"]).sub_(direction.view_as(weight), alpha=rate * length)
+                weight.grad = None  # nothing is left to AdamW
+        super().step()
+        return loss
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Bring the singular values of a matrix near 1, by five steps of Newton and Schulz with Jordan's coefficients."""
+    has_bf16 = matrix.device.type != "cpu" or cpu_has_bf16()
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if is_tall else matrix).to(torch.bfloat16 if has_bf16 else torch.float32)
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.T if is_tall else x).to(matrix.dtype)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor computes in bf16 natively; assumed of every processor that is not x86."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    if hasattr(torch.cpu, "get_capabilities"):
+        known = torch.cpu.get_capabilities()
+        return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"  # all that older torch reports
