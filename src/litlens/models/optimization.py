@@ -113,7 +113,7 @@ class MuonAdamW(AdamW):
         super().__init__(params, lr, betas, eps, weight_decay)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step; the gradients of Muon's kernels are gone after it."""
         with torch.enable_grad():
             loss = closure() if closure else None

@@ -1,0 +1,149 @@
+"""Time to the reference accuracy on validation: the command against the reference recipe in a hand loop, once a side.
+
+The recipe is in float32 and contiguous: the network as it was published, Adam at 0.001, batches of 64 from a
+normalized tensor in memory, no augmentation. The clocks start before the first step and stop after the validation that
+has the accuracy; of the speedrun, after the last step of both.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from on_gpu.timing import DEVICE, now
+from speed_rows.commands import ROOT, TRAIN, python
+from speed_rows.row import Row
+from torch import Tensor, nn
+
+import litlens
+from litlens.data.module import ImageDataModule
+
+SEED = 42
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The accuracy after an epoch, and the seconds since the first step up to its last step and its validation."""
+
+    accuracy: float
+    trained: float
+    validated: float
+
+
+def mnist_accuracy(options: argparse.Namespace) -> list[Row]:
+    """The speedrun, to the accuracy and to its last step."""
+    ours = command(options, ["mnist_speedrun"])
+    theirs = reference(options, litlens.MNISTDataModule, litlens.MnistCNN(), epochs=10, until=0.9898)
+    what = f"the steps of mnist_speedrun (validation {ours[-1].accuracy:.4f}), against those of the reference to 0.9898"
+    run, loop = ours[-1].trained, theirs[-1].trained
+    return [to_accuracy("MNIST", 0.9898, ours, theirs), Row(what, run, loop, loop / run, "at least 10", 1)]
+
+
+def fashion_accuracy(options: argparse.Namespace) -> list[Row]:
+    """The recipe of the speedrun on Fashion-MNIST."""
+    ours = command(options, ["mnist_speedrun", "--data=FashionMNISTDataModule"])
+    theirs = reference(options, litlens.FashionMNISTDataModule, litlens.FashionCNN(), epochs=10, until=0.8943)
+    return [to_accuracy("Fashion-MNIST", 0.8943, ours, theirs)]
+
+
+def fonts_accuracy(options: argparse.Namespace) -> list[Row]:
+    """fonts_bottleneck, whose reference took 9.98 minutes on a GPU."""
+    ours = command(options, ["fonts_bottleneck"])
+    network = litlens.BottleneckCNN()
+    theirs = reference(options, litlens.FontsDataModule, network, epochs=7, until=0.9738, halve_every=3)
+    in_time = to_accuracy("the fonts", 0.9738, ours, theirs)
+    what = "seconds of the fonts to 0.9738 on validation, against the 9.98 minutes of the reference on a GPU"
+    return [in_time, Row(what, in_time.ours, 9.98 * 60, 9.98 * 60 / in_time.ours, "at least 1", 1)]
+
+
+def to_accuracy(name: str, accuracy: float, ours: list[Epoch], theirs: list[Epoch]) -> Row:
+    """Both sides' seconds to the accuracy; a side that never has it gives its best, and ours then a ratio of 0."""
+    best = {"ours": max(epoch.accuracy for epoch in ours), "reference": max(epoch.accuracy for epoch in theirs)}
+    never = [f"; {side}: never, at best {value:.4f}" for side, value in best.items() if value < accuracy]
+    own, loop = (next((e for e in side if e.accuracy >= accuracy), side[-1]).validated for side in (ours, theirs))
+    ratio = loop / own if best["ours"] >= accuracy else 0.0
+    what = f"time to {accuracy} on validation of {name}, against the reference recipe in a hand loop{''.join(never)}"
+    return Row(what, own, loop, ratio, "at least 4", 1)
+
+
+def command(options: argparse.Namespace, config: list[str]) -> list[Epoch]:
+    """The epochs of `train.py` with a config and options of its own."""
+    arguments = [TRAIN, f"--config={ROOT / 'configs' / config[0]}.yaml", *config[1:], f"--data.root={options.data}"]
+    arguments += ["--trainer.callbacks+=speed_rows.accuracy.Clock"]
+    if options.quick:
+        arguments += ["--trainer.fast_dev_run=true"]
+    with tempfile.TemporaryDirectory() as folder:
+        python(options, Path(folder), arguments)
+        return [Epoch(**epoch) for epoch in json.loads(Path(folder, "epochs.json").read_text())]
+
+
+def reference(
+    options: argparse.Namespace,
+    kind: type[ImageDataModule],
+    network: nn.Module,
+    *,
+    epochs: int,
+    until: float,
+    halve_every: int | None = None,
+) -> list[Epoch]:
+    """The epochs of the reference recipe up to the first that has the accuracy."""
+    torch.manual_seed(SEED)
+    data = kind(options.data, seed=SEED)
+    data.prepare_data()
+    data.setup("fit")
+    train, val = (_in_memory(data, split, most=64 if options.quick else None) for split in ("train", "val"))
+    network = network.to(DEVICE)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, halve_every or epochs, gamma=0.5)
+    done: list[Epoch] = []
+    start = now()
+    while len(done) < (1 if options.quick else epochs) and not (done and done[-1].accuracy >= until):
+        network.train()
+        for rows in torch.randperm(len(train[0]), device=DEVICE).split(64):
+            loss = nn.functional.cross_entropy(network(train[0][rows]), train[1][rows])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        schedule.step()
+        trained = now() - start
+        network.eval()
+        with torch.inference_mode():
+            found = torch.cat([network(images).argmax(1) for images in val[0].split(500)])
+        accuracy = (found == val[1]).float().mean().item()
+        done.append(Epoch(accuracy, trained, now() - start))
+    return done
+
+
+class Clock(Callback):
+    """Write the accuracy and the seconds of every epoch so far."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self._start = self._trained = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the watch, after the trainer's own check of the validation."""
+        self._start = now()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note an epoch's last step."""
+        if trainer.is_last_batch:
+            self._trained = now() - self._start
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch, which has been validated."""
+        accuracy = float(trainer.callback_metrics["accuracy/val"])
+        self.epochs.append({"accuracy": accuracy, "trained": self._trained, "validated": now() - self._start})
+        Path("epochs.json").write_text(json.dumps(self.epochs), encoding="utf-8")
+
+
+def _in_memory(data: ImageDataModule, split: str, *, most: int | None) -> tuple[Tensor, Tensor]:
+    samples = data.samples(split)
+    images = data.preprocessing.normalize(samples.images.batch(samples.rows[:most])).contiguous()
+    return images.to(DEVICE), torch.as_tensor(samples.labels[:most]).to(DEVICE)
