@@ -117,6 +117,13 @@ def test_originals_without_an_activation() -> None:
     assert isinstance(FashionCNN(head_activation="relu").head[4], nn.ReLU)
 
 
+def test_fashion_cnn_has_the_widths_given() -> None:
+    network = FashionCNN(channels=(16, 64), hidden=(128,), head_activation="relu")
+    sizes = [16 * 10, 2 * 16, 16 * 64 * 9 + 64, 2 * 64, 64 * 36 * 128 + 128, 128 * 10 + 10]
+    assert sum(weight.numel() for weight in network.parameters()) == sum(sizes)
+    assert [type(layer).__name__ for layer in network.head] == ["Linear", "ReLU", "Dropout", "Linear"]
+
+
 def test_mlp_widths() -> None:
     shapes = [tuple(weight.shape) for weight in MLP(widths=[7, 5], num_classes=3).parameters()]
     assert shapes == [(7, 784), (7,), (5, 7), (5,), (3, 5), (3,)]

@@ -1,5 +1,7 @@
 """The convolutional networks that are trained from scratch, each defined by its constructor."""
 
+import itertools
+
 from torch import Tensor, nn
 
 from litlens.models.networks.building_blocks import (
@@ -57,7 +59,8 @@ class MnistCNN(Network):
 class FashionCNN(Network):
     """Conv 32, conv 64, each BN-activation-pool; linear 600, 120, K: 1,475,338 parameters at 1×28×28, K=10.
 
-    `head_activation` is between the linear layers, where the original had none; `dropout` follows the first of them.
+    `channels` and `hidden` are these widths. `head_activation` is between the linear layers, where the original had
+    none; `dropout` follows the first of them.
     """
 
     def __init__(
@@ -70,23 +73,21 @@ class FashionCNN(Network):
         initialization: Initialization | None = None,
         dropout: float = 0.25,
         batch_norm: bool = True,
+        channels: tuple[int, int] = (32, 64),
+        hidden: tuple[int, ...] = (600, 120),
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *conv(in_channels, 32, 3, activation, batch_norm, padding=1),
+            *conv(in_channels, channels[0], 3, activation, batch_norm, padding=1),
             nn.MaxPool2d(2),
-            *conv(32, 64, 3, activation, batch_norm),
+            *conv(channels[0], channels[1], 3, activation, batch_norm),
             nn.MaxPool2d(2),
         )
         flat = self.flat_size(self.features, in_channels, image_size)
-        self.head = nn.Sequential(
-            nn.Linear(flat, 600),
-            activation_layer(head_activation),
-            nn.Dropout(dropout),
-            nn.Linear(600, 120),
-            activation_layer(head_activation),
-            nn.Linear(120, num_classes),
-        )
+        head = [nn.Linear(flat, hidden[0]), activation_layer(head_activation), nn.Dropout(dropout)]
+        for incoming, width in itertools.pairwise(hidden):
+            head += [nn.Linear(incoming, width), activation_layer(head_activation)]
+        self.head = nn.Sequential(*head, nn.Linear(hidden[-1], num_classes))
         initialize(self.features, initialization, activation)
         initialize(self.head, initialization, head_activation)
 
