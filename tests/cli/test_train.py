@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.main import evaluate, train
+from litlens.cli.parser import TrainingCommand
+from litlens.cli.train import build
 from litlens.errors import UserError
 from litlens.evaluation.predictions import Predictions
 from litlens.models.classifier import ImageClassifier
@@ -309,6 +312,21 @@ def test_ctrl_c_in_the_test_is_reported(
         run(tmp_path, epochs=1)
     assert stopped.value.code == 130
     assert "stopped" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="looks for a GPU where there is none")
+def test_a_step_looks_for_no_gpu_and_enters_no_profiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: looks.append(1) or -1)
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as Lightning sets it
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    optimizer.step()
+    assert len(looks) == 1
+    profiler = build(TrainingCommand(["--config", CONFIG, *QUIET]), tmp_path / "run").trainer.profiler
+    looks.clear()
+    optimizer.step()
+    assert not looks
+    assert isinstance(profiler.profile("[Callback]LearningRate.on_after_backward"), nullcontext)
 
 
 def test_a_list_of_callbacks_replaces_only_what_is_drawn(

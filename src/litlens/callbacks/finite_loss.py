@@ -38,11 +38,12 @@ class NotFiniteError(UserError):
 
 @dataclass(frozen=True)
 class _Step:
-    """The losses of an optimizer step's batches, and the total norm of its gradients."""
+    """The losses of an optimizer step's batches, and the norms of its gradients."""
 
     epoch: int
     step: int
     batches: range
+    losses: int
     values: Tensor
     copied: torch.cuda.Event | None
 
@@ -114,14 +115,16 @@ class FiniteLoss(Callback):
         losses, self._losses = self._losses, []
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        norm = torch.zeros((), device=pl_module.device) if scaled else _total_norm(grads)
-        values = torch.stack([*(loss.to(norm).reshape(()) for loss in losses), norm])
+        norms = () if scaled or not grads else torch._foreach_norm(_normable(grads))
+        like = norms[0] if norms else torch.zeros((), device=pl_module.device)
+        values = torch.stack([*(loss.to(like).reshape(()) for loss in losses), *norms])
         lag, copied = self._lag_on(trainer, values.device), None
         if lag and values.is_cuda:
             values = values.to("cpu", non_blocking=True)  # pinned
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record()
-        self._unread.append(_Step(trainer.current_epoch, trainer.global_step, self._batches, values, copied))
+        place = trainer.current_epoch, trainer.global_step, self._batches
+        self._unread.append(_Step(*place, losses=len(losses), values=values, copied=copied))
         self._read(trainer, keep=lag)
 
     def on_train_batch_end(self, *args: Any) -> None:
@@ -153,7 +156,7 @@ class FiniteLoss(Callback):
                 self._stop(trainer, step, values)
 
     def _stop(self, trainer: Trainer, step: _Step, values: list[float]) -> None:
-        *losses, norm = values
+        losses, norm = values[: step.losses], math.hypot(*values[step.losses :])
         bad = next((place for place, loss in enumerate(losses) if not math.isfinite(loss)), None)
         if bad is None:
             what, batches = f"the total norm of the gradients became {norm}", step.batches
@@ -262,9 +265,14 @@ def _running_statistics(module: nn.Module, *, frozen: bool) -> dict[str, Tensor]
 
 
 def _total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """Their 2-norm together, in float32 at least: in float16 it overflows at 65,504."""
-    dense = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors]
-    return get_total_norm([tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in dense])
+    """Their 2-norm together."""
+    return get_total_norm(_normable(tensors))
+
+
+def _normable(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Dense ones, in float32 at least: a norm overflows float16 at 65,504."""
+    dense = (tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors)
+    return [tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in dense]
 
 
 def _first_of_all_devices(line: str | None) -> str | None:

@@ -1,9 +1,10 @@
 """What `train.py` does: fit, test the best checkpoint once, print the results, and write the page."""
 
 import copy
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar, Timer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 
@@ -166,6 +168,10 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
     if built.trainer.enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in chosen):
         own.append(ImageProgressBar())
     settings = built.trainer.as_dict() | {"max_time": None}
+    settings["profiler"] = settings["profiler"] or _NoProfiler()
+    if not torch.cuda.is_available():
+        # Lightning sets it to 1: torch's optimizers would search the disk for NVIDIA's library in every step.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     with mistakes_of_values():
         settings["callbacks"] = [*resumption, *chosen, *own]
         # In place of Lightning's summary the command prints `layer_table`.
@@ -179,6 +185,17 @@ def build(command: TrainingCommand, folder: Path, *, data: ImageDataModule | Non
     newest = newest_checkpoint(folder) if resume else None
     parts = (built.model, data, config, collect, built.model_checkpoint, last, built.early_stopping, newest)
     return Run(folder, trainer, *parts)
+
+
+class _NoProfiler(PassThroughProfiler):
+    """Lightning profiles each hook of each callback, about 140 a step, by a generator unless `profile` is this."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
+        """Profile nothing."""
+        return _NOTHING
+
+
+_NOTHING = nullcontext()
 
 
 def _latest(callbacks: list[Callback]) -> list[Callback]:
