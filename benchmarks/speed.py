@@ -1,4 +1,4 @@
-"""Measure litlens against what a person would write or install instead, on a CPU or a GPU: docs/speed.json.
+"""Measure litlens against what a person would write or install instead: docs/speed.json.
 
     python benchmarks/speed.py --data data --weights weights                 # the rows that are not measured yet
     python benchmarks/speed.py --data data --weights weights --rows batches   # these rows, again
@@ -7,7 +7,8 @@
 `--data` holds `MNIST/raw`, `FashionMNIST/raw`, `catdog_2k` and `catanddog`, `--weights` the ImageNet weights that the
 configs name, and `--fastai` is a Python that has fastai; a row without what it needs is skipped, with the reason. Each
 row is written once it is measured, so a run that was stopped continues. Both sides of a row take turns, and its ratio
-is the median over the turns; a long training is run once a side. Nothing else should run on the machine.
+is the median over the turns; a long training is run once a side. Nothing else should run on the machine. Steps,
+features and the commands run on a GPU where there is one; benchmarks/gpu.py measures more of it.
 """
 
 import argparse

@@ -76,7 +76,7 @@ def whole_run(options: argparse.Namespace) -> list[Row]:
         ours = partial(run, [TRAIN, *_mlp(options), "--early_stopping=null", *epochs])
         recipe = [str(ROWS / "template_recipe.py"), str(_raw(options, Path(folder)))]
         theirs = partial(run, [*recipe, *(["1", "2"] if options.quick else ["10"])])
-        sides = _turns(options, ours, theirs, repeats=3)
+        sides = take_turns(ours, theirs, repeats=1 if options.quick else 3, warm_up=0)
     what = "a whole run of an MLP on MNIST, 10 epochs, everything drawn, test and page included, against the recipe of "
     return [row(f"{what}lightning-hydra-template as a plain Lightning script, CSV log alone", *sides, at_least=2.5)]
 
@@ -117,8 +117,8 @@ def _in_this_process(folder: Path, arguments: list[str]) -> None:
         os.chdir(before)
 
 
-def _turns(options: argparse.Namespace, *sides: Callable[[], object], repeats: int = 5) -> list[list[float]]:
-    return take_turns(*sides, repeats=1 if options.quick else repeats, warm_up=0 if options.quick else 1)
+def _turns(options: argparse.Namespace, *sides: Callable[[], object]) -> list[list[float]]:
+    return take_turns(*sides, repeats=1, warm_up=0) if options.quick else take_turns(*sides, repeats=5)
 
 
 def _mlp(options: argparse.Namespace) -> list[str]:
