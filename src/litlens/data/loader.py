@@ -148,7 +148,10 @@ class _Loader(ABC):
     def _batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         for images, labels in self._fetched([(epoch, chosen) for chosen in self.indices(epoch)[start:]]):
             if self._device is None and isinstance(images, Tensor) and images.dtype == torch.uint8:
-                images = self.dataset.preprocessing.normalize(images)
+                # NumPy asks the system for huge pages, and torch does not: with them, memory of 38 MB, a batch at
+                # 224×224, is there three times as fast (numpy/numpy, commit 7180479b7ce3).
+                floats = torch.from_numpy(np.empty(images.shape, np.float32))
+                images = self.dataset.preprocessing.normalize(floats.copy_(images))
             yield images, labels
 
     def _fetched(self, requests: list[Request]) -> Iterator[Batch]:
