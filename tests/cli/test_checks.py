@@ -85,6 +85,27 @@ def test_the_command_reports_and_records_the_precision(
     assert yaml.safe_load(config.read_text())["trainer"]["precision"] == "32-true"
 
 
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("true", "there is no C++ compiler: install g++, or set it to false"),
+        ("{backend: eager, fullgrph: true}", "fullgrph"),
+        ("{mode: fast, backend: inductor}", "Unrecognized mode=fast"),
+    ],
+)
+def test_a_compilation_that_would_fail_is_refused_in_one_line(
+    option: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("shutil.which", lambda name: None if option == "true" or name == "srun" else name)
+    with pytest.raises(SystemExit):
+        train([f"--config={ROOT / 'configs' / 'digits_cnn.yaml'}", f"--model.torch_compile={option}"])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: model.torch_compile: ")
+    assert line in said
+    assert list(tmp_path.glob("runs/*/*")) == []
+
+
 def test_synchronized_batch_norm_on_the_cpu_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,11 @@
 """Checks before anything is trained or written: settings of the trainer that a run does not support."""
 
 import math
+import os
+import shutil
+from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
@@ -109,11 +113,23 @@ def check_batches(trainer: Trainer, data: ImageDataModule) -> None:
 
 
 def check_model(classifier: ImageClassifier, data: ImageDataModule) -> None:
-    """Raise UserError where the optimizer refuses its options, or a batch of one image has no statistics."""
+    """Raise UserError where the optimizer refuses its options, a batch has no statistics, or nothing compiles."""
     classifier.build_optimizer()
+    if classifier.torch_compile:
+        _check_compilation(classifier.torch_compile if isinstance(classifier.torch_compile, dict) else {})
     flat = next((name for name, part in classifier.network.named_modules() if isinstance(part, nn.BatchNorm1d)), None)
     if data.batch_size == 1 and flat is not None:
         raise UserError(f"data.batch_size: 1: batch norm ({flat}) needs at least two images: give 2 or more")
+
+
+def _check_compilation(options: dict[str, Any]) -> None:
+    compilers = (os.environ.get("CXX", "g++"), "gcc", "clang++", "cl")
+    if options.get("backend", "inductor") == "inductor" and not any(map(shutil.which, compilers)):
+        raise UserError("model.torch_compile: there is no C++ compiler: install g++, or set it to false")
+    try:
+        torch.compile(lambda: None, **options)
+    except (RuntimeError, TypeError) as error:  # of an unknown mode, of an unknown option
+        raise UserError(f"model.torch_compile: {options}: {error}") from error
 
 
 def check_sync_batchnorm(trainer: Trainer, classifier: ImageClassifier, *, asked: bool) -> None:
