@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from stand_ins import write_stand_ins
 
-from litlens.cli.main import IGNORED_WARNINGS
+from litlens.cli.execution import IGNORED_WARNINGS
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 

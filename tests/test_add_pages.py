@@ -40,8 +40,8 @@ def follow(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: s
         place = folder / "src" / package.__name__.replace(".", "/")
         monkeypatch.setattr(package, "__path__", [str(place), *package.__path__])
         if (place / "__init__.pyi").is_file():
-            find, names_of, names = lazy_names(package.__name__, str(place / "__init__.py"))
-            for name, value in {"__getattr__": find, "__dir__": names_of, "__all__": names}.items():
+            find, names = lazy_names(package.__name__, str(place / "__init__.py"))
+            for name, value in {"__getattr__": find, "__dir__": names}.items():
                 monkeypatch.setattr(package, name, value)
     importlib.invalidate_caches()
     commands = re.findall(r"^ *(python .*)", text, flags=re.MULTILINE)

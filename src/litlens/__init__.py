@@ -5,4 +5,4 @@ Nothing heavy is imported until a name of `__init__.pyi` is asked for.
 
 from litlens.lazy import lazy_names
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

@@ -5,4 +5,4 @@ A callback decides when to draw, `evaluation` and `explain` draw, and the traine
 
 from litlens.lazy import lazy_names
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
+__getattr__, __dir__ = lazy_names(__name__, __file__)

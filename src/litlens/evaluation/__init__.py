@@ -5,4 +5,4 @@ Nothing here knows a trainer, a data module or a config; `callbacks` decide when
 
 from litlens.lazy import lazy_names
 
-__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
+__getattr__, __dir__ = lazy_names(__name__, __file__)
