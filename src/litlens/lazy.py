@@ -11,7 +11,7 @@ from typing import Any
 
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__`, which knows `__all__`, and `__dir__` of the package of that name, whose `__init__.py` is `file`."""
+    """`__getattr__`, which knows `__all__`, and `__dir__` of the package of that name with the `__init__.py` `file`."""
 
     @cache
     def homes() -> dict[str, str]:
