@@ -1,5 +1,6 @@
 """A command in this process: its signals, its exit status, and which warnings are shown."""
 
+import gc
 import logging
 import os
 import signal
@@ -10,6 +11,7 @@ import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -56,7 +58,7 @@ def execute(module: str, args: list[str], *, ends_process: bool) -> None:
     try:
         with signals.handled(first=first, parent=parent_of_this_command()):
             try:
-                command = import_module(module)
+                command = _imported(module, stays=ends_process)
                 _quiet(first)
                 command.run(args, console=console)
             except BaseException as error:
@@ -65,6 +67,21 @@ def execute(module: str, args: list[str], *, ends_process: bool) -> None:
         threading.excepthook = report
         for name, value in environment.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _imported(module: str, *, stays: bool) -> Any:
+    """Import a module; `stays` is whether no later garbage collection needs to look at all that it brings.
+
+    A quarter of the time in which Lightning is imported is spent in collections that find nothing.
+    """
+    if not stays:
+        return import_module(module)
+    gc.disable()
+    try:
+        return import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _end(error: BaseException, *, first: bool, verbose: bool, ends_process: bool) -> None:

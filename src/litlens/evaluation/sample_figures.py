@@ -5,11 +5,14 @@ is twice as wide as a card of TensorBoard, which shows every second pixel of it.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import FigureImage
+from matplotlib.transforms import IdentityTransform
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -166,11 +169,26 @@ class _Sheet:
         # Half a pixel more, since the canvas rounds down.
         figure = Figure(figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.figimage(self._pixels, origin="upper")
+        figure.images.append(_Background(figure, self._pixels))
         self.write(_MARGIN, 18, title.replace(": ", "\n", 1), size=9.5, linespacing=1.35)
         for x, y, words, style in self._words:
             figure.text(x / width, 1 - y / height, words, **style)  # type: ignore[arg-type]
         return figure
+
+
+class _Background(FigureImage):
+    """An image as large as its figure: matplotlib would resample it, which takes as long as all the text."""
+
+    def __init__(self, figure: Figure, pixels: Pixels) -> None:
+        super().__init__(figure, origin="upper")
+        self.set_data(pixels)
+
+    def make_image(self, renderer: Any, magnification: float = 1.0, unsampled: bool = False) -> Any:
+        """The pixels from the lowest row up, opaque, and their place on the canvas."""
+        rgb = np.asarray(self.get_array())[::-1]
+        opaque = np.full((*rgb.shape[:2], 4), 255, dtype=np.uint8)
+        opaque[..., :3] = rgb
+        return opaque, 0, 0, IdentityTransform()
 
 
 def _scaled(image: Pixels, longest: int) -> Pixels:
