@@ -363,7 +363,7 @@ def announce(command: TrainingCommand, parts: Run, *, console: Console, brief: b
             f"trained on {parts.newest.devices} device(s) until step {parts.newest.step}, now on {trainer.world_size}: "
             "the last bits will differ from those of an uninterrupted run"
         )
-    if brief:
+    if brief or not trainer.is_global_zero:  # another process of a machine has not set its data up yet
         return
     if command.config.trainer.enable_model_summary is not False:
         console.print(layer_table(parts.classifier), soft_wrap=False)
