@@ -80,7 +80,7 @@ def learning_curves_figure(
     Each row of `history` holds `epoch` and any of `loss/train`, `loss/val`, `accuracy/train` and
     `accuracy/val`; what is missing or not finite leaves a gap.
     """
-    figure = new_figure(4.4, 3.0 * len(kinds), layout="none")
+    figure = new_figure(4.4, 3.0 * len(kinds), layout=None)
     # Margins in inches that every label fits into: to measure the labels takes twice as long as to draw them.
     left, right, bottom, top = 0.68 / 4.4, 1 - 0.1 / 4.4, 0.45 / (3 * len(kinds)), 1 - 0.3 / (3 * len(kinds))
     figure.subplots_adjust(left, bottom, right, top, hspace=(0.45 + 0.3) / (3 - 0.45 - 0.3))

@@ -56,7 +56,7 @@ def house_style(draw: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
 
 
 def new_figure(
-    width: float, height: float, *, layout: Literal["constrained", "compressed", "none"] = "constrained"
+    width: float, height: float, *, layout: Literal["constrained", "compressed"] | None = "constrained"
 ) -> Figure:
     """An empty figure of a size in inches, at 160 dpi: twice the width of a card of TensorBoard for 4.4 inches."""
     figure = Figure(figsize=(width, height), dpi=160, layout=layout, facecolor="white")
