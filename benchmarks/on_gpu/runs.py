@@ -68,12 +68,12 @@ def speedrun(options: argparse.Namespace) -> list[Row]:
 
 
 def batches(options: argparse.Namespace) -> list[Row]:
-    """Batches held on the GPU, from pinned memory and from workers, two epochs, compared bit for bit."""
+    """Batches held on the GPU, from memory and from workers, two epochs, compared bit for bit."""
     random = np.random.default_rng(SEED)
     pixels, labels = random.integers(0, 256, (1500, 40, 40, 3), dtype=np.uint8), random.integers(0, 10, 1500)
     ways = {
         "held": {"on_device": True},
-        "pinned": {"on_device": False},
+        "memory": {"on_device": False},
         "workers": {"on_device": False, "num_workers": 2},
     }
     seen = {}
@@ -86,7 +86,7 @@ def batches(options: argparse.Namespace) -> list[Row]:
         seen[name] = keep.batches
     return [
         {"what": "batches held on the GPU and normalized there, bit for bit", "number": len(seen["held"])}
-        | {f"equal to those of {name}": _equal(seen["held"], seen[name]) for name in ("pinned", "workers")}
+        | {f"equal to those of {name}": _equal(seen["held"], seen[name]) for name in ("memory", "workers")}
     ]
 
 

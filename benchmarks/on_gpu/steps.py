@@ -113,7 +113,7 @@ def resnet18(options: argparse.Namespace) -> list[Row]:
             yield (images / 255 - mean) / std, labels[start : start + batch].to(DEVICE, non_blocking=True)
 
     rows, hand = [], 0.0
-    for name, on_device in (("in memory, copied to pinned memory", False), ("held on the GPU", True)):
+    for name, on_device in (("in memory, without workers", False), ("held on the GPU", True)):
         data = in_memory(pixels, labels.numpy(), batch_size=batch, on_device=on_device, num_workers=0)
         what = f"epoch of ResNet18, batch {batch}, {size}², uint8 {name} (hand: in pinned memory, in order)"
         rows.append(_compare_epochs(what, network, from_pinned, data, steps=number // batch, hand=hand))

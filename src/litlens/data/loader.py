@@ -157,14 +157,11 @@ class _Loader(ABC):
     def _fetched(self, requests: list[Request]) -> Iterator[Batch]:
         dataset = self.dataset
         table = dataset.table if isinstance(dataset, SplitDataset) else None
-        if self._num_workers == 0 and self._device is None:
+        if self._hold and isinstance(dataset, SplitDataset) and table is not None:
+            self._held = self._held or _Held(table, dataset, self._device)
+            yield from self._held.batches(requests)
+        elif self._num_workers == 0 and self._device is None:
             yield from map(dataset.fetch, requests)
-        elif self._num_workers == 0 and isinstance(dataset, SplitDataset) and table is not None:
-            if self._hold:
-                self._held = self._held or _Held(table, dataset, self._device)
-                yield from self._held.batches(requests)
-            else:
-                yield from _pinned(table, dataset.split, requests)
         else:
             self._requests.current = requests
             for batch in self._fetching:
@@ -206,17 +203,6 @@ class _Held:
             rows = order[ends[first] : ends[first + len(of_chunk)]]
             images, labels = self._normalize(self._images[rows]), self._labels[rows]
             yield from zip(torch.split(images, of_chunk), torch.split(labels, of_chunk), strict=True)
-
-
-def _pinned(table: Pixels, split: Split, requests: list[Request]) -> Iterator[Batch]:
-    """Batches in pinned memory, each image copied once; a `DataLoader` copies them there from a first copy."""
-    pinned = torch.cuda.is_available()
-    for _, indices in requests:
-        images = torch.empty((len(indices), *table.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-        # In any other mode, numpy copies twice.
-        np.take(table, split.rows[indices], axis=0, out=images.numpy(), mode="clip")
-        labels = torch.from_numpy(split.labels[indices])
-        yield images, labels.pin_memory() if pinned else labels
 
 
 class _Requests:
