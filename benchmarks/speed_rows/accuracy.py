@@ -44,10 +44,10 @@ def mnist_accuracy(options: argparse.Namespace) -> list[Row]:
 
 
 def fashion_accuracy(options: argparse.Namespace) -> list[Row]:
-    """An MLP with the optimizer and schedule of the speedrun, four epochs of 107 steps."""
+    """An MLP with the optimizer and schedule of the speedrun, three epochs of 107 steps and one validation."""
     network = ["--model.network=litlens.MLP", "--model.network.widths=[256,128]", "--model.network.batch_norm=true"]
-    rates = ["--model.optimizer.lr=0.015", "--model.lr_scheduler.max_lr=0.015", "--data.batch_size=512"]
-    given = ["--data=FashionMNISTDataModule", *network, *rates, "--trainer.max_epochs=4"]
+    epochs = ["--data.batch_size=512", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=3"]
+    given = ["--data=FashionMNISTDataModule", *network, *epochs]
     ours = command(options, ["mnist_speedrun", *given])
     theirs = reference(options, litlens.FashionMNISTDataModule, litlens.FashionCNN(), epochs=10, until=0.8943)
     return [to_accuracy("Fashion-MNIST", 0.8943, ours, theirs)]
@@ -140,8 +140,8 @@ class Clock(Callback):
             self._trained = now() - self._start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch, which has been validated."""
-        accuracy = float(trainer.callback_metrics["accuracy/val"])
+        """Note the epoch; one without a validation has accuracy 0."""
+        accuracy = float(trainer.callback_metrics.get("accuracy/val", 0.0))
         self.epochs.append({"accuracy": accuracy, "trained": self._trained, "validated": now() - self._start})
         Path("epochs.json").write_text(json.dumps(self.epochs), encoding="utf-8")
 
