@@ -227,6 +227,7 @@ def test_a_run_without_validation_is_tested(tmp_path: Path, monkeypatch: pytest.
     ("options", "words"),
     [
         (["--trainer.max_epochs=0"], "trainer.max_epochs: 0"),
+        (["--trials=5"], "--trials: 5: only a search has trials: add --search FILE"),
         (["--trainer.max_epochs=1", "--model_checkpoint.monitor=loss/vla"], "loss/vla is never logged"),
         (["--trainer.max_epochs=1", "--early_stopping=EarlyStopping", "--early_stopping.monitor=loss/vla"], "loss/vla"),
         (

@@ -96,6 +96,8 @@ def run(args: list[str], *, console: Console) -> None:
         reason = "is emulated here, many times slower" if given == "32-true" else "is for GPUs"
         console.print(f"trainer.precision: {asked} {reason}: training in {given}")
     check_checkpointing(command.config)
+    if command.config.search is None and command.line.find("trials") is not None:
+        raise UserError(f"--trials: {command.line.last('trials')}: only a search has trials: add --search FILE")
     in_folds = command.config.folds is not None and not command.config.trainer.fast_dev_run
     if in_folds:
         check_folds(command)
