@@ -324,7 +324,7 @@ def events(run: Path) -> dict[str, Any]:
     for tag in tags["tensors"]:
         # The configuration is text, and has the options of the kill.
         found[f"events, {tag}"] = [
-            (event.step, re.sub(r"(checkpoint_minutes|num_workers): [\d.]+", r"\1", str(event.tensor_proto)))
+            (event.step, re.sub(r"(checkpoint_minutes|num_workers): [\w.]+", r"\1", str(event.tensor_proto)))
             for event in reader.Tensors(tag)
         ]
     return found

@@ -33,7 +33,8 @@ def test_torchrun_on_two_machines_trains_one_run(tmp_path: Path, monkeypatch: py
     printed = [machine.communicate(timeout=240) for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], printed
     assert "on 2 device(s)" in printed[0][0]
-    assert printed[1][0] == ""
+    # torch 2.9 itself prints that the processes are connected.
+    assert [line for line in printed[1][0].splitlines() if not line.startswith("[Gloo] Rank")] == []
     (run,) = (tmp_path / "runs" / "digits_cnn").iterdir()
     assert json.loads((run / "results.json").read_text())["n_test"] == 359
 
