@@ -165,9 +165,10 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
         "",
         *_second_epoch(rows),
         *_same_split(rows),
-        "fonts_bottleneck was measured with AdamW, before its config had Muon: on a GPU, seven epochs with augmentation there",
-        "had 0.9763 on validation with AdamW (mean of three), 0.9760 with SAM, 0.9762 with zoom and stretch, 0.972 with MixUp,",
-        "0.961 with CutMix, and 0.9780 with Muon (mean of two). mnist_speedrun was not measured.",
+        "fonts_bottleneck was measured with AdamW, before its config had Muon. On a GPU, augmented there, seven epochs had",
+        "0.9763 on validation with AdamW (mean of three), 0.9760 with SAM, 0.9762 with zoom and stretch, 0.972 with",
+        "MixUp, 0.961 with CutMix, and 0.9780 with Muon (mean of two). mnist_speedrun was not measured.",
+        "",
         "catdog_resnet18_frozen, _finetune, _scratch and catdog_vgg16_scratch run but were not measured: the weights",
         "of ResNet18 are downloaded, and training a network of that size from scratch on 257 images takes too long.",
         "",
@@ -202,7 +203,10 @@ def _same_split(rows: list[dict[str, Any]]) -> list[str]:
     if not {"catdog2k_vgg16_finetune", "catdog2k_vgg16_frozen"} <= by_seed.keys():
         return []
     tuned, frozen = by_seed["catdog2k_vgg16_finetune"][0], by_seed["catdog2k_vgg16_frozen"][0]
-    return [f"On the split of seed 42, catdog2k_vgg16_finetune has {tuned:.4f} and catdog2k_vgg16_frozen {frozen:.4f}."]
+    return [
+        f"On the split of seed 42, catdog2k_vgg16_finetune has {tuned:.4f} and catdog2k_vgg16_frozen {frozen:.4f}.",
+        "",
+    ]
 
 
 def _figure(value: float | None) -> str:
