@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litlens.checkpoints.reading import read_checkpoint
@@ -423,3 +424,13 @@ def test_missing_data_leaves_no_run_folder(tmp_path: Path, monkeypatch: pytest.M
 
 def _refuse(*args: Any, **kwargs: Any) -> None:
     raise UserError("no network")
+
+
+@pytest.mark.parametrize(
+    "option", ["limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"]
+)
+def test_one_batch_is_not_all_of_them(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a module that was imported before Lightning has written `Union[float, int]`."""
+    monkeypatch.setitem(Trainer.__init__.__annotations__, option, float | int | None)
+    value = TrainingCommand(["--config", CONFIG, f"--trainer.{option}=1"]).config.trainer[option]
+    assert (value, type(value)) == (1, int)

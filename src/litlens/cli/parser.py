@@ -69,10 +69,33 @@ CALLBACKS = [
 
 
 class _Trainer(Trainer):
-    """Lightning's Trainer, in whose options `max_epochs` may be `auto`; only its signature is used."""
+    """Lightning's Trainer, in whose options `max_epochs` may be `auto`; only its signature is used.
 
-    def __init__(self, *, max_epochs: int | Literal["auto"] | None = None, **kwargs: Any) -> None:
-        super().__init__(max_epochs=max_epochs, **kwargs)  # type: ignore[arg-type]
+    1 is one batch, 1.0 are all. `typing` gives `Union[int, float]` the order in which any module first wrote it, and
+    the first type wins: after an import of Rich, which has `Union[float, int]`, 1 would be 1.0. `int | float` keeps its
+    order.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_epochs: int | Literal["auto"] | None = None,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        overfit_batches: int | float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            max_epochs=max_epochs,  # type: ignore[arg-type]
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            overfit_batches=overfit_batches,
+            **kwargs,
+        )
 
 
 class TrainingCommand:
