@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a short test; writes nothing")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)  # a folder and `cache`: one line, as JSON
     options = parser.parse_args(arguments)
-    if options.one:
+    if options.one:  # in a process of its own
+        logging.disable(logging.WARNING)  # of the few steps of an epoch
         print(json.dumps(measure(Path(options.one[0]), options.one[1])))
         return
     images = sorted(path.resolve() for path in options.data.rglob("*") if path.is_file())
@@ -86,7 +87,6 @@ def measure(folder: Path, cache: Any) -> dict[str, float]:
     import litlens.data.augment  # noqa: F401  (albumentations takes seconds to import, whatever the files)
     from litlens.data.datasets.folder import FolderDataModule
 
-    logging.disable(logging.WARNING)  # of the few steps of an epoch
     memory = Memory()
     start = time.perf_counter()
     data = FolderDataModule(
