@@ -241,6 +241,25 @@ def test_augmentation_is_another_each_epoch() -> None:
     assert np.array_equal(dataset.pixels(index, epoch=1), dataset.pixels(index, epoch=1))
 
 
+def test_threads_change_nothing() -> None:
+    steps: list[Any] = [
+        {"OneOf": {"transforms": ["crop", "RandomResizedCrop"], "p": 1}},
+        "shear",
+        {"horizontal_flip": {"alternate": True}},
+    ]
+    pixels = np.random.default_rng(0).integers(256, size=(9, 120, 130, 3), dtype=np.uint8)
+    prepared = Preprocessing(Resize((96, 96)), Normalize((0.5,) * 3, (0.2,) * 3))
+    split = Split(ArrayImages(pixels), np.arange(9), np.arange(9), names=[str(row) for row in range(9)])
+    found = {}
+    before = torch.get_num_threads()
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        dataset = SplitDataset(split, prepared, Augmentation(steps, prepared.resize))
+        found[threads] = [dataset.pixels(np.array([3, 8, 1, 0, 5, 7]), epoch=epoch) for epoch in range(3)]
+    torch.set_num_threads(before)
+    assert np.array_equal(found[1], found[4])
+
+
 class Recorder(pl.LightningModule):
     """Notes which samples it is given in which epoch."""
 
@@ -279,8 +298,9 @@ def fit(tmp_path: Any, *, num_workers: int = 0, batch_size: int = 4, ckpt_path: 
         use_distributed_sampler=False,
         **options,
     )
-    data = Data(num_workers, batch_size)
+    data, others = Data(num_workers, batch_size), set(multiprocessing.active_children())
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=ckpt_path and True)
+    assert set(multiprocessing.active_children()) <= others  # Lightning has ended the workers
     return model
 
 

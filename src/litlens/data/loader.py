@@ -4,11 +4,13 @@ A batch is fetched at once: one index array, one slice of a uint8 array. It is n
 the device that trains.
 """
 
+import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]
 # An epoch and the indices of a batch. The epoch goes with the indices, so that no state of a worker can be outdated.
 Request = tuple[int, sampling.Indices]
+_LARGE = 96 * 96  # pixels of images that several threads augment: of smaller ones Python's part, which waits, is larger
+_MOST_THREADS = 8
 _CHUNK = 2**25  # bytes of float32 images that are indexed and normalized on a device at once
 
 
@@ -64,6 +68,7 @@ class SplitDataset(BatchDataset):
     preprocessing: Preprocessing
     augmentation: "Augmentation | None" = None
     seed: int = 0
+    _of_threads: "list[Augmentation]" = field(default_factory=list, init=False)  # a chain of albumentations has a state
 
     def __len__(self) -> int:
         return len(self.split)
@@ -82,7 +87,21 @@ class SplitDataset(BatchDataset):
         """Images at the network's size, uint8 (B, H, W, C), augmented for `epoch` where there is an augmentation."""
         if self.augmentation is None:
             return self.split.images.batch(self.split.rows[indices])
-        return np.stack([self._augmented(self.augmentation, int(index), epoch) for index in indices])
+        # As many threads as the network has here: one in a worker process.
+        threads = min(torch.get_num_threads(), _MOST_THREADS, len(indices))
+        if threads < 2 or math.prod(self.preprocessing.resize.size) < _LARGE:
+            return np.stack([self._augmented(self.augmentation, index, epoch) for index in indices.tolist()])
+        while len(self._of_threads) < threads:
+            self._of_threads.append(copy.deepcopy(self.augmentation))
+        pixels = np.empty((len(indices), *self.preprocessing.resize.size, self.preprocessing.channels), np.uint8)
+
+        def augment(thread: int) -> None:
+            for place in range(thread, len(indices), threads):
+                pixels[place] = self._augmented(self._of_threads[thread], int(indices[place]), epoch)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(augment, range(threads)))  # which raises what one of them has raised
+        return pixels
 
     def _augmented(self, augmentation: "Augmentation", index: int, epoch: int) -> Pixels:
         images, row = self.split.images, int(self.split.rows[index])
@@ -168,6 +187,16 @@ class _Loader(ABC):
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
+
+    @property
+    def _iterator(self) -> Any:
+        # At the end of its loop Lightning ends the workers by this attribute of a `DataLoader`. Later the garbage
+        # collector would, after the queue that tells them to end, and wait five seconds for each.
+        return self._fetching._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self._fetching._iterator = iterator
 
     @property
     def _world_size(self) -> int:
