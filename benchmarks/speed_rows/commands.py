@@ -81,14 +81,16 @@ def whole_run(options: argparse.Namespace) -> list[Row]:
     return [row(f"{what}lightning-hydra-template as a plain Lightning script, CSV log alone", *sides, at_least=2.5)]
 
 
-def python(options: argparse.Namespace, folder: Path, arguments: list[str], *, processes: int = 1) -> None:
+def python(
+    options: argparse.Namespace, folder: Path, arguments: list[str], *, processes: int = 1, threads: int | None = None
+) -> None:
     """Run Python in a folder, its output unseen, as often at once; to be quick, once in this process."""
     if options.quick:
         _in_this_process(folder, arguments)
         return
     paths = [str(ROOT / "src"), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "LITLENS_CACHE": str(folder / "cache")}
-    environment["OMP_NUM_THREADS"] = str(max(1, options.threads // processes))
+    environment["OMP_NUM_THREADS"] = str(threads or options.threads)
     with (folder / "output").open("a+b") as output:
         command = [sys.executable, *arguments]
         started = [

@@ -36,8 +36,9 @@ def processes(options: argparse.Namespace) -> list[Row]:
     for _ in range(repeats):
         for name, side in sides.items():
             with tempfile.TemporaryDirectory() as folder:
-                at_once = 2 if name == "two" else 1
-                python(options, Path(folder), side, processes=at_once)
+                # Lightning shares the cores among its processes only where this is not set.
+                threads = options.threads if name == "one" else max(1, options.threads // 2)
+                python(options, Path(folder), side, processes=2 if name == "two" else 1, threads=threads)
                 found = [json.loads(path.read_text()) for path in Path(folder).glob("seconds-*.json")]
                 seconds[name].append(statistics.mean(found))
     ceiling = statistics.median(a / b for a, b in zip(seconds["one"], seconds["two"], strict=True))
