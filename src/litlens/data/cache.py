@@ -258,7 +258,8 @@ def _written(path: Path, array: NDArray[Any]) -> Mapped:
 
         def write(file: BinaryIO) -> None:
             # np.save does not say that the disk is full.
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            npy: Any = np.lib.format  # has no types before NumPy 2.4
+            npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
             file.write(array.reshape(-1).view(np.uint8).data)
             if fcntl is not None:  # a lock of the open file, not of its descriptor: it lasts until both are closed
                 locks(lock.enter_context(os.fdopen(os.dup(file.fileno()), "rb")), alone=False)

@@ -120,10 +120,10 @@ def decode_image(
     try:
         if isinstance(source, np.ndarray):
             pixels, values = _from_array(source, value_range)
-            size = pixels.shape[:2]
+            size = pixels.shape[0], pixels.shape[1]
         elif isinstance(source, Image.Image):
             pixels, values = _from_pillow(source, value_range)
-            size = pixels.shape[:2]
+            size = pixels.shape[0], pixels.shape[1]
         elif isinstance(source, bytes):
             pixels, values, size = _from_bytes(source, value_range, shorter_side)
         else:
