@@ -5,6 +5,7 @@ import pickle
 import re
 import shlex
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 import yaml
 from image_folders import fill
 from jobs import Job
+from optuna.storages import RDBStorage
 from optuna.trial import Trial
+from sqlalchemy.pool import NullPool
 
 from litlens.checkpoints.reading import read_checkpoint
 from litlens.cli.command_line import read_command_line
@@ -91,9 +94,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield run
 
 
+def study_of(run: Path) -> optuna.Study:
+    storage = RDBStorage(f"sqlite:///{run / 'study.db'}", engine_kwargs={"poolclass": NullPool})
+    return optuna.load_study(study_name="search", storage=storage)
+
+
 def test_a_search_is_a_run_with_the_best_trials_checkpoint(searched: Path) -> None:
     found = result(searched)
-    study = optuna.load_study(study_name="search", storage=f"sqlite:///{searched / 'study.db'}")
+    study = study_of(searched)
     assert [trial["values"] for trial in found["trials"]] == [trial.params for trial in study.trials]
     assert len({trial["values"]["model.optimizer.lr"] for trial in found["trials"]}) == 3
     best = searched / f"trial-{found['best_trial']}"
@@ -190,7 +198,7 @@ def test_a_failure_is_of_one_trial_and_a_mistake_of_none(
     assert [trial["state"] for trial in result(run)["trials"]] == ["fail", "complete"]
     assert ", 1 epoch " in capsys.readouterr().out
 
-    study = optuna.load_study(study_name="search", storage=f"sqlite:///{run / 'study.db'}")
+    study = study_of(run)
     study.ask({"model.optimizer.lr": study.trials[0].distributions["model.optimizer.lr"]})
     more = ["--resume", str(run), *QUIET, "--trials=4"]
     assert "trainer.devices: 2: a trial runs on one device" in refused([*more, "--devices=2"], capsys)
@@ -262,7 +270,7 @@ def test_the_study_is_data(searched: Path, monkeypatch: pytest.MonkeyPatch, caps
         patch.setattr(pickle, "loads", unpickled)
         patch.setattr(pickle, "load", unpickled)
         train(["--resume", str(searched), *QUIET])
-    with sqlite3.connect(study) as connection:
+    with closing(sqlite3.connect(study)) as connection, connection:
         connection.execute("UPDATE trial_params SET distribution_json = replace(distribution_json, '0.5', '0.9')")
     assert "has other ranges than" in refused(["--resume", str(searched), *QUIET], capsys)
     study.write_bytes(pickle.dumps(before))

@@ -21,6 +21,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import NullPool
 
 from litlens.checkpoints.logs import open_logs
 from litlens.checkpoints.reading import previous_checkpoint
@@ -124,10 +125,11 @@ def _monitor(command: TrainingCommand) -> str:
 def _open(folder: Path, command: TrainingCommand) -> optuna.Study:
     """Create the study, or open it. Raises UserError where its file is damaged."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    waits = {"connect_args": {"timeout": _SECONDS}}
+    # No connection is kept: what the garbage collector has to close, Python 3.13 warns of.
+    options = {"connect_args": {"timeout": _SECONDS}, "poolclass": NullPool}
     path = (folder / STUDY).resolve()
     try:
-        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs=waits)
+        storage = RDBStorage(f"sqlite:///{path}", engine_kwargs=options)
         maximize = command.config.model_checkpoint.init_args.mode == "max"
         return optuna.create_study(
             storage=storage,
