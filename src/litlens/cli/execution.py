@@ -1,5 +1,6 @@
 """A command in this process: its signals, its exit status, and which warnings are shown."""
 
+import atexit
 import gc
 import logging
 import os
@@ -82,6 +83,8 @@ def _imported(module: str, *, stays: bool) -> Any:
     finally:
         gc.freeze()
         gc.enable()
+        # nanobind (triton's, on Python 3.13) prints 25 lines about what is not collected at exit.
+        atexit.register(gc.unfreeze)
 
 
 def _end(error: BaseException, *, first: bool, verbose: bool, ends_process: bool) -> None:

@@ -7,6 +7,7 @@ the device that trains.
 import copy
 import itertools
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -266,7 +267,7 @@ class TrainingLoader(_Loader):
         **options: Any,
     ) -> None:
         super().__init__(dataset, **options)
-        self._epochs = itertools.count() if epochs is None else epochs
+        self._epochs = iter(range(sys.maxsize)) if epochs is None else epochs
         self._balance = balance
         self._epoch = self._batches_done = 0
         self._resume_at: dict[str, Any] | None = None

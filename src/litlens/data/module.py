@@ -1,11 +1,11 @@
 """The base of every data module: from the splits that a subclass loads to loaders, statistics and provenance."""
 
 import hashlib
-import itertools
 import logging
 import math
 import multiprocessing
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,7 +113,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self._assignment: SplitAssignment | None = None
         self._divide: Callable[[Mapping[str, Split], Sequence[str]], SplitAssignment] | None = None
         self._preprocessing: Preprocessing | None = None
-        self._epochs = itertools.count()
+        self._epochs = iter(range(sys.maxsize))  # not itertools.count, which Python 3.14 does not pickle
         self._frozen_at: FrozenAt | None = None
         self._views, self._feature_memory = 1, 0.0
         self._reported: set[str] = set()

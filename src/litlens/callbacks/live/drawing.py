@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from litlens.data.preprocessing import Pixels
 from litlens.evaluation.style import pixels
 
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def show_figure(trainer: Trainer, tag: str, draw: Callable[[], Figure]) -> None:
             logger.log_image(tag, [image], step=trainer.global_step)
 
 
-def _summary(tag: str, image: Pixels) -> Any:
+def _summary(tag: str, image: NDArray[np.uint8]) -> Any:
     """An image (H, W, 3) as TensorBoard keeps it."""
     from tensorboard.compat.proto.summary_pb2 import Summary  # not before a logger of it exists
 
