@@ -77,14 +77,15 @@ def _imported(module: str, *, stays: bool) -> Any:
     """
     if not stays:
         return import_module(module)
+    if sys.version_info >= (3, 13):
+        # What is frozen is not freed at exit: the binding of triton (nanobind) then prints 25 lines, after all others.
+        atexit.register(os.dup2, os.open(os.devnull, os.O_WRONLY), 2)
     gc.disable()
     try:
         return import_module(module)
     finally:
         gc.freeze()
         gc.enable()
-        # nanobind (triton's, on Python 3.13) prints 25 lines about what is not collected at exit.
-        atexit.register(gc.unfreeze)
 
 
 def _end(error: BaseException, *, first: bool, verbose: bool, ends_process: bool) -> None:
