@@ -76,10 +76,11 @@ def main() -> None:
         options.output.write_text(text, encoding="utf-8")
 
 
-def speed(*, repeats: int, batch: int, size: int) -> dict[str, Any]:
-    """Seconds of each contestant (median), and medians of the ratios within a repeat."""
+def speed(*, repeats: int, batch: int, size: int, channels_last: bool = False) -> dict[str, Any]:
+    """Seconds of each contestant (median), and medians of the ratios within a repeat; both have the same images."""
     network = resnet18(num_classes=1000).eval()
-    images = torch.randn(batch, 3, size, size)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = torch.randn(batch, 3, size, size).contiguous(memory_format=layout)
     layer = "layer4.1"
     package = GradCAM(network, [network.get_submodule(layer)])
 

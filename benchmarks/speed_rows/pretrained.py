@@ -100,15 +100,17 @@ def grad_cam(options: argparse.Namespace) -> list[Row]:
     import cam
 
     repeats, batch, size = (1, 2, 64) if options.quick else (15, 16, 224)
-    found = cam.speed(repeats=repeats, batch=batch, size=size)
-    seconds = found["median_seconds"]
-    return [
-        Row(what, seconds[ours], seconds["package"], found[ratio], "at least 2.6", repeats)
-        for what, ours, ratio in (
-            ("Grad-CAM, batch 16, ResNet18, layer by name, against grad-cam", "ours", "package_over_ours"),
-            ("the same, layer auto", "ours_layer_auto", "package_over_ours_layer_auto"),
-        )
-    ]
+    rows = []
+    for channels_last, images in ((True, "channels last, as a data module gives them"), (False, "contiguous")):
+        found = cam.speed(repeats=repeats, batch=batch, size=size, channels_last=channels_last)
+        seconds = found["median_seconds"]
+        for layer, ours, ratio in (
+            ("by name", "ours", "package_over_ours"),
+            ("auto", "ours_layer_auto", "package_over_ours_layer_auto"),
+        ):
+            what = f"Grad-CAM, batch 16, ResNet18, layer {layer}, images {images}, against grad-cam"
+            rows.append(Row(what, seconds[ours], seconds["package"], found[ratio], "at least 2.6", repeats))
+    return rows
 
 
 def callbacks(options: argparse.Namespace) -> list[Row]:

@@ -8,6 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ RECORD = np.dtype(
         ("check", np.uint32),  # tells a complete record from a part of one
     ]
 )
-_SYNC = 2**28  # bytes of pixels after which their records are written: what a killed process loses at most
+_SYNC = 2**26  # bytes of pixels after which their records are written: what a killed process loses at most
 _SECONDS_UNAWARE = 60.0  # how long a process may not know what others have noted
 
 
@@ -137,27 +138,31 @@ class ImageStore:
             for file, complete in ((pixels, end), (index, index.tell() // RECORD.itemsize * RECORD.itemsize)):
                 if file.tell() > complete:  # a killed process wrote pixels without a record, or a part of a record
                     file.truncate(complete)
-            records: list[bytes] = []
+            records, on_disk = list[bytes](), Future[None]()
+            on_disk.set_result(None)
 
-            def sync() -> None:
-                pixels.flush()
+            def write(complete: list[bytes]) -> None:
                 os.fsync(pixels.fileno())  # otherwise a power cut may leave records of pixels that are zeros
-                index.write(b"".join(records))
+                index.write(b"".join(complete))
                 index.flush()
-                records.clear()
 
-            try:
-                for record, image in images:
-                    if image is not None:
-                        record["offset"], record["shape"] = end, image.shape[:2]
-                        pixels.write(np.ascontiguousarray(image).data)
-                        end += image.nbytes
-                    records.append(_checked(record))
-                    if end - synced > _SYNC:
-                        synced = end
-                        sync()
-            finally:
-                sync()
+            # In a thread of its own: the disk writes while the next images are decoded.
+            with ThreadPoolExecutor(1) as disk:
+                try:
+                    for record, image in images:
+                        if image is not None:
+                            record["offset"], record["shape"] = end, image.shape[:2]
+                            pixels.write(np.ascontiguousarray(image).data)
+                            end += image.nbytes
+                        records.append(_checked(record))
+                        if end - synced > _SYNC:
+                            on_disk.result()
+                            pixels.flush()
+                            synced, records, on_disk = end, [], disk.submit(write, records)
+                finally:
+                    on_disk.result()
+                    pixels.flush()
+                    disk.submit(write, records).result()
 
     def _remove_outdated(self, folder: Path) -> None:
         """Begin again where most records are of files that have changed or are gone, and no other process uses them."""

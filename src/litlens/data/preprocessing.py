@@ -4,7 +4,7 @@ Training augments between the two; evaluation, prediction and export use them as
 """
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -88,6 +88,12 @@ class Normalize:
         scale, shift = constants(tuple(self.mean), tuple(self.std), repeated, pixels.device)
         rows = pixels.to(torch.float32).reshape(number, height, width * channels)
         return rows.mul_(scale).sub_(shift).view(pixels.shape).permute(0, 3, 1, 2)
+
+    @cached_property
+    def table(self) -> NDArray[np.float32]:
+        """What each of the 256 values of a pixel becomes, in each channel: float32 (1, 256, C)."""
+        values = np.arange(256, dtype=np.uint8).reshape(1, 1, 256, 1).repeat(len(self.mean), axis=3)
+        return np.ascontiguousarray(self(values)[0].permute(1, 2, 0).numpy())
 
 
 @lru_cache(maxsize=32)
