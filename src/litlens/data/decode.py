@@ -1,6 +1,7 @@
 """Read images (files, bytes, PIL images, arrays) to uint8 pixels. The format follows from the content, not the name."""
 
 import errno
+import stat
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -147,7 +148,7 @@ def decode_image(
 def read_file(path: Path, *, name: str) -> bytes:
     """Read the bytes of an image file, called `name` in an error. Raises BadImage where it cannot be read."""
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait forever
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait forever
             raise BadImage(name, "not a regular file")
         return path.read_bytes()
     except OSError as error:
@@ -244,7 +245,8 @@ def _from_pillow(image: Image.Image, value_range: ValueRange | None) -> tuple[Pi
         white = Image.new("RGBA", layer.size, "white")
         converted = Image.alpha_composite(white, layer).convert("L" if gray else "RGB")
     else:
-        converted = image.convert("L" if image.mode in ("1", "L") else "RGB")
+        wanted = "L" if image.mode in ("1", "L") else "RGB"
+        converted = image if image.mode == wanted else image.convert(wanted)  # which would copy it
     if turn is not None:
         converted = converted.transpose(turn)
     pixels = np.asarray(converted)

@@ -9,7 +9,7 @@ import itertools
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from litlens.data import sampling
-from litlens.data.preprocessing import Pixels, Preprocessing
+from litlens.data.preprocessing import Normalize, Pixels, Preprocessing
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
@@ -35,7 +35,7 @@ Batch = tuple[Tensor, Tensor]
 Request = tuple[int, sampling.Indices]
 _LARGE = 96 * 96  # pixels of images that several threads augment: of smaller ones Python's part, which waits, is larger
 _MOST_THREADS = 8
-_AT_ONCE = 2**17  # numbers that a thread normalizes in one call: OpenCV divides larger ones among threads of its own
+_AT_ONCE = 2**17  # numbers that are looked up in one call: OpenCV divides more of them among threads of its own
 _KEPT = 4  # batches: the one of the step, those that Lightning fetches ahead, and the one that is made
 _UNUSED = 3  # references to an array: of the list, of the loop over it, and of `sys.getrefcount`
 _CHUNK = 2**25  # bytes of float32 images that are indexed and normalized on a device at once
@@ -92,21 +92,34 @@ class SplitDataset(BatchDataset):
         """Images at the network's size, uint8 (B, H, W, C), augmented for `epoch` where there is an augmentation."""
         if self.augmentation is None:
             return self.split.images.batch(self.split.rows[indices])
-        # As many threads as the network has here: one in a worker process.
-        threads = min(torch.get_num_threads(), _MOST_THREADS, len(indices))
-        if threads < 2 or math.prod(self.preprocessing.resize.size) < _LARGE:
-            return np.stack([self._augmented(self.augmentation, index, epoch) for index in indices.tolist()])
-        while len(self._of_threads) < threads:
-            self._of_threads.append(copy.deepcopy(self.augmentation))
-        pixels = np.empty((len(indices), *self.preprocessing.resize.size, self.preprocessing.channels), np.uint8)
-
-        def augment(thread: int) -> None:
-            for place in range(thread, len(indices), threads):
-                pixels[place] = self._augmented(self._of_threads[thread], int(indices[place]), epoch)
-
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(augment, range(threads)))  # which raises what one of them has raised
+        pixels = np.empty(self._shape(indices), np.uint8)
+        self._augment(self.augmentation, indices, epoch, pixels.__setitem__)
         return pixels
+
+    def normalized(self, augmentation: "Augmentation", request: Request, memory: "_Memory") -> Batch:
+        """As `fetch`, with each image normalized as soon as it is augmented: float32 (B, C, H, W)."""
+        epoch, indices = request
+        floats, table = memory.take(self._shape(indices)), self.preprocessing.normalize.table
+        numbers = floats.numpy()
+        self._augment(augmentation, indices, epoch, lambda place, image: _look_up(image, table, numbers[place]))
+        return floats.permute(0, 3, 1, 2), torch.from_numpy(self.split.labels[indices])
+
+    def _shape(self, indices: sampling.Indices) -> tuple[int, ...]:
+        return len(indices), *self.preprocessing.resize.size, self.preprocessing.channels
+
+    def _augment(
+        self, augmentation: "Augmentation", indices: sampling.Indices, epoch: int, put: Callable[[int, Pixels], None]
+    ) -> None:
+        """Augment the images of a batch and hand each on, with its place in the batch."""
+        chains = self._of_threads
+        while len(chains) < _threads(self.preprocessing.resize.size):
+            chains.append(copy.deepcopy(augmentation))
+
+        def augment(thread: int, places: range) -> None:
+            for place in places:
+                put(place, self._augmented(chains[thread], int(indices[place]), epoch))
+
+        _in_threads(augment, self._shape(indices))
 
     def _augmented(self, augmentation: "Augmentation", index: int, epoch: int) -> Pixels:
         images, row = self.split.images, int(self.split.rows[index])
@@ -170,14 +183,14 @@ class _Loader(ABC):
         """The samples of each batch of an epoch on this rank, as indices of the split."""
 
     def _batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        normalize, memory = self.dataset.preprocessing.normalize, _Memory()
-        for images, labels in self._fetched([(epoch, chosen) for chosen in self.indices(epoch)[start:]]):
-            if self._device is None and isinstance(images, Tensor) and images.dtype == torch.uint8:
-                floats = memory.take(images.shape)
-                if math.prod(images.shape[1:3]) < _LARGE:
-                    images = normalize(floats.copy_(images))
-                else:
-                    images = _normalized(images, floats, normalize.table)
+        requests = [(epoch, chosen) for chosen in self.indices(epoch)[start:]]
+        dataset, memory, is_for_cpu = self.dataset, _Memory(), self._device is None
+        if is_for_cpu and self._num_workers == 0 and isinstance(dataset, SplitDataset) and dataset.augmentation:
+            yield from (dataset.normalized(dataset.augmentation, request, memory) for request in requests)
+            return
+        for images, labels in self._fetched(requests):
+            if is_for_cpu and isinstance(images, Tensor) and images.dtype == torch.uint8:
+                images = _normalized(images, dataset.preprocessing.normalize, memory)
             yield images, labels
 
     def _fetched(self, requests: list[Request]) -> Iterator[Batch]:
@@ -214,22 +227,43 @@ class _Loader(ABC):
         return self.trainer.global_rank if self.trainer is not None else 0
 
 
-def _normalized(images: Tensor, floats: Tensor, table: NDArray[np.float32]) -> Tensor:
-    """Normalize images in threads into `floats`: one pass over memory, where torch makes three."""
-    import cv2  # its import takes a tenth of a second
+def _threads(size: Sequence[int]) -> int:
+    """Threads for images of a size: as many as the network has here, one in a worker process; one for small images."""
+    return 1 if math.prod(size) < _LARGE else min(torch.get_num_threads(), _MOST_THREADS)
 
-    size = images.shape[2:]
-    pixels, numbers = images.numpy().reshape(-1, *size), floats.numpy().reshape(-1, *size)
-    rows, threads = max(1, _AT_ONCE // math.prod(size)), min(torch.get_num_threads(), _MOST_THREADS)
 
-    def normalize(thread: int) -> None:
-        for start in range(thread * rows, len(pixels), threads * rows):
-            part = slice(start, start + rows)
-            cv2.LUT(pixels[part], table, numbers[part])
-
+def _in_threads(work: Callable[[int, range], None], shape: Sequence[int]) -> None:
+    """Do the work for images of a shape (B, H, W, C): each thread is given its number and its places in the batch."""
+    number, threads = shape[0], _threads(shape[1:3])
+    if threads == 1:
+        work(0, range(number))
+        return
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(normalize, range(threads)))
+        # A list, which raises what one of them has raised.
+        list(pool.map(lambda thread: work(thread, range(thread, number, threads)), range(threads)))
+
+
+def _normalized(images: Tensor, normalize: Normalize, memory: "_Memory") -> Tensor:
+    floats = memory.take(images.shape)
+    if math.prod(images.shape[1:3]) < _LARGE:
+        return normalize(floats.copy_(images))
+    pixels, numbers = images.numpy(), floats.numpy()
+
+    def look_up(_thread: int, places: range) -> None:
+        for place in places:
+            _look_up(pixels[place], normalize.table, numbers[place])
+
+    _in_threads(look_up, images.shape)
     return floats.permute(0, 3, 1, 2)
+
+
+def _look_up(image: Pixels, table: NDArray[np.float32], numbers: NDArray[np.float32]) -> None:
+    """Normalize an image (H, W, C) into `numbers` in one pass over memory, where torch makes three."""
+    import cv2  # which takes a tenth of a second
+
+    rows = max(1, _AT_ONCE // math.prod(image.shape[1:]))
+    for start in range(0, len(image), rows):
+        cv2.LUT(image[start : start + rows], table, numbers[start : start + rows])
 
 
 class _Memory:
