@@ -244,9 +244,9 @@ def _in_threads(work: Callable[[int, range], None], shape: Sequence[int]) -> Non
 
 
 def _normalized(images: Tensor, normalize: Normalize, memory: "_Memory") -> Tensor:
-    floats = memory.take(images.shape)
     if math.prod(images.shape[1:3]) < _LARGE:
-        return normalize(floats.copy_(images))
+        return normalize(images)
+    floats = memory.take(images.shape)
     pixels, numbers = images.numpy(), floats.numpy()
 
     def look_up(_thread: int, places: range) -> None:
