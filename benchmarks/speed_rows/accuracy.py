@@ -35,12 +35,13 @@ class Epoch:
 
 
 def mnist_accuracy(options: argparse.Namespace) -> list[Row]:
-    """The speedrun, to the accuracy and to its last step."""
-    ours = command(options, ["mnist_speedrun"])
+    """The speedrun, to its last step; and with a third epoch to the accuracy, which not every seed has after two."""
+    run = command(options, ["mnist_speedrun"])[-1]
+    ours = command(options, ["mnist_speedrun", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=3"])
     theirs = reference(options, litlens.MNISTDataModule, litlens.MnistCNN(), epochs=10, until=0.9898)
-    what = f"the steps of mnist_speedrun (validation {ours[-1].accuracy:.4f}), against those of the reference to 0.9898"
-    run, loop = ours[-1].trained, theirs[-1].trained
-    return [to_accuracy("MNIST", 0.9898, ours, theirs), Row(what, run, loop, loop / run, "at least 10", 1)]
+    what = f"the steps of mnist_speedrun (validation {run.accuracy:.4f}), against those of the reference to 0.9898"
+    steps = Row(what, run.trained, theirs[-1].trained, theirs[-1].trained / run.trained, "at least 10", 1)
+    return [to_accuracy("MNIST", 0.9898, ours, theirs), steps]
 
 
 def fashion_accuracy(options: argparse.Namespace) -> list[Row]:

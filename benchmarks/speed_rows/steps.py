@@ -33,7 +33,7 @@ def step(options: argparse.Namespace) -> list[Row]:
     ]
     rows = []
     for name, network, shape, bf16, at_most in cases[-1:] if options.quick else cases:
-        steps, turns = (1, 1) if options.quick else (20, 8) if bf16 else (200, 30)
+        steps, turns = (1, 1) if options.quick else (10, 24) if bf16 else (200, 30)
         ours = Ours(network, shape, bf16=bf16)
         hand = HandLoop(network, shape, bf16=bf16)
         what = f"training step of {name}, batch {shape[0]}, {'bf16' if bf16 else 'float32'}, every callback, logger"
