@@ -232,6 +232,7 @@ def test_any_other_error_of_a_worker_keeps_its_traceback() -> None:
     with pytest.raises(ValueError, match="in DataLoader worker process 0") as caught:
         list(loader)
     assert "Traceback" in str(caught.value)
+    assert not multiprocessing.active_children()  # which would otherwise wait for the garbage collector
 
 
 def test_augmentation_is_another_each_epoch() -> None:

@@ -8,7 +8,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,8 +138,6 @@ class ImageStore:
             for file, complete in ((pixels, end), (index, index.tell() // RECORD.itemsize * RECORD.itemsize)):
                 if file.tell() > complete:  # a killed process wrote pixels without a record, or a part of a record
                     file.truncate(complete)
-            records, on_disk = list[bytes](), Future[None]()
-            on_disk.set_result(None)
 
             def write(complete: list[bytes]) -> None:
                 os.fsync(pixels.fileno())  # otherwise a power cut may leave records of pixels that are zeros
@@ -148,6 +146,7 @@ class ImageStore:
 
             # In a thread of its own: the disk writes while the next images are decoded.
             with ThreadPoolExecutor(1) as disk:
+                records, on_disk = list[bytes](), disk.submit(write, [])
                 try:
                     for record, image in images:
                         if image is not None:

@@ -37,7 +37,6 @@ _LARGE = 96 * 96  # pixels of images that several threads augment: of smaller on
 _MOST_THREADS = 8
 _AT_ONCE = 2**17  # numbers that are looked up in one call: OpenCV divides more of them among threads of its own
 _KEPT = 4  # batches: the one of the step, those that Lightning fetches ahead, and the one that is made
-_UNUSED = 3  # references to an array: of the list, of the loop over it, and of `sys.getrefcount`
 _CHUNK = 2**25  # bytes of float32 images that are indexed and normalized on a device at once
 
 
@@ -203,15 +202,25 @@ class _Loader(ABC):
             yield from map(dataset.fetch, requests)
         else:
             self._requests.current = requests
-            for batch in self._fetching:
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
+            try:
+                for batch in self._fetching:
+                    if isinstance(batch, UserError):
+                        raise batch
+                    yield batch
+            except Exception:
+                self._end_workers()
+                raise
+
+    def _end_workers(self) -> None:
+        # Later the garbage collector would, after the queue that tells them to end, and wait five seconds for each:
+        # the error's traceback and this generator hold each other.
+        if self._iterator is not None:
+            self._iterator._shutdown_workers()
+            self._iterator = None
 
     @property
     def _iterator(self) -> Any:
-        # At the end of its loop Lightning ends the workers by this attribute of a `DataLoader`. Later the garbage
-        # collector would, after the queue that tells them to end, and wait five seconds for each.
+        # At the end of its loop Lightning ends the workers by this attribute of a `DataLoader`, for the same reason.
         return self._fetching._iterator
 
     @_iterator.setter
@@ -273,18 +282,19 @@ class _Memory:
     """
 
     def __init__(self) -> None:
-        self._arrays: list[NDArray[np.float32]] = []
+        # The first array is never given away. One that has as many references as this one is unused.
+        self._arrays = [np.empty(0, np.float32)]
 
     def take(self, shape: Sequence[int]) -> Tensor:
-        """A tensor, float32 and uninitialized, in memory of at most `_KEPT` batches."""
-        for array in self._arrays:
-            if sys.getrefcount(array) == _UNUSED and array.shape[1:] == shape[1:] and len(array) >= shape[0]:
+        """A tensor, float32 and uninitialized, in memory of one of the last `_KEPT` batches where one is unused."""
+        unused, *references = map(sys.getrefcount, self._arrays)
+        for array, number in zip(self._arrays[1:], references, strict=True):
+            if number == unused and array.shape[1:] == shape[1:] and len(array) >= shape[0]:
                 return torch.from_numpy(array)[: shape[0]]
         # NumPy asks for huge pages, and torch does not: with them, memory of 38 MB, a batch at 224×224, is there
         # three times as fast (numpy/numpy, commit 7180479b7ce3).
-        array = np.empty(shape, np.float32)
-        self._arrays = [array, *self._arrays[: _KEPT - 1]]
-        return torch.from_numpy(array)
+        self._arrays = [self._arrays[0], *self._arrays[1:][1 - _KEPT :], np.empty(shape, np.float32)]
+        return torch.from_numpy(self._arrays[-1])
 
 
 class _Held:
