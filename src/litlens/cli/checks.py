@@ -143,8 +143,8 @@ def check_sync_batchnorm(trainer: Trainer, classifier: ImageClassifier, *, asked
 def available_precision(asked: str | int | None, *, accelerator: str) -> str | int | None:
     """The precision asked for; on a processor bf16-mixed for 16-mixed, and 32-true for both where it has no bf16.
 
-    Lightning computes 16-mixed in bf16 there. Without bf16, torch emulates it: a step of the scratch CNNs takes 13 to
-    17 times as long as in float32 (benchmarks/precision.py), so a config that is fast on one machine would not end on
+    Lightning computes 16-mixed in bf16 there. Without bf16, torch emulates it: a step of the scratch CNNs takes 8 to
+    12 times as long as in float32 (docs/precision.json), so a config that is fast on one machine would not end on
     another.
     """
     devices = (CUDAAccelerator, MPSAccelerator, XLAAccelerator)
