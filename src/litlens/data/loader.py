@@ -9,8 +9,7 @@ import itertools
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from litlens.data import sampling
-from litlens.data.preprocessing import Normalize, Pixels, Preprocessing
+from litlens.data.batch_memory import BatchMemory, in_threads, look_up, normalized, number_of_threads
+from litlens.data.preprocessing import Pixels, Preprocessing
 from litlens.data.split import ArrayImages, Split
 from litlens.errors import UserError
 
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
 Batch = tuple[Tensor, Tensor]
 # An epoch and the indices of a batch. The epoch goes with the indices, so that no state of a worker can be outdated.
 Request = tuple[int, sampling.Indices]
-_LARGE = 96 * 96  # pixels of images that several threads augment: of smaller ones Python's part, which waits, is larger
-_MOST_THREADS = 8
-_AT_ONCE = 2**17  # numbers that are looked up in one call: OpenCV divides more of them among threads of its own
-_KEPT = 4  # batches: the one of the step, those that Lightning fetches ahead, and the one that is made
 _CHUNK = 2**25  # bytes of float32 images that are indexed and normalized on a device at once
 
 
@@ -95,12 +90,12 @@ class SplitDataset(BatchDataset):
         self._augment(self.augmentation, indices, epoch, pixels.__setitem__)
         return pixels
 
-    def normalized(self, augmentation: "Augmentation", request: Request, memory: "_Memory") -> Batch:
+    def normalized(self, augmentation: "Augmentation", request: Request, memory: BatchMemory) -> Batch:
         """As `fetch`, with each image normalized as soon as it is augmented: float32 (B, C, H, W)."""
         epoch, indices = request
         floats, table = memory.take(self._shape(indices)), self.preprocessing.normalize.table
         numbers = floats.numpy()
-        self._augment(augmentation, indices, epoch, lambda place, image: _look_up(image, table, numbers[place]))
+        self._augment(augmentation, indices, epoch, lambda place, image: look_up(image, table, numbers[place]))
         return floats.permute(0, 3, 1, 2), torch.from_numpy(self.split.labels[indices])
 
     def _shape(self, indices: sampling.Indices) -> tuple[int, ...]:
@@ -111,14 +106,14 @@ class SplitDataset(BatchDataset):
     ) -> None:
         """Augment the images of a batch and hand each on, with its place in the batch."""
         chains = self._of_threads
-        while len(chains) < _threads(self.preprocessing.resize.size):
+        while len(chains) < number_of_threads(self.preprocessing.resize.size):
             chains.append(copy.deepcopy(augmentation))
 
         def augment(thread: int, places: range) -> None:
             for place in places:
                 put(place, self._augmented(chains[thread], int(indices[place]), epoch))
 
-        _in_threads(augment, self._shape(indices))
+        in_threads(augment, self._shape(indices))
 
     def _augmented(self, augmentation: "Augmentation", index: int, epoch: int) -> Pixels:
         images, row = self.split.images, int(self.split.rows[index])
@@ -183,13 +178,13 @@ class _Loader(ABC):
 
     def _batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         requests = [(epoch, chosen) for chosen in self.indices(epoch)[start:]]
-        dataset, memory, is_for_cpu = self.dataset, _Memory(), self._device is None
+        dataset, memory, is_for_cpu = self.dataset, BatchMemory(), self._device is None
         if is_for_cpu and self._num_workers == 0 and isinstance(dataset, SplitDataset) and dataset.augmentation:
             yield from (dataset.normalized(dataset.augmentation, request, memory) for request in requests)
             return
         for images, labels in self._fetched(requests):
             if is_for_cpu and isinstance(images, Tensor) and images.dtype == torch.uint8:
-                images = _normalized(images, dataset.preprocessing.normalize, memory)
+                images = normalized(images, dataset.preprocessing.normalize, memory)
             yield images, labels
 
     def _fetched(self, requests: list[Request]) -> Iterator[Batch]:
@@ -234,67 +229,6 @@ class _Loader(ABC):
     @property
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer is not None else 0
-
-
-def _threads(size: Sequence[int]) -> int:
-    """Threads for images of a size: as many as the network has here, one in a worker process; one for small images."""
-    return 1 if math.prod(size) < _LARGE else min(torch.get_num_threads(), _MOST_THREADS)
-
-
-def _in_threads(work: Callable[[int, range], None], shape: Sequence[int]) -> None:
-    """Do the work for images of a shape (B, H, W, C): each thread is given its number and its places in the batch."""
-    number, threads = shape[0], _threads(shape[1:3])
-    if threads == 1:
-        work(0, range(number))
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        # A list, which raises what one of them has raised.
-        list(pool.map(lambda thread: work(thread, range(thread, number, threads)), range(threads)))
-
-
-def _normalized(images: Tensor, normalize: Normalize, memory: "_Memory") -> Tensor:
-    if math.prod(images.shape[1:3]) < _LARGE:
-        return normalize(images)
-    floats = memory.take(images.shape)
-    pixels, numbers = images.numpy(), floats.numpy()
-
-    def look_up(_thread: int, places: range) -> None:
-        for place in places:
-            _look_up(pixels[place], normalize.table, numbers[place])
-
-    _in_threads(look_up, images.shape)
-    return floats.permute(0, 3, 1, 2)
-
-
-def _look_up(image: Pixels, table: NDArray[np.float32], numbers: NDArray[np.float32]) -> None:
-    """Normalize an image (H, W, C) into `numbers` in one pass over memory, where torch makes three."""
-    import cv2  # which takes a tenth of a second
-
-    rows = max(1, _AT_ONCE // math.prod(image.shape[1:]))
-    for start in range(0, len(image), rows):
-        cv2.LUT(image[start : start + rows], table, numbers[start : start + rows])
-
-
-class _Memory:
-    """Memory of batches that nobody holds any more is used again: the system takes as long to give new memory.
-
-    A tensor, any view of it and any array made from it keep the array that it was made from.
-    """
-
-    def __init__(self) -> None:
-        # The first array is never given away. One that has as many references as this one is unused.
-        self._arrays = [np.empty(0, np.float32)]
-
-    def take(self, shape: Sequence[int]) -> Tensor:
-        """A tensor, float32 and uninitialized, in memory of one of the last `_KEPT` batches where one is unused."""
-        unused, *references = map(sys.getrefcount, self._arrays)
-        for array, number in zip(self._arrays[1:], references, strict=True):
-            if number == unused and array.shape[1:] == shape[1:] and len(array) >= shape[0]:
-                return torch.from_numpy(array)[: shape[0]]
-        # NumPy asks for huge pages, and torch does not: with them, memory of 38 MB, a batch at 224×224, is there
-        # three times as fast (numpy/numpy, commit 7180479b7ce3).
-        self._arrays = [self._arrays[0], *self._arrays[1:][1 - _KEPT :], np.empty(shape, np.float32)]
-        return torch.from_numpy(self._arrays[-1])
 
 
 class _Held:
