@@ -1,11 +1,10 @@
 """Large images are normalized to the same bits, and memory is used again only where nobody holds it."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
+from litlens.data.batch_memory import BatchMemory
 from litlens.data.loader import EvaluationLoader, SplitDataset
 from litlens.data.preprocessing import Normalize, Preprocessing, Resize
 from litlens.data.split import ArrayImages, Split
@@ -31,15 +30,23 @@ def test_large_images_are_normalized_by_a_table_to_the_same_bits(channels: int, 
 
 
 def test_a_batch_that_somebody_holds_keeps_its_numbers() -> None:
-    pixels = np.arange(10, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2)
-    prepared = Preprocessing(Resize((4, 4)), Normalize((0.0,), (1 / 255,)))
-    split = Split(ArrayImages(pixels), np.arange(10), np.arange(10), names=[str(row) for row in range(10)])
-    held: list[Any] = []
-    places = set()
-    for number, (images, _) in enumerate(EvaluationLoader(SplitDataset(split, prepared), batch_size=1)):
+    memory, held, places = BatchMemory(), [], set()
+    for number in range(12):
+        images = memory.take((2, 8, 8, 3)).fill_(number).permute(0, 3, 1, 2)
         places.add(images.data_ptr())
         if number % 3 == 0:  # by a view, or by an array of one
-            held.append(images[0, 0, :2] if number % 2 else images[0, 0].numpy())
+            held.append(images[0, 0, :2] if number % 2 else images[1, 0].numpy())
         del images
-    assert [float(part[0, 0]) for part in held] == [0, 3, 6, 9]
-    assert len(places) < 10  # the others' memory was used again
+    assert [float(part[1, 0]) for part in held] == [0, 3, 6, 9]
+    assert len(places) == 5  # four that are held and one that all others had
+
+
+def test_a_loader_uses_the_memory_of_its_batches_again() -> None:
+    pixels = np.arange(9, dtype=np.uint8)[:, None, None, None].repeat(96, 1).repeat(96, 2)
+    prepared = Preprocessing(Resize((96, 96)), Normalize((0.0,), (1 / 255,)))
+    split = Split(ArrayImages(pixels), np.arange(9), np.arange(9), names=[str(row) for row in range(9)])
+    seen = []
+    for images, _ in EvaluationLoader(SplitDataset(split, prepared), batch_size=1):
+        seen.append((images.data_ptr(), float(images[0, 0, 95, 95])))
+    assert [number for _, number in seen] == list(range(9))
+    assert len({place for place, _ in seen}) < 4  # the batch at hand, and the one that is made
