@@ -3,7 +3,7 @@
     python benchmarks/workers.py --data data             # writes docs/workers.json
     python benchmarks/workers.py --data data --quick     # a test: writes nothing
 
-`num_workers: auto` starts none where a CPU trains: the loader alone may gain by them, the training does not. `--data`
+`num_workers: auto` starts none where a CPU trains: neither the loader nor the training gains by them. `--data`
 holds `MNIST/raw` and `catdog_2k`. Images per second, the median of some turns, the numbers of workers in turn; the
 start of the workers does not count.
 """
