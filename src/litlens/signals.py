@@ -140,8 +140,6 @@ class _Signals:
             register_all()
             if self._active:
                 signal.signal(signal.SIGTERM, self._handle)
-                # In each step, Lightning's processes wait for the first to say whether its handler was called.
-                trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
         connector.register_signal_handlers = register
 
