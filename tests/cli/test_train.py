@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -426,11 +428,22 @@ def _refuse(*args: Any, **kwargs: Any) -> None:
     raise UserError("no network")
 
 
+@pytest.fixture
+def float_first() -> Iterator[None]:
+    """As where a module that was imported before Lightning has written `Union[float, int]`, alone or in `Optional`."""
+    for forget in typing._cleanups:  # type: ignore[attr-defined]
+        forget()
+    assert typing.get_args(typing.Optional[float | int | None])[0] is float  # noqa: UP045
+    yield
+    for forget in typing._cleanups:  # type: ignore[attr-defined]
+        forget()
+
+
 @pytest.mark.parametrize(
     "option", ["limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches"]
 )
+@pytest.mark.usefixtures("float_first")
 def test_one_batch_is_not_all_of_them(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a module that was imported before Lightning has written `Union[float, int]`."""
     monkeypatch.setitem(Trainer.__init__.__annotations__, option, float | int | None)
     value = TrainingCommand(["--config", CONFIG, f"--trainer.{option}=1"]).config.trainer[option]
     assert (value, type(value)) == (1, int)

@@ -71,19 +71,19 @@ CALLBACKS = [
 class _Trainer(Trainer):
     """Lightning's Trainer, in whose options `max_epochs` may be `auto`; only its signature is used.
 
-    1 is one batch, 1.0 are all. `typing` gives `Union[int, float]` the order in which any module first wrote it, and
-    the first type wins: after an import of Rich, which has `Union[float, int]`, 1 would be 1.0. `int | float` keeps its
-    order.
+    1 is one batch, 1.0 are all, and the first type wins. `typing` gives equal unions the order in which any module
+    first wrote them: after an import of Rich, which has `Union[float, int]`, 1 would be 1.0. `int | float` keeps its
+    order, and with a default of 1.0, which None means to Lightning, jsonargparse does not put it into an `Optional`.
     """
 
     def __init__(
         self,
         *,
         max_epochs: int | Literal["auto"] | None = None,
-        limit_train_batches: int | float | None = None,
-        limit_val_batches: int | float | None = None,
-        limit_test_batches: int | float | None = None,
-        limit_predict_batches: int | float | None = None,
+        limit_train_batches: int | float | None = 1.0,
+        limit_val_batches: int | float | None = 1.0,
+        limit_test_batches: int | float | None = 1.0,
+        limit_predict_batches: int | float | None = 1.0,
         overfit_batches: int | float = 0.0,
         **kwargs: Any,
     ) -> None:
