@@ -33,8 +33,10 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or is_system_file(name)
 
 
-def files_below(folder: Path, *, key: str) -> Iterator[Path]:
-    """Every file at any depth that is not ignored, broken links included.
+def files_below(folder: Path, *, key: str) -> Iterator[str]:
+    """The path of every file at any depth that is not ignored, broken links included.
+
+    As strings: `Path` keeps the name of each file in memory for good (`sys.intern`).
 
     Raises UserError, which begins with `key`, where a folder cannot be read.
     """
@@ -49,7 +51,7 @@ def files_below(folder: Path, *, key: str) -> Iterator[Path]:
         subfolders[:] = [
             name for name in subfolders if not is_ignored(name) and os.path.realpath(Path(place) / name) not in visited
         ]
-        yield from (Path(place) / name for name in files if not is_ignored(name))
+        yield from (os.path.join(place, name) for name in files if not is_ignored(name))  # noqa: PTH118
 
 
 def write_atomically(

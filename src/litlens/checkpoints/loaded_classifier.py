@@ -62,7 +62,7 @@ class LoadedClassifier:
         predict = partial(self._predict, top_k=top_k, batch_size=batch_size)
         if isinstance(images, str | Path) and user_path(images).is_dir():
             folder = user_path(images)
-            files = sorted(files_below(folder, key="images"))
+            files = sorted(map(Path, files_below(folder, key="images")))
             found = predict([(str(file), file) for file in files])
             return dict(zip((file.relative_to(folder).as_posix() for file in files), found, strict=True))
         if isinstance(images, np.ndarray) and images.ndim == 4:

@@ -93,7 +93,7 @@ def _listed(paths: Sequence[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"--images: there is no file or folder {path}")
-        below = sorted(files_below(path, key="--images")) if path.is_dir() else [path]
+        below = sorted(map(Path, files_below(path, key="--images"))) if path.is_dir() else [path]
         if not below:
             raise UserError(f"--images: there is no file in {path}")
         root = path if path.is_dir() else path.parent

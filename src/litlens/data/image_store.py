@@ -44,7 +44,7 @@ _SECONDS_UNAWARE = 60.0  # how long a process may not know what others have note
 class _Mapped:
     """The two files as they are now; `slots[row]` is the number of a file's record, -1 where there is none."""
 
-    slots: Rows
+    slots: NDArray[np.int32]
     index: NDArray[Any] = field(default_factory=lambda: np.empty(0, RECORD))
     pixels: Pixels = field(default_factory=lambda: np.empty(0, np.uint8))
     end: int = 0  # of the pixels that have a record
@@ -61,7 +61,6 @@ class ImageStore:
 
     def __init__(self, name: str, keys: Keys, *, channels: int) -> None:
         self.name, self.keys, self.channels = name, keys, channels
-        self._order = np.argsort(keys)
         self.open()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,7 +166,7 @@ class ImageStore:
         """Begin again where most records are of files that have changed or are gone, and no other process uses them."""
         if len(self._now.index) <= 2 * len(self.keys):
             return
-        self._now = _Mapped(np.full(len(self.keys), -1))  # which unlocks the index
+        self._now = _Mapped(_none_of(self.keys))  # which unlocks the index
         with suppress(OSError), (folder / "index").open("rb+") as index:
             if locks(index, alone=True):
                 (folder / "pixels").unlink()
@@ -176,7 +175,7 @@ class ImageStore:
 
     def _mapped(self, folder: Path) -> _Mapped:
         """Map the two files of a folder; they are not removed as long as the index is mapped."""
-        mapped = _Mapped(np.full(len(self.keys), -1))
+        mapped = _Mapped(_none_of(self.keys))
         try:
             lock = (folder / "index").open("rb")
         except OSError:
@@ -194,11 +193,17 @@ class ImageStore:
         ends = mapped.index["offset"] + mapped.index["shape"].prod(axis=1, dtype=np.int64) * self.channels
         numbers = np.flatnonzero(_check(mapped.index) & (ends <= len(mapped.pixels)))
         mapped.end = int(ends[numbers].max(initial=0))
-        in_order, keys = self.keys[self._order], mapped.index["key"][numbers]
+        order = np.argsort(self.keys)
+        in_order, keys = self.keys[order], mapped.index["key"][numbers]
         places = np.minimum(np.searchsorted(in_order, keys), len(in_order) - 1)
         found = in_order[places] == keys
-        mapped.slots[self._order[places[found]]] = numbers[found]
+        mapped.slots = mapped.slots.copy()
+        mapped.slots[order[places[found]]] = numbers[found]
         return mapped
+
+
+def _none_of(keys: Keys) -> NDArray[np.int32]:
+    return np.broadcast_to(np.int32(-1), len(keys))  # which takes no memory
 
 
 def _checked(record: Record) -> bytes:

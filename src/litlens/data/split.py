@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from litlens.data.names import at_places
 from litlens.data.preprocessing import Pixels
 
 
@@ -121,6 +122,6 @@ class Split:
             self.images,
             rows=self.rows[places],
             labels=self.labels[places],
-            names=[self.names[place] for place in places],
+            names=at_places(self.names, places),
             groups=None if self.groups is None else [self.groups[place] for place in places],
         )

@@ -162,7 +162,7 @@ class FolderDataModule(ImageDataModule):
             value_range=self.value_range,
         )
         self._bounded = shorter_side is not None
-        of_split = np.array(listing.splits or ["train"] * len(listing.paths))
+        of_split = np.full(len(listing.paths), "train", object) if listing.splits is None else listing.splits
         self._cached = self._fits(images)
         if self._cached:  # where training crops, it does not need the images that evaluation sees
             images.cache(np.flatnonzero((of_split == "train") & self._bounded), for_crops=True)
@@ -175,8 +175,8 @@ class FolderDataModule(ImageDataModule):
             rows = self._rows_of_splits(listing, of_split, self._without_bad_files(listing, of_split, images.bad))
             self._check_classes({split: listing.labels[members] for split, members in rows.items()})
         else:  # the base reports what is not a complete image any more
-            of_split[list(images.bad)] = ""
-            rows = {split: np.flatnonzero(of_split == split) for split in SPLITS}
+            good = ~np.isin(np.arange(len(of_split)), list(images.bad))
+            rows = {split: np.flatnonzero((of_split == split) & good) for split in SPLITS}
         if listing.groups is not None:
             self._report_divided_groups(listing.groups, rows)
         numbers = np.arange(len(listing.paths))
@@ -193,8 +193,8 @@ class FolderDataModule(ImageDataModule):
     @property
     def given_splits(self) -> list[str]:
         """The splits that the folder or the CSV defines; empty if all of them are created."""
-        given = self._listing.splits or []
-        return [split for split in SPLITS if split in given]
+        given = self._listing.splits
+        return [] if given is None else [split for split in SPLITS if split in given]
 
     def train_dataloader(self) -> TrainingLoader:
         """As in `ImageDataModule`, after a check that there are training images of every class."""
@@ -281,7 +281,7 @@ class FolderDataModule(ImageDataModule):
         return listing
 
     def _without_bad_files(
-        self, listing: Listing, of_split: NDArray[np.str_], reasons: dict[int, str]
+        self, listing: Listing, of_split: NDArray[np.object_], reasons: dict[int, str]
     ) -> NDArray[np.int64]:
         """The rows of the good files; bad ones are reported, or are an error."""
         lines = {row: f"{listing.names[row]} ({reasons[row]})" for row in sorted(reasons)}
@@ -305,7 +305,7 @@ class FolderDataModule(ImageDataModule):
         return np.setdiff1d(np.arange(len(listing.names)), list(reasons)).astype(np.int64)
 
     def _rows_of_splits(
-        self, listing: Listing, of_split: NDArray[np.str_], good: NDArray[np.int64]
+        self, listing: Listing, of_split: NDArray[np.object_], good: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
         """The rows of each split: the given ones, and the missing ones taken from train."""
         rows = {split: good[of_split[good] == split] for split in SPLITS}

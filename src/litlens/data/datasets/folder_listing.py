@@ -3,15 +3,15 @@
 import csv
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from litlens.data.module import SPLITS
+from litlens.data.names import Names
 from litlens.errors import UserError, listed
 from litlens.files import files_below, is_ignored, is_system_file
 
@@ -34,20 +34,21 @@ class Listing:
     created, and `groups` is None without groups.
     """
 
-    paths: list[str]
-    names: list[str]
+    paths: Names
+    names: Names
     labels: NDArray[np.int64]
-    splits: list[str] | None
+    splits: NDArray[np.object_] | None
     groups: list[str] | None
 
     def only(self, split_of: Mapping[str, str]) -> "Listing":
         """The files whose names have a split, in those splits."""
-        rows = [row for row, name in enumerate(self.names) if name in split_of]
+        rows = np.flatnonzero([name in split_of for name in self.names])
+        names = self.names.at(rows)
         return Listing(
-            paths=[self.paths[row] for row in rows],
-            names=[self.names[row] for row in rows],
+            paths=self.paths.at(rows),
+            names=names,
             labels=self.labels[rows],
-            splits=[split_of[self.names[row]] for row in rows],
+            splits=np.array([split_of[name] for name in names], dtype=object),
             groups=None if self.groups is None else [self.groups[row] for row in rows],
         )
 
@@ -88,24 +89,28 @@ def list_folder(folder: Path, *, class_names: list[str], splits: Mapping[str, st
     Raises:
         UserError: A class folder is empty, or a folder cannot be read.
     """
-    paths: list[str] = []
-    labels: list[int] = []
-    of_split: list[str] = []
     tops = _split_folders(folder, splits)
     start = len(str(folder / "_")) - 1
-    for split, top in (tops or {"": folder}).items():
-        for path in _subfolders(top):
-            found = sorted(file[start:].replace(os.sep, "/") for file in map(str, files_below(path, key="data.folder")))
-            if not found:
-                raise UserError(f"data.folder: the class folder {path} is empty; fill it or remove it")
-            paths += found
-            labels += [class_names.index(_readable(path.name))] * len(found)
-            of_split += [split] * len(found)
+    labels, of_split, numbers = list[int](), list[str](), list[int]()
+
+    def below() -> Iterator[str]:
+        for split, top in (tops or {"": folder}).items():
+            for path in _subfolders(top):
+                found = sorted(file[start:].replace(os.sep, "/") for file in files_below(path, key="data.folder"))
+                if not found:
+                    raise UserError(f"data.folder: the class folder {path} is empty; fill it or remove it")
+                labels.append(class_names.index(_readable(path.name)))
+                of_split.append(split)
+                numbers.append(len(found))
+                yield from found
+
+    paths = Names(below())
+    plain = all(path.isascii() for path in paths)
     return Listing(
         paths=paths,
-        names=[path if path.isascii() else _readable(path, errors="backslashreplace") for path in paths],
-        labels=np.array(labels, dtype=np.int64),
-        splits=of_split if tops else None,
+        names=paths if plain else Names(_readable(path, errors="backslashreplace") for path in paths),
+        labels=np.repeat(np.array(labels, dtype=np.int64), numbers),
+        splits=np.repeat(np.array(of_split, dtype=object), numbers) if tops else None,
         groups=None,
     )
 
@@ -121,25 +126,30 @@ def list_csv(table: Path, *, class_names: list[str]) -> Listing:
     Raises:
         UserError: A column or a value is missing, a split is unknown, or a file is listed twice.
     """
-    rows, label_of = _rows(table), {name: label for label, name in enumerate(class_names)}
-    columns = rows[0][1].keys()
-    names = [row["file"] for _, row in rows]
-    seen: set[str] = set()
-    for line, row in rows:
+    label_of = {name: label for label, name in enumerate(class_names)}
+    labels, splits, groups = list[int](), list[str](), list[str]()
+    seen: dict[str, None] = {}  # in their order
+    for line, row in _rows(table):
         if row["file"] in seen:
             raise UserError(f"data.csv: {table} line {line}: {row['file']} is listed twice; remove one")
-        seen.add(row["file"])
-        if "split" in columns and split_named(row["split"]) is None:
-            raise UserError(
-                f"data.csv: {table} line {line}: split {row['split']!r} is not one of {_NAMES_UNDERSTOOD}; "
-                "leave the column out to create the splits"
-            )
+        seen[row["file"]] = None
+        labels.append(label_of[row["label"]])
+        if "split" in row:
+            if (split := split_named(row["split"])) is None:
+                raise UserError(
+                    f"data.csv: {table} line {line}: split {row['split']!r} is not one of {_NAMES_UNDERSTOOD}; "
+                    "leave the column out to create the splits"
+                )
+            splits.append(split)
+        if "group" in row:
+            groups.append(row["group"])
+    names = Names(seen)
     return Listing(
         paths=names,
         names=names,
-        labels=np.array([label_of[row["label"]] for _, row in rows], dtype=np.int64),
-        splits=[split_named(row["split"]) or "" for _, row in rows] if "split" in columns else None,
-        groups=[row["group"] for _, row in rows] if "group" in columns else None,
+        labels=np.array(labels, dtype=np.int64),
+        splits=np.array(splits, dtype=object) if splits else None,
+        groups=groups or None,
     )
 
 
@@ -197,35 +207,34 @@ def _unreadable(error: OSError) -> UserError:
     return UserError(f"data.folder: {error.filename} cannot be read ({error.strerror}): repair or remove it")
 
 
-def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The rows of a CSV with their line numbers, spaces around values removed, each with a file and a label."""
+    empty = True
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        with table.open(encoding="utf-8-sig") as file:
+            reader: csv.DictReader[str] = csv.DictReader(file, skipinitialspace=True)
+            columns = [(name or "").strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            if missing := {"file", "label"} - set(columns):
+                raise UserError(
+                    f"data.csv: {table} has no column {' nor '.join(sorted(missing))}; its first line names them: "
+                    "file,label and optionally split and group"
+                )
+            used: list[str] = [name for name in ("file", "label", "split", "group") if name in columns]
+            for row in reader:
+                values = {name: (row[name] or "").strip() for name in used}
+                if unset := [name for name, value in values.items() if not value]:
+                    raise UserError(f"data.csv: {table} line {reader.line_num}: the {unset[0]} is empty; fill it in")
+                if not is_system_file(PurePosixPath(values["file"]).name):
+                    empty = False
+                    yield reader.line_num, values
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"data.csv: {table} cannot be read ({error}); it must be a UTF-8 text file") from error
-    reader: csv.DictReader[str] = csv.DictReader(StringIO(text), skipinitialspace=True)
-    rows = []
-    try:
-        columns = [(name or "").strip() for name in reader.fieldnames or []]
-        reader.fieldnames = columns
-        if missing := {"file", "label"} - set(columns):
-            raise UserError(
-                f"data.csv: {table} has no column {' nor '.join(sorted(missing))}; its first line names them: "
-                "file,label and optionally split and group"
-            )
-        used: list[str] = [name for name in ("file", "label", "split", "group") if name in columns]
-        for row in reader:
-            values = {name: (row[name] or "").strip() for name in used}
-            if empty := [name for name, value in values.items() if not value]:
-                raise UserError(f"data.csv: {table} line {reader.line_num}: the {empty[0]} is empty; fill it in")
-            if not is_system_file(PurePosixPath(values["file"]).name):
-                rows.append((reader.line_num, values))
     except csv.Error as error:
         # The reader counts the lines of a row at its end, which was not reached.
         raise UserError(
             f"data.csv: {table}: the row that begins in line {reader.line_num + 1} cannot be read ({error}); "
             "close its quotes, or shorten it"
         ) from error
-    if not rows:
+    if empty:
         raise UserError(f"data.csv: {table} lists no files; add some")
-    return rows
