@@ -28,7 +28,8 @@ def test_a_list_of_the_same_strings(names: list[str], data: st.DataObject) -> No
 def test_other_strings_are_not_equal() -> None:
     packed = Names(["a/1.png", "b/2.png"])
     assert packed[::-1] == ["b/2.png", "a/1.png"]
-    assert packed not in (["a/1.png"], ["a/1.png", "b/2.pnG"], "ab", None)
+    assert packed not in (["a/1.png"], ["a/1.png", "b/2.pnG"], None)
+    assert Names("ab") != "ab"
 
 
 def test_memory() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 class Names(Sequence[str]):
     """Strings that are encoded one after the other, as file names are; what is chosen of them shares the block.
 
-    Equal to any sequence of the same strings.
+    Equal to a list or tuple of the same strings.
 
     Args:
         names: The strings.
@@ -46,7 +46,7 @@ class Names(Sequence[str]):
         return os.fsdecode(self._block[self._ends[row] : self._ends[row + 1]])
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
+        if not isinstance(other, list | tuple | Names):
             return NotImplemented
         return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
 

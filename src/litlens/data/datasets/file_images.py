@@ -199,7 +199,7 @@ class FileImages:
             record["resized"] = signature(pixels)
             return record, pixels
 
-        yield from filter(None, _in_threads(decode, rows.tolist(), description=f"Decoding {self.source.name}"))
+        yield from filter(None, _in_threads(decode, rows, description=f"Decoding {self.source.name}"))
 
     def _from_file(self, row: int, shorter_side: int | None = None) -> Pixels:
         """Decode a file again; or for the first time, and then note what is known of it."""
@@ -290,7 +290,7 @@ def _signature(content: bytes, decoded: Decoded) -> int:
     return signature(decoded.pixels)
 
 
-def _in_threads(work: Callable[[int], Result], rows: list[int], *, description: str) -> Iterator[Result]:
+def _in_threads(work: Callable[[int], Result], rows: Rows, *, description: str) -> Iterator[Result]:
     """Yield the results of `work` for each row, from threads (Pillow decodes without holding the GIL), with a bar."""
     threads = min(8, os.cpu_count() or 1)
     pool, waiting = ThreadPoolExecutor(threads), deque[Future[Result]]()
@@ -299,7 +299,7 @@ def _in_threads(work: Callable[[int], Result], rows: list[int], *, description: 
             # Pillow warns about damaged EXIF data, which `decode_image` handles.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             for row in progress(rows, description=description):
-                waiting.append(pool.submit(work, row))
+                waiting.append(pool.submit(work, int(row)))
                 if len(waiting) > 4 * threads:  # more would only fill the memory
                     yield waiting.popleft().result()
             while waiting:
