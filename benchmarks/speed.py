@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from on_gpu.timing import DEVICE
-from speed_rows.accuracy import fashion_accuracy, fonts_accuracy, mnist_accuracy
+from speed_rows.accuracy import fashion_accuracy, fonts_accuracy, mnist_accuracy, settings_accuracy
 from speed_rows.batches import batches
 from speed_rows.commands import evaluate, starts, whole_run
 from speed_rows.folders import decoded, jpegs
@@ -57,6 +57,7 @@ ROWS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
     "mnist_accuracy": mnist_accuracy,
     "fashion_accuracy": fashion_accuracy,
     "fonts_accuracy": fonts_accuracy,
+    "settings_accuracy": settings_accuracy,
 }
 
 
