@@ -36,7 +36,7 @@ def is_ignored(name: str) -> bool:
 def files_below(folder: Path, *, key: str) -> Iterator[str]:
     """The path of every file at any depth that is not ignored, broken links included.
 
-    As strings: `Path` keeps the name of each file in memory for good (`sys.intern`).
+    As strings: `Path` interns the name of each file, and the interpreter's table of such names never shrinks.
 
     Raises UserError, which begins with `key`, where a folder cannot be read.
     """

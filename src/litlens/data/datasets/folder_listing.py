@@ -91,7 +91,7 @@ def list_folder(folder: Path, *, class_names: list[str], splits: Mapping[str, st
     """
     tops = _split_folders(folder, splits)
     start = len(str(folder / "_")) - 1
-    labels, of_split, numbers = list[int](), list[str](), list[int]()
+    labels, of_split, numbers, plain = list[int](), list[str](), list[int](), list[bool]()
 
     def below() -> Iterator[str]:
         for split, top in (tops or {"": folder}).items():
@@ -102,13 +102,13 @@ def list_folder(folder: Path, *, class_names: list[str], splits: Mapping[str, st
                 labels.append(class_names.index(_readable(path.name)))
                 of_split.append(split)
                 numbers.append(len(found))
+                plain.append(all(map(str.isascii, found)))
                 yield from found
 
     paths = Names(below())
-    plain = all(path.isascii() for path in paths)
     return Listing(
         paths=paths,
-        names=paths if plain else Names(_readable(path, errors="backslashreplace") for path in paths),
+        names=paths if all(plain) else Names(_readable(path, errors="backslashreplace") for path in paths),
         labels=np.repeat(np.array(labels, dtype=np.int64), numbers),
         splits=np.repeat(np.array(of_split, dtype=object), numbers) if tops else None,
         groups=None,
